@@ -1,0 +1,1 @@
+"""How records travel: ports, and the buses that implement them."""

@@ -1,0 +1,99 @@
+"""The ports of a bus. Synchronous, batches in and out; a message is one encoded batch (`wire.codec`).
+
+A topic has partitions; a partition has one writer. Offsets are opaque integers that grow along a
+partition: on files the byte position of the frame, on Kafka the message's offset. `next_offset` of a
+message is where a reader must start to see what follows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from wire.account import Increment
+from wire.codec import RecordType
+from wire.records import End, Manifest, Record, SourceRange
+
+
+class BusError(Exception):
+    """A bus, file or partition that cannot be used. The text is one line for the user: what, where, what to do."""
+
+
+class BusFull(BusError):
+    """There is no room for the message; nothing of it was kept. Free room and write it again, or shed it."""
+
+
+class Message(msgspec.Struct, frozen=True):
+    topic: str
+    partition: str
+    offset: int
+    next_offset: int
+    data: bytes
+
+
+class Writer(Protocol):
+    """The one writer of a partition. Calls come from one thread at a time."""
+
+    @property
+    def next_offset(self) -> int:
+        """Where the next message will be."""
+
+    def write(self, data: bytes) -> int:
+        """Append one message; its offset. When this returns a killed process loses it no more.
+
+        Raises BusFull (nothing was kept; may be called again) or BusError.
+        """
+
+    def write_records(
+        self,
+        records: Sequence[Record],
+        type: RecordType | None = None,
+        *,
+        first_ns: int = 0,
+        last_ns: int = 0,
+        sources: tuple[SourceRange, ...] = (),
+        increment: Increment | None = None,
+    ) -> int:
+        """Encode and append one batch."""
+
+    def end(self, end: End) -> None:
+        """Mark the partition as whole. Nothing may be written after it."""
+
+    def close(self) -> None:
+        """Release the partition, without marking it whole. May be called twice."""
+
+
+class Reader(Protocol):
+    """Reads one partition in order. Any number of readers, in any process."""
+
+    def read(self, max_messages: int = 64) -> list[Message]:
+        """What is there now, in order; [] when there is nothing new. Never waits."""
+
+    @property
+    def ended(self) -> bool:
+        """True once the end mark has been read."""
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The partition's first batch; None until it can be read."""
+
+    @property
+    def next_offset(self) -> int: ...
+
+    def seek(self, offset: int) -> None:
+        """Go on from this offset (0 = the beginning)."""
+
+    def close(self) -> None: ...
+
+
+class Bus(Protocol):
+    def writer(self, topic: str, partition: str, manifest: Manifest) -> Writer:
+        """Open a partition for writing, at its end; made when absent. Raises BusError if it has a writer already."""
+
+    def reader(self, topic: str, partition: str, offset: int = 0) -> Reader:
+        """Open a partition for reading. Raises BusError if there is none."""
+
+    def partitions(self, topic: str) -> list[str]:
+        """The partitions that exist now, sorted."""

@@ -1,0 +1,1 @@
+"""What travels between stages: records, codec, ids, topics, accounts, sketch, configuration text."""

@@ -1,0 +1,130 @@
+"""Accounts: what a stage saw, and what became of it, exactly.
+
+Each ledger holds `seen = emitted + sum(drops) + in_flight`. A stage counts on a `Account`, and takes
+the growth since the last batch with `take()`, which is written in the same frame as the records that it
+counts: a killed process leaves both or neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+
+class Ledger(msgspec.Struct):
+    """One balance. Counts are of the ledger's own unit (packets, bytes, messages, shots)."""
+
+    seen: int = 0
+    emitted: int = 0
+    in_flight: int = 0  # a gauge: the latest value holds
+    drops: dict[str, int] = msgspec.field(default_factory=dict)
+    intentional: dict[str, int] = msgspec.field(default_factory=dict)  # drops that were asked for
+
+    def drop(self, reason: str, count: int = 1, *, intentional: bool = False) -> None:
+        side = self.intentional if intentional else self.drops
+        side[reason] = side.get(reason, 0) + count
+
+    @property
+    def dropped(self) -> int:
+        return sum(self.drops.values()) + sum(self.intentional.values())
+
+    @property
+    def difference(self) -> int:
+        """0 when the ledger balances; positive when something seen is unaccounted for."""
+        return self.seen - self.emitted - self.dropped - self.in_flight
+
+    def add(self, other: Ledger) -> None:
+        """Add what was counted since; gauges are replaced."""
+        self.seen += other.seen
+        self.emitted += other.emitted
+        self.in_flight = other.in_flight
+        for mine, theirs in ((self.drops, other.drops), (self.intentional, other.intentional)):
+            for reason, count in theirs.items():
+                mine[reason] = mine.get(reason, 0) + count
+
+
+class Account:
+    """The ledgers of one stage, and notes that are counted but balance nothing (e.g. "gap_bytes")."""
+
+    def __init__(self, ledgers: Mapping[str, Ledger] | None = None, notes: Mapping[str, int] | None = None) -> None:
+        self.ledgers: dict[str, Ledger] = dict(ledgers or {})
+        self.notes: dict[str, int] = dict(notes or {})
+        self._taken: dict[str, Ledger] = {}
+        self._taken_notes: dict[str, int] = {}
+
+    def ledger(self, name: str) -> Ledger:
+        """The ledger of that name, made when it is first asked for."""
+        found = self.ledgers.get(name)
+        if found is None:
+            found = self.ledgers[name] = Ledger()
+        return found
+
+    def note(self, name: str, count: int = 1) -> None:
+        self.notes[name] = self.notes.get(name, 0) + count
+
+    @property
+    def balanced(self) -> bool:
+        return all(ledger.difference == 0 for ledger in self.ledgers.values())
+
+    def add(self, increment: Increment) -> None:
+        for name, ledger in increment.ledgers.items():
+            self.ledger(name).add(ledger)
+        for name, count in increment.notes.items():
+            self.note(name, count)
+
+    @classmethod
+    def total(cls, increments: Iterable[Increment]) -> Account:
+        account = cls()
+        for increment in increments:
+            account.add(increment)
+        return account
+
+    def take(self) -> Increment:
+        """What was counted since the last `take`; gauges as they stand."""
+        grown: dict[str, Ledger] = {}
+        for name, now in self.ledgers.items():
+            was = self._taken.get(name, _NOTHING)
+            grown[name] = Ledger(
+                seen=now.seen - was.seen,
+                emitted=now.emitted - was.emitted,
+                in_flight=now.in_flight,
+                drops=_growth(now.drops, was.drops),
+                intentional=_growth(now.intentional, was.intentional),
+            )
+            self._taken[name] = Ledger(now.seen, now.emitted, now.in_flight, dict(now.drops), dict(now.intentional))
+        notes = _growth(self.notes, self._taken_notes)
+        self._taken_notes = dict(self.notes)
+        return Increment(grown, notes)
+
+    def as_json(self) -> dict[str, object]:
+        """What `livefire show --account --json` prints."""
+        return {
+            "balanced": self.balanced,
+            "ledgers": {
+                name: {
+                    "seen": ledger.seen,
+                    "emitted": ledger.emitted,
+                    "in_flight": ledger.in_flight,
+                    "drops": dict(sorted(ledger.drops.items())),
+                    "intentional": dict(sorted(ledger.intentional.items())),
+                    "difference": ledger.difference,
+                }
+                for name, ledger in sorted(self.ledgers.items())
+            },
+            "notes": dict(sorted(self.notes.items())),
+        }
+
+
+class Increment(msgspec.Struct, array_like=True):
+    """What travels in a batch: ledgers' growth since the batch before."""
+
+    ledgers: dict[str, Ledger] = msgspec.field(default_factory=dict)
+    notes: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+_NOTHING = Ledger()
+
+
+def _growth(now: Mapping[str, int], was: Mapping[str, int]) -> dict[str, int]:
+    return {reason: count - was.get(reason, 0) for reason, count in now.items() if count != was.get(reason, 0)}

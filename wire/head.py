@@ -1,0 +1,143 @@
+"""Message heads: parsed on demand from the bytes that were seen, changed without touching the rest.
+
+A head is the start line, the field lines, and the empty line. Lines may end in CRLF or (lenient) LF alone;
+what is rebuilt ends in CRLF. Names compare in lower case (RFC 9110 section 5.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+Field = tuple[bytes, bytes]  # name as seen, value without surrounding white space
+
+#: Methods that must not change state on the server (RFC 9110 section 9.2.1).
+SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
+
+
+class RequestHead(NamedTuple):
+    method: bytes
+    target: bytes  # as sent: origin-form, absolute-form, "*" or authority
+    version: bytes  # b"HTTP/1.1"
+    fields: list[Field]
+
+
+class ResponseHead(NamedTuple):
+    version: bytes
+    status: int
+    reason: bytes
+    fields: list[Field]
+
+
+def request_head(head: bytes) -> RequestHead:
+    """Parse a request's head. Never raises: what is missing is empty."""
+    line, _, rest = head.partition(b"\n")
+    words = line.strip().split(b" ")
+    method = words[0] if words else b""
+    version = words[-1] if len(words) > 2 else b""
+    target = b" ".join(words[1:-1]) if len(words) > 2 else (words[1] if len(words) == 2 else b"")
+    return RequestHead(method, target, version, fields_of(rest))
+
+
+def response_head(head: bytes) -> ResponseHead:
+    """Parse a response's head. Never raises: status 0 where there is none."""
+    line, _, rest = head.partition(b"\n")
+    words = line.strip().split(b" ", 2)
+    status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+    return ResponseHead(words[0], status, words[2] if len(words) > 2 else b"", fields_of(rest))
+
+
+def fields_of(block: bytes) -> list[Field]:
+    """Field lines of a head without its start line. Folded lines (obs-fold) are joined by one space."""
+    fields: list[Field] = []
+    for line in block.split(b"\n"):
+        if line.endswith(b"\r"):
+            line = line[:-1]
+        if not line:
+            continue
+        if line[0] in b" \t" and fields:
+            name, value = fields[-1]
+            fields[-1] = (name, (value + b" " + line.strip()).strip())
+            continue
+        name, colon, value = line.partition(b":")
+        if colon:
+            fields.append((name.strip(), value.strip()))
+    return fields
+
+
+def field(head: bytes, name: bytes) -> bytes | None:
+    """The first value of a field, or None. `name` in lower case."""
+    for found, value in fields_of(head.partition(b"\n")[2]):
+        if found.lower() == name:
+            return value
+    return None
+
+
+def method_of(head: bytes) -> bytes:
+    return head[: max(head.find(b" "), 0)]
+
+
+def target_of(head: bytes) -> bytes:
+    return request_head(head[: head.find(b"\n") + 1]).target
+
+
+def path_of(target: bytes) -> bytes:
+    """The path of a target in any form, without query and fragment; b"" for "*" and authorities."""
+    if target.startswith(b"/"):
+        return target.partition(b"?")[0].partition(b"#")[0]
+    scheme, found, rest = target.partition(b"://")
+    if not found or not scheme.isalnum():
+        return b""
+    slash = rest.find(b"/")
+    query = rest.find(b"?")
+    if slash < 0 or 0 <= query < slash:
+        return b"/"
+    return rest[slash:].partition(b"?")[0].partition(b"#")[0]
+
+
+def query_of(target: bytes) -> bytes:
+    return target.partition(b"?")[2].partition(b"#")[0]
+
+
+def build(start_line: bytes, fields: Iterable[Field]) -> bytes:
+    """A head of its parts."""
+    return b"\r\n".join((start_line, *(name + b": " + value for name, value in fields), b"", b""))
+
+
+def build_request(parts: RequestHead) -> bytes:
+    return build(b" ".join((parts.method, parts.target, parts.version)), parts.fields)
+
+
+def build_response(parts: ResponseHead) -> bytes:
+    return build(b"%b %d %b" % (parts.version, parts.status, parts.reason), parts.fields)
+
+
+def map_fields(head: bytes, change: Callable[[bytes, bytes], bytes | None]) -> bytes:
+    """The head with each field's value replaced by `change(lower-case name, value)`; None removes the field.
+
+    The start line is kept as it is.
+    """
+    line, _, rest = head.partition(b"\n")
+    kept: list[Field] = []
+    for name, value in fields_of(rest):
+        new = change(name.lower(), value)
+        if new is not None:
+            kept.append((name, new))
+    return build(line.rstrip(b"\r"), kept)
+
+
+def with_fields(head: bytes, replace: dict[bytes, bytes | None]) -> bytes:
+    """The head with these fields (names in lower case) set; None removes; absent ones are appended."""
+    line, _, rest = head.partition(b"\n")
+    kept: list[Field] = []
+    left = dict(replace)
+    for name, value in fields_of(rest):
+        low = name.lower()
+        if low not in replace:
+            kept.append((name, value))
+        elif low in left:
+            new = left.pop(low)
+            if new is not None:
+                kept.append((name, new))
+    kept.extend((name, value) for name, value in left.items() if value is not None)
+    return build(line.rstrip(b"\r"), kept)
