@@ -5,9 +5,10 @@
 It belongs first in the list: a middleware before it runs with no context.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from livefire_shadow import audit as audit_module
 from livefire_shadow.audit import AUDIT, Audit
@@ -15,12 +16,8 @@ from livefire_shadow.context import PRODUCTION, Stress, bind
 from livefire_shadow.marker import HEADER, BadMarker, verify_headers
 from livefire_shadow.settings import Settings, wall_s
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-
-def shadow_middleware(
-    settings: Settings, *, audit: Audit = AUDIT, now_s: Callable[[], float] = wall_s
-) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def shadow_middleware(settings: Settings, *, audit: Audit = AUDIT, now_s: Callable[[], float] = wall_s) -> Middleware:
     """The middleware: no marker is production, a valid one is stress, any other is answered 403 and counted.
 
     Serves `GET /.livefire/audit` to requests with a valid marker; those are not counted as marked work.

@@ -64,6 +64,10 @@ class Audit:
             if is_write:
                 self._writes[store] += 1
 
+    def setup_statement(self) -> None:
+        """A statement of `shadow_setup()` was let through: no stress request's, so in neither count of shadows."""
+        self._add("setup_statements")
+
     def production_write(self) -> None:
         """A production request's writing statement was let through."""
         self._add("production_writes")
@@ -117,6 +121,7 @@ class Audit:
                 "audit_reads_refused": totals["audit_reads_refused"],
                 "shadow_statements": dict(self._statements),
                 "shadow_writes": dict(self._writes),
+                "setup_statements": totals["setup_statements"],
                 "production_writes": totals["production_writes"],
                 "propagated": totals["propagated"],
                 "mocked": dict(self._mocked),

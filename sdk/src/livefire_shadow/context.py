@@ -43,7 +43,7 @@ _context: ContextVar[Context] = ContextVar("livefire_shadow_context")
 
 
 def current() -> Context:
-    """The state of the work at hand. Raises LostContext (and counts it) when it is unset."""
+    """The state of the work at hand. Raises LostContext, and counts it in the process's `AUDIT`, when it is unset."""
     try:
         return _context.get()
     except LookupError:
@@ -58,6 +58,11 @@ def current() -> Context:
 def is_stress() -> bool:
     """True for stress, False for production. Raises LostContext when it is neither."""
     return isinstance(current(), Stress)
+
+
+def is_setup() -> bool:
+    """True inside `shadow_setup()`. Raises LostContext."""
+    return current() is _SETUP
 
 
 def run_id() -> str:

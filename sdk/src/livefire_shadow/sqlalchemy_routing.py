@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
 from livefire_shadow.audit import AUDIT, Audit
-from livefire_shadow.context import Stress, current
+from livefire_shadow.context import Stress, current, is_setup
 from livefire_shadow.errors import IsolationViolation
 from livefire_shadow.place import nearest_place
 from livefire_shadow.statement import head_of, is_write
@@ -127,6 +127,9 @@ class Routing:
         head = head_of(statement)
         side = self._check(connection.dialect, _url(connection.engine), head)
         if side is not None and side.is_shadow:
+            if is_setup():
+                self._audit.setup_statement()
+                return
             self._audit.shadow_statement(side.store.name, is_write(head))
         elif is_write(head):
             self._audit.production_write()

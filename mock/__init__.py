@@ -1,0 +1,1 @@
+"""Recorded answers of third parties, served to stress traffic."""
