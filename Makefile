@@ -1,0 +1,52 @@
+# Livefire: `make demo` and `make test` do everything on a fresh machine with Python >= 3.11 and make.
+PYTHON ?= python3
+BIN := .venv/bin
+# LEAK=1: the shop forgets the shadow engine in one place; the demo must end with exit code 98.
+LEAK ?=
+MINUTES ?= 1
+
+.PHONY: demo test check fuzz soak bench lock clean
+
+demo: .venv
+	@LEAK=$(LEAK) $(BIN)/livefire demo
+
+test: .venv
+	@$(BIN)/python -m pytest $(ARGS)
+
+# Format, lint, types (strict); the layering and documentation tests are part of `make test`.
+check: .venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fuzz: .venv
+	$(BIN)/python tests/fuzz/run.py --minutes $(MINUTES)
+
+# Every fault, the full count; the result with seed and commit goes to docs/soak.md.
+soak: .venv
+	$(BIN)/python tests/soak.py --write docs/soak.md $(ARGS)
+
+bench: .venv
+	@for script in bench/corpus.py bench/record.py bench/cleanse.py bench/replay.py; do \
+	  echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+.venv: .venv/installed
+
+.venv/installed: requirements.txt pyproject.toml sdk/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Livefire needs Python 3.11 or newer as '$(PYTHON)'; name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "Python's venv module is missing. Install it: sudo apt-get install -y python3-venv"; exit 2; }
+	@echo "installing into .venv (once; about a minute)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e ./sdk -e .
+	@touch $@
+
+# New pins with hashes, without the address of any index. Needs uv.
+lock:
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --no-header --no-emit-package livefire --no-emit-package livefire-shadow -q -o requirements.txt
+
+clean:
+	rm -rf .venv demo runs build dist *.egg-info sdk/src/*.egg-info

@@ -1,0 +1,6 @@
+"""`livefire`, and `python -m livefire`."""
+
+from livefire.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""The command line: a thin shell over the rooms. Each command is a module of `livefire.commands`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Final
+
+import click
+
+from livefire import VERSION, logs, settings
+from livefire.errors import INTERRUPTED, USER_ERRORS, UserError
+from wire.config import suggestion
+
+#: Every command and its module; loaded when it is used, so that `livefire show` does not wait for a web framework.
+COMMANDS: Final[dict[str, str]] = {
+    "record": "livefire.commands.record",
+    "import": "livefire.commands.import_",
+    "show": "livefire.commands.show",
+    "cleanse": "livefire.commands.cleanse",
+    "replay": "livefire.commands.replay",
+    "drill": "livefire.commands.drill",
+    "windows": "livefire.commands.windows",
+    "outcomes": "livefire.commands.outcomes",
+    "report": "livefire.commands.report",
+    "stop": "livefire.commands.stop",
+    "mock": "livefire.commands.mock",
+    "keys": "livefire.commands.keys",
+    "config": "livefire.commands.config",
+    "doctor": "livefire.commands.doctor",
+    "demo": "livefire.commands.demo",
+}
+
+#: One line each, so that `livefire --help` loads no command.
+SUMMARIES: Final[dict[str, str]] = {
+    "record": "Record live HTTP traffic into a file.",
+    "import": "Make a recording of captures (pcap, pcapng; - for stdin).",
+    "show": "What is in a recording: routes, exchanges, the account.",
+    "cleanse": "Clean a recording and stamp it: fit to be fired.",
+    "replay": "Fire a clean recording at a target, open loop.",
+    "drill": "Raise pressure step by step under a guard, by a plan.",
+    "windows": "Results of a run in tumbling or sliding windows.",
+    "outcomes": "What became of every shot of a run.",
+    "report": "Write the report page of a run.",
+    "stop": "Stop a run, at once.",
+    "mock": "Serve recorded answers of a third party to stress traffic.",
+    "keys": "The keys that mask values and sign markers.",
+    "config": "Settings, and where each one came from.",
+    "doctor": "What this machine can do, and what to do about the rest.",
+    "demo": "The whole chain on a small shop, in about a minute.",
+}
+
+
+class Commands(click.Group):
+    """Loads a command when it is used, and suggests the near one for a word that is none."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[name]).command
+        return command
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise UserError(f"no command {args[0]!r}{suggestion(args[0], list(COMMANDS))}")
+        return super().resolve_command(context, args)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, SUMMARIES[name]) for name in COMMANDS])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(VERSION, prog_name="livefire")
+@click.option("--runs", metavar="DIR", help="Folder of the runs (default: runs).")
+@click.option("--keys", metavar="FILE", help="The key file.")
+@click.option("--log-level", metavar="LEVEL", help="debug, info, warning (default) or error.")
+@click.option("--log-format", metavar="FORMAT", help="text (default) or json.")
+@click.pass_context
+def cli(
+    context: click.Context, runs: str | None, keys: str | None, log_level: str | None, log_format: str | None
+) -> None:
+    """Record production HTTP traffic, clean it, and fire it back, amplified, without touching production data.
+
+    \b
+    livefire record --port 8080 --for 10m --to monday.lf
+    livefire cleanse monday.lf --to clean.lf
+    livefire replay clean.lf --target http://staging:8080 --copies 3
+    livefire drill plan.yaml
+    """
+    options = {"runs": runs, "keys": keys, "log_level": log_level, "log_format": log_format}
+    resolved = settings.resolve(os.environ, options)
+    context.obj = resolved
+    logs.configure(resolved.settings.log_level, resolved.settings.log_format)
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = INTERRUPTED
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "livefire"
+        click.echo(f"{command}: {error.format_message()} (see {command} --help)", err=True)
+        code = 2
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except USER_ERRORS as error:
+        click.echo(f"livefire: {error}", err=True)
+        code = 2
+    except KeyboardInterrupt:
+        click.echo("livefire: stopped", err=True)
+        code = INTERRUPTED
+    except BrokenPipeError:  # `livefire show ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,41 @@
+"""`livefire demo`: the whole chain on a small shop, in about a minute."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from livefire.demo import Demo, DemoSettings
+from livefire.errors import UserError
+from livefire.settings import Resolved
+from livefire.story import Story
+from livefire.supervisor import terminate_as_interrupt
+
+SHOP = Path(__file__).resolve().parents[2] / "examples" / "shop" / "shop.yaml"
+
+
+@click.command("demo")
+@click.option("--system", type=click.Path(path_type=Path), help="Another system, described as shop.yaml is.")
+@click.option("--dir", "folder", type=click.Path(path_type=Path), default="demo", show_default=True, help="Work here.")
+@click.option("--engine", type=click.Choice(["auto", "ring", "proxy"]), default="auto", help="How to record.")
+@click.option("--json", "as_json", is_flag=True, help="The figures as one object at the end, too.")
+@click.pass_obj
+def command(resolved: Resolved, system: Path | None, folder: Path, engine: str, as_json: bool) -> None:
+    """The whole chain on a small shop: record, cleanse, drill, prove, report. About a minute.
+
+    \b
+    livefire demo
+    LEAK=1 livefire demo        the shop forgets the shadow engine in one place: exit code 98
+    """
+    path = system or SHOP
+    if not path.exists():
+        raise UserError(f"{path}: no such file; the demo runs from a checkout, or name a system: --system FILE")
+    terminate_as_interrupt()
+    story = Story(click.get_text_stream("stderr") if as_json else None)
+    demo = Demo(DemoSettings(path.resolve(), folder, resolved.settings.runs_path, engine), story)
+    code = demo.run()
+    if as_json:
+        click.echo(json.dumps(demo.figures))
+    raise click.exceptions.Exit(code)

@@ -1,0 +1,31 @@
+"""`livefire doctor`: what this machine can do."""
+
+from __future__ import annotations
+
+import json
+
+import click
+import msgspec
+
+from livefire.doctor import examine
+from livefire.settings import Resolved
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="One object a line, a finding each.")
+@click.pass_obj
+def command(resolved: Resolved, as_json: bool) -> None:
+    """What this machine can do, and what to do about each lack.
+
+    \b
+    livefire doctor
+    """
+    findings = examine(resolved.settings.runs_path, resolved.settings.keys_path)
+    if as_json:
+        for finding in findings:
+            click.echo(json.dumps(msgspec.structs.asdict(finding)))
+        return
+    for finding in findings:
+        click.echo(f"{'ok  ' if finding.fine else 'lack'}  {finding.name:<12} {finding.detail}")
+        if finding.mend:
+            click.echo(f"      {'':<12} -> {finding.mend}")

@@ -1,0 +1,37 @@
+"""`livefire mock`: recorded answers of a third party, served to stress traffic."""
+
+from __future__ import annotations
+
+from unittest.mock import app
+
+import click
+
+from livefire import keyring
+from livefire.settings import Resolved
+from livefire_shadow.settings import Settings as ShadowSettings
+from mock.settings import Settings
+
+
+@click.command("mock")
+@click.argument("recording", nargs=-1, required=True)
+@click.option("--listen", required=True, metavar="HOST:PORT", help="Where to answer.")
+@click.option("--server", multiple=True, metavar="IP:PORT", help="The third party as it was recorded; repeatable.")
+@click.option("--no-latency", is_flag=True, help="Answer at once, not as slowly as was recorded.")
+@click.pass_obj
+def command(
+    resolved: Resolved, recording: tuple[str, ...], listen: str, server: tuple[str, ...], no_latency: bool
+) -> None:
+    """Serve a third party's recorded answers to marked requests. What matches nothing gets 501; nothing is passed on.
+
+    \b
+    livefire mock monday.lf --server 10.0.0.7:8443 --listen 127.0.0.1:9090
+    """
+    ring = keyring.load(resolved.settings.keys_path)
+    settings = Settings(
+        listen=listen,
+        recordings=recording,
+        servers=server,
+        latency_factor=0.0 if no_latency else 1.0,
+        stdin_guard=False,
+    )
+    app.serve(settings, ShadowSettings.from_env("mock", {"LIVEFIRE_SHADOW_KEYS": ring.shadow_keys()}))

@@ -1,0 +1,142 @@
+"""`livefire show`: what is in a recording."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from capture.show import exchange_json
+from livefire.recording import Recording
+from livefire.tables import milliseconds, size, table
+from wire import head
+from wire.account import Account
+from wire.records import Exchange, Stamped
+
+
+@click.command("show")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--json", "as_json", is_flag=True, help="One exchange a line; with --account one object.")
+@click.option("--account", is_flag=True, help="The ledgers: what was seen, and what became of it.")
+def command(file: Path, as_json: bool, account: bool) -> None:
+    """What is in a recording: by route, exchange by exchange, or its account. A raw or a clean file; - reads stdin.
+
+    \b
+    livefire show monday.lf
+    livefire show monday.lf --json | head -3
+    livefire show --account monday.lf
+    """
+    recording = Recording(file)
+    for warning in recording.warnings:
+        click.echo(f"livefire: {warning}", err=True)
+    if account:
+        show_account(recording.account, as_json)
+    elif as_json:
+        _lines(recording)
+    else:
+        _summary(recording)
+
+
+def _lines(recording: Recording) -> None:
+    write = sys.stdout.write
+    for exchange in recording.exchanges():
+        write(json.dumps(exchange_json(exchange)) + "\n")
+    for stamped in recording.stamped():
+        write(json.dumps(stamped_json(stamped)) + "\n")
+
+
+def stamped_json(record: Stamped) -> dict[str, object]:
+    """One line of a clean recording."""
+    parts = head.request_head(record.request.head)
+    return {
+        "session": record.session_id.hex(),
+        "exchange": record.exchange_id.hex(),
+        "route": record.route,
+        "offset_ns": record.offset_ns,
+        "method": parts.method.decode("latin-1"),
+        "target": parts.target.decode("latin-1"),
+        "request_body_bytes": len(record.request.body),
+        "status": record.baseline.status or None,
+        "latency_ns": record.baseline.latency_ns or None,
+        "response_body_bytes": record.baseline.body_bytes,
+        "unsafe": record.unsafe,
+    }
+
+
+def show_account(account: Account, as_json: bool) -> None:
+    """The ledgers as a table or as one JSON object."""
+    if as_json:
+        click.echo(json.dumps(account.as_json()))
+        return
+    rows = []
+    for name, ledger in sorted(account.ledgers.items()):
+        rows.append((name, ledger.seen, ledger.emitted, ledger.dropped, ledger.in_flight, ledger.difference))
+    click.echo(table(("ledger", "seen", "emitted", "dropped", "in flight", "difference"), rows))
+    for name, ledger in sorted(account.ledgers.items()):
+        for reason, count in sorted(ledger.drops.items()):
+            click.echo(f"  {name} dropped: {reason} {count:,}")
+        for reason, count in sorted(ledger.intentional.items()):
+            click.echo(f"  {name} left out as asked: {reason} {count:,}")
+    for name, count in sorted(account.notes.items()):
+        click.echo(f"  {name}: {count:,}")
+    click.echo("balanced" if account.balanced else "NOT BALANCED: something that was seen is unaccounted for")
+
+
+def _summary(recording: Recording) -> None:
+    manifest = recording.manifest
+    made = datetime.fromtimestamp(manifest.created_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    sessions: set[bytes] = set()
+    routes: Counter[str] = Counter()
+    statuses: Counter[tuple[str, str]] = Counter()
+    body: Counter[str] = Counter()
+    times: dict[str, list[int]] = {}
+    first = last = 0
+
+    def count(name: str, session: bytes, status: int, bytes_in: int, latency_ns: int, at_ns: int) -> None:
+        nonlocal first, last
+        sessions.add(session)
+        routes[name] += 1
+        statuses[name, f"{status // 100}xx" if status else "none"] += 1
+        body[name] += bytes_in
+        if latency_ns > 0:
+            times.setdefault(name, []).append(latency_ns)
+        if at_ns:
+            first, last = min(first or at_ns, at_ns), max(last, at_ns)
+
+    for e in recording.exchanges():
+        count(_plain_route(e), e.session_id, e.response.status if e.response else 0,
+              e.response.body_bytes if e.response else 0,
+              e.response_start_ns - e.request_start_ns if e.response_start_ns and e.request_start_ns else 0,
+              e.request_start_ns)  # fmt: skip
+    for s in recording.stamped():
+        count(s.route, s.session_id, s.baseline.status, s.baseline.body_bytes, s.baseline.latency_ns, s.offset_ns + 1)
+    seconds = (last - first) / 1e9
+    rate = f", {recording.count / seconds:,.1f} a second" if seconds > 0 else ""
+    masked = "masked" if manifest.masked else "NOT MASKED: it holds secrets as they were sent"
+    click.echo(f"{recording.path}: {manifest.topic} recording {manifest.owner_id}, made {made}, {masked}")
+    scale = "" if manifest.scale == 1 else f"; {manifest.scale:.1%} of production"
+    click.echo(f"{recording.count:,} exchanges in {len(sessions):,} sessions over {seconds:,.1f} s{rate}{scale}")
+    rows = []
+    for name, total in routes.most_common(40):
+        found = sorted(times.get(name, []))
+        by_class = " ".join(f"{status}:{n}" for (route, status), n in sorted(statuses.items()) if route == name)
+        rows.append((name, by_class, total, size(body[name] / total),
+                     milliseconds(found[len(found) // 2]) if found else "-"))  # fmt: skip
+    click.echo()
+    click.echo(table(("route", "answers", "count", "body", "median"), rows, left=2))
+    if len(routes) > 40:
+        click.echo(f"... and {len(routes) - 40} more (a clean recording names its routes: livefire cleanse)")
+    click.echo()
+    click.echo(
+        "account balanced" if recording.account.balanced else "ACCOUNT NOT BALANCED; see: livefire show --account"
+    )
+
+
+def _plain_route(exchange: Exchange) -> str:
+    parts = head.request_head(exchange.request.head)
+    path = head.path_of(parts.target) or parts.target
+    return f"{parts.method.decode('latin-1')} {path.decode('latin-1')[:60]}"

@@ -1,0 +1,200 @@
+"""The demo: one drill of a small system, told as it happens. Every number comes from what happened.
+
+The system is described by a file (`livefire.system`), the drill by the plan beside it: nothing here knows a route,
+a field or a table of the shop.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from capture.choose import choose
+from livefire import errors, keyring
+from livefire.drilling import drill_and_tell
+from livefire.recording import Recording
+from livefire.runs import read_json
+from livefire.story import Story
+from livefire.supervisor import Supervisor
+from livefire.system import System
+from wire.config import ConfigError
+
+RECORD_S: Final = 14.0
+MARK: Final = ".livefire-demo"  # a folder without it is not ours to empty
+_READY_S: Final = 15.0
+
+
+class DemoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the demo works and what it drills."""
+
+    system: Path
+    folder: Path
+    runs: Path
+    engine: str = "auto"  # auto, ring, proxy
+    record_s: float = RECORD_S
+
+
+class Demo:
+    """One run of the demo. `run` returns the exit code; `figures` are all the numbers that were printed."""
+
+    def __init__(self, settings: DemoSettings, story: Story) -> None:
+        self.settings = settings
+        self.story = story
+        self.figures: dict[str, Any] = {}
+        self.folder = settings.folder.resolve()
+
+    def run(self) -> int:
+        started = time.monotonic()
+        _empty(self.folder)
+        with Supervisor(self.folder / "logs") as supervisor:
+            system = self._start(supervisor)
+            recorder = self._record(supervisor, system)
+            self._cleanse(system)
+            code = self._drill(supervisor, system)
+            self._finish(supervisor, system, recorder)
+        self.figures["seconds"] = round(time.monotonic() - started, 1)
+        self.figures["exit_code"] = code
+        (self.folder / "figures.json").write_bytes(msgspec.json.format(msgspec.json.encode(self.figures)))
+        return code
+
+    # -- 1
+
+    def _start(self, supervisor: Supervisor) -> System:
+        choice = choose(self.settings.engine)
+        system = System(self.settings.system, self.folder, proxied=choice.engine == "proxy")
+        self.why_this_source = choice.why
+        description = system.description
+        self.story.chapter(f"start {description.name}: {' -> '.join(reversed(description.services))}")
+        ring = keyring.new()
+        self.keys = self.folder / "keys.json"
+        keyring.save(self.keys, ring)
+        environment = {**os.environ, "LIVEFIRE_SHADOW_KEYS": ring.shadow_keys()}
+        system.start_services(supervisor, environment)
+        for name in description.services:
+            self.story.line(f"{name:<12} {system.places[f'{name}.at']}")
+        return system
+
+    # -- 2
+
+    def _record(self, supervisor: Supervisor, system: System) -> subprocess.Popen[bytes]:
+        engine = "proxy" if system.proxied else "ring"
+        self.story.chapter(f"record its traffic: {self.why_this_source}")
+        self.live = self.folder / "live.lf"
+        arguments = ["record", "--engine", engine, "--to", str(self.live)]
+        for name in system.description.record:
+            at, via = system.places[f"{name}.at"], system.places[f"{name}.via"]
+            if system.proxied:
+                arguments += ["--proxy", f"{via}={at}"]
+            else:
+                arguments += ["--port", at.rpartition(":")[2]]
+        if not system.proxied:
+            arguments += ["--interface", "lo"]
+        mask = system.path.parent / "mask.yaml"
+        if mask.exists():
+            arguments += ["--mask", str(mask)]
+        recorder = supervisor.spawn("recorder", self._command(arguments))
+        deadline = time.monotonic() + _READY_S
+        while not self.live.exists():
+            if recorder.poll() is not None or time.monotonic() > deadline:
+                raise ConfigError(f"the recorder did not start: {' / '.join(supervisor.errors_of('recorder'))}")
+            time.sleep(0.02)
+        system.start_production(supervisor)
+        began = time.monotonic()
+        while (passed := time.monotonic() - began) < self.settings.record_s:
+            megabytes = self.live.stat().st_size / 1e6
+            self.story.progress(f"recording production, {passed:.0f} of {self.settings.record_s:.0f} s, {megabytes:.1f} MB")
+            self._all_alive(supervisor)
+            time.sleep(0.1)
+        recording = Recording(self.live)
+        account = recording.account
+        self.story.line(f"{recording.count:,} exchanges so far, and it goes on recording; "
+                        f"account {'balanced' if account.balanced else 'NOT BALANCED'}")  # fmt: skip
+        notes = {name.partition(".")[2]: n for name, n in account.notes.items() if name.startswith("masked.")}
+        if notes:
+            self.story.line("masked before writing: " + ", ".join(f"{n:,} {name}" for name, n in sorted(notes.items())))
+        return recorder
+
+    # -- 3
+
+    def _cleanse(self, system: System) -> None:
+        from cleanse import app
+        from cleanse.settings import CleanseSettings
+
+        self.story.chapter("cleanse and stamp")
+        self.clean = self.folder / "clean.lf"
+        entry = system.places[f"{system.description.entry}.at"]
+        result = app.cleanse(self.live, self.clean, CleanseSettings(server=(entry,)), until_ns=None)
+        for line in app.summary_lines(result):
+            self.story.line(line)
+        self.figures["cleanse"] = result.account.as_json()
+
+    # -- 4 and 5
+
+    def _drill(self, supervisor: Supervisor, system: System) -> int:
+        self.story.chapter("drill, against the same system, while production goes on")
+        variables = {"recording": str(self.clean), "production": str(self.live), "dir": str(self.folder)}
+        variables |= {name.replace(".at", ""): place for name, place in system.places.items() if name.endswith(".at")}
+        variables |= {name: place for name, place in system.places.items() if not name.endswith(".at")}
+        result = drill_and_tell(
+            system.path.parent / "plan.yaml", variables, self.settings.runs, self.keys, supervisor, self.story
+        )
+        self.figures["drill"] = result.as_json()
+        self.result = result
+        return errors.OK if result.exit_code == errors.STOPPED else result.exit_code
+
+    def _finish(self, supervisor: Supervisor, system: System, recorder: subprocess.Popen[bytes]) -> None:
+        supervisor.stop(recorder, grace_s=8)
+        recording = Recording(self.live)
+        self.story.chapter("account")
+        for name, account in (("record", recording.account.as_json()), ("cleanse", self.figures["cleanse"])):
+            self.story.line(f"{name:<8} {account_line(account)}")
+        self.figures["record"] = recording.account.as_json()
+        reached = system.marked_requests()
+        self.figures["third_parties_reached"] = reached
+        for name, count in reached.items():
+            self.story.line(f"{name} reached by stress traffic: {count}")
+        shutil.copyfile(self.result.report, self.folder / "report.html")
+        self.story.line(f"report: {_near(self.folder / 'report.html')}")
+
+    def _command(self, arguments: list[str]) -> list[str]:
+        return [sys.executable, "-m", "livefire", "--keys", str(self.keys), *arguments]
+
+    def _all_alive(self, supervisor: Supervisor) -> None:
+        for name, code in supervisor.ended():
+            words = " / ".join(supervisor.errors_of(name)) or "it said nothing"
+            raise ConfigError(f"{name} ended with {code} in the middle of the demo: {words}")
+
+
+def account_line(account: dict[str, Any]) -> str:
+    """'messages 1,204 seen = 1,190 emitted + 14 dropped + 0 in flight; balanced'."""
+    parts = []
+    for name, ledger in account["ledgers"].items():
+        dropped = sum(ledger["drops"].values()) + sum(ledger["intentional"].values())
+        parts.append(
+            f"{name} {ledger['seen']:,} = {ledger['emitted']:,} + {dropped:,} dropped + {ledger['in_flight']:,} in flight"
+        )
+    return "; ".join(parts) + ("; balanced" if account["balanced"] else "; NOT BALANCED")
+
+
+def _empty(folder: Path) -> None:
+    """Make the folder, or empty the one that an earlier demo made; never another."""
+    if folder.exists():
+        if any(folder.iterdir()) and not (folder / MARK).exists():
+            raise ConfigError(f"{folder}: is not empty, and no earlier demo made it; choose another: --dir DIR")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, mode=0o700)
+    (folder / MARK).touch()
+
+
+def _near(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+__all__ = ["Demo", "DemoSettings", "account_line", "read_json"]

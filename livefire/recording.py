@@ -1,0 +1,131 @@
+"""A recording as the front door reads it: its manifest, its account, its records in time order."""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from bus.logfile import LogReader
+from bus.ports import BusError
+from wire import codec
+from wire.account import Account
+from wire.codec import RecordType
+from wire.records import End, Exchange, Manifest, Stamped
+
+_KEPT_BATCHES = 64
+
+
+class Place(msgspec.Struct, frozen=True, order=True, array_like=True):
+    """Where one record is; sorts by time, then by the order in which it was written."""
+
+    at_ns: int
+    offset: int
+    index: int
+
+
+class Recording:
+    """Opens a raw or clean file. Raises BusError for anything else."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.account = Account()
+        self.end: End | None = None
+        self.unreadable: list[str] = []  # messages that are whole and yet no batch of this version
+        self._places: list[Place] = []
+        self._cache: OrderedDict[int, codec.Batch] = OrderedDict()
+        if str(path) == "-":
+            self._reader = LogReader("stdin", stream=sys.stdin.buffer)
+        else:
+            self._reader = LogReader(path)
+        self._streamed: dict[int, bytes] | None = {} if str(path) == "-" else None
+        self._scan()
+
+    def _scan(self) -> None:
+        manifest: Manifest | None = None
+        while messages := self._reader.read():
+            for message in messages:
+                try:
+                    header = codec.decode_header(message.data)
+                    self.account.add(header.increment)
+                    if header.type is RecordType.MANIFEST:
+                        manifest = manifest or codec.decode(message.data, header).records[0]
+                    elif header.type is RecordType.END:
+                        self.end = codec.decode(message.data, header).records[0]
+                    elif header.type in (RecordType.EXCHANGE, RecordType.STAMPED):
+                        batch = codec.decode(message.data, header)
+                        self._places += [
+                            Place(_time_of(record), message.offset, index) for index, record in enumerate(batch.records)
+                        ]
+                        if self._streamed is not None:
+                            self._streamed[message.offset] = message.data
+                except codec.CodecError as error:
+                    self.unreadable.append(f"{self.path}: at byte {message.offset}: {error.detail}")
+        if manifest is None:
+            raise BusError(
+                f"{self.path}: {self.unreadable[0] if self.unreadable else 'holds no manifest: nothing whole is in it'}"
+            )
+        self.manifest = manifest
+        self._places.sort()
+
+    @property
+    def warnings(self) -> list[str]:
+        """One line for each thing that is wrong with the file."""
+        found = list(self.unreadable)
+        if self._reader.corrupt_frames:
+            found.append(
+                f"{self.path}: {self._reader.corrupt_frames} damaged places, "
+                f"{self._reader.corrupt_bytes} bytes skipped; all else was read"
+            )
+        if self._reader.waiting_bytes:
+            found.append(
+                f"{self.path}: the last {self._reader.waiting_bytes} bytes are no whole frame "
+                "(cut off, or still being written)"
+            )
+        if self.end is None:
+            found.append(f"{self.path}: has no end mark: still being written, or its writer was killed")
+        return found
+
+    @property
+    def count(self) -> int:
+        return len(self._places)
+
+    def exchanges(self) -> Iterator[Exchange]:
+        """Exchanges of a raw recording, ordered by the first byte of the request."""
+        for record in self._records():
+            if isinstance(record, Exchange):
+                yield record
+
+    def stamped(self) -> Iterator[Stamped]:
+        """Exchanges of a clean recording, in order."""
+        for record in self._records():
+            if isinstance(record, Stamped):
+                yield record
+
+    def _records(self) -> Iterator[Exchange | Stamped]:
+        for place in self._places:
+            yield self._batch(place.offset).records[place.index]
+
+    def _batch(self, offset: int) -> codec.Batch:
+        found = self._cache.get(offset)
+        if found is not None:
+            self._cache.move_to_end(offset)
+            return found
+        if self._streamed is not None:
+            data = self._streamed[offset]
+        else:
+            self._reader.seek(offset)
+            data = self._reader.read(1)[0].data
+        batch = self._cache[offset] = codec.decode(data)
+        if len(self._cache) > _KEPT_BATCHES:
+            self._cache.popitem(last=False)
+        return batch
+
+
+def _time_of(record: Exchange | Stamped) -> int:
+    if isinstance(record, Stamped):
+        return record.offset_ns
+    return record.request_start_ns or record.response_start_ns
