@@ -56,7 +56,7 @@ class Writer(Protocol):
         sources: tuple[SourceRange, ...] = (),
         increment: Increment | None = None,
     ) -> int:
-        """Encode and append one batch."""
+        """Encode and append one batch; its offset. Raises as `write` does, and BusError for a batch too large."""
 
     def end(self, end: End) -> None:
         """Mark the partition as whole. Nothing may be written after it."""
@@ -69,11 +69,14 @@ class Reader(Protocol):
     """Reads one partition in order. Any number of readers, in any process."""
 
     def read(self, max_messages: int = 64) -> list[Message]:
-        """What is there now, in order; [] when there is nothing new. Never waits."""
+        """What is there now, in order; [] when there is nothing new. Never waits.
+
+        Hands out `max_messages` at most, and fewer where they are large: ask again until there are none.
+        """
 
     @property
     def ended(self) -> bool:
-        """True once the end mark has been read."""
+        """True behind the end mark: once it has been read, or when reading began behind it."""
 
     @property
     def manifest(self) -> Manifest | None:
@@ -83,14 +86,17 @@ class Reader(Protocol):
     def next_offset(self) -> int: ...
 
     def seek(self, offset: int) -> None:
-        """Go on from this offset (0 = the beginning)."""
+        """Go on from this offset, which a message gave (0 = the beginning). Raises BusError where there is none."""
 
     def close(self) -> None: ...
 
 
 class Bus(Protocol):
     def writer(self, topic: str, partition: str, manifest: Manifest) -> Writer:
-        """Open a partition for writing, at its end; made when absent. Raises BusError if it has a writer already."""
+        """Open a partition for writing, at its end; made when absent.
+
+        Raises BusError if it has a writer already, is whole, or belongs to another recording or run.
+        """
 
     def reader(self, topic: str, partition: str, offset: int = 0) -> Reader:
         """Open a partition for reading. Raises BusError if there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 from bus.ports import Bus, Message, Reader
@@ -15,6 +16,7 @@ class TopicReader:
         self._bus = bus
         self._topic = topic
         self._readers: dict[str, Reader] = {}
+        self._polled: deque[Message] = deque()  # taken from the readers, not yet handed out
         self.unreadable = 0  # messages that were no batch
 
     def poll(self) -> list[Message]:
@@ -22,16 +24,27 @@ class TopicReader:
         for partition in self._bus.partitions(self._topic):
             if partition not in self._readers:
                 self._readers[partition] = self._bus.reader(self._topic, partition)
-        return [message for reader in self._readers.values() for message in reader.read()]
+        for reader in self._readers.values():
+            self._polled.extend(reader.read())
+        polled = list(self._polled)
+        self._polled.clear()
+        return polled
 
     def batches(self) -> Iterator[tuple[Message, codec.Batch]]:
-        """Decoded batches of what is there now; a message that is no batch is counted and passed over."""
+        """Decoded batches of what is there now; a message that is no batch is counted and passed over.
+
+        May be left in the middle: what was not handed out comes next time.
+        """
         while messages := self.poll():
-            for message in messages:
+            self._polled.extend(messages)
+            while self._polled:
+                message = self._polled.popleft()
                 try:
-                    yield message, codec.decode(message.data)
+                    batch = codec.decode(message.data)
                 except codec.CodecError:
                     self.unreadable += 1
+                    continue
+                yield message, batch
 
     @property
     def readers(self) -> dict[str, Reader]:
@@ -39,8 +52,8 @@ class TopicReader:
 
     @property
     def ended(self) -> bool:
-        """True when there is at least one partition and all that are known are whole."""
-        return bool(self._readers) and all(reader.ended for reader in self._readers.values())
+        """True when there is at least one partition, all that are known are whole, and all has been handed out."""
+        return bool(self._readers) and not self._polled and all(reader.ended for reader in self._readers.values())
 
     def close(self) -> None:
         for reader in self._readers.values():

@@ -1,6 +1,6 @@
 """Accounts: what a stage saw, and what became of it, exactly.
 
-Each ledger holds `seen = emitted + sum(drops) + in_flight`. A stage counts on a `Account`, and takes
+Each ledger holds `seen = emitted + sum(drops) + in_flight`. A stage counts on an `Account`, and takes
 the growth since the last batch with `take()`, which is written in the same frame as the records that it
 counts: a killed process leaves both or neither.
 """
@@ -73,8 +73,19 @@ class Account:
         for name, count in increment.notes.items():
             self.note(name, count)
 
+    def merge(self, other: Account) -> None:
+        """Add a part that goes on beside this one (another partition, another worker): gauges are summed, too."""
+        for name, ledger in other.ledgers.items():
+            mine = self.ledger(name)
+            in_flight = mine.in_flight + ledger.in_flight
+            mine.add(ledger)
+            mine.in_flight = in_flight
+        for name, count in other.notes.items():
+            self.note(name, count)
+
     @classmethod
     def total(cls, increments: Iterable[Increment]) -> Account:
+        """The account of one writer, of its increments in order. Those of several writers are merged instead."""
         account = cls()
         for increment in increments:
             account.add(increment)
@@ -96,6 +107,18 @@ class Account:
         notes = _growth(self.notes, self._taken_notes)
         self._taken_notes = dict(self.notes)
         return Increment(grown, notes)
+
+    def put_back(self, increment: Increment) -> None:
+        """Undo a `take` whose batch could not be written: the growth goes with the next one."""
+        for name, ledger in increment.ledgers.items():
+            was = self._taken[name]
+            was.seen -= ledger.seen
+            was.emitted -= ledger.emitted
+            for mine, theirs in ((was.drops, ledger.drops), (was.intentional, ledger.intentional)):
+                for reason, count in theirs.items():
+                    mine[reason] -= count
+        for name, count in increment.notes.items():
+            self._taken_notes[name] -= count
 
     def as_json(self) -> dict[str, object]:
         """What `livefire show --account --json` prints."""

@@ -23,7 +23,7 @@ import struct
 import threading
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import zstandard
@@ -33,7 +33,8 @@ from wire.account import Increment
 
 VERSION: Final = 1
 MAGIC: Final = b"LF"
-MAX_BODY_BYTES: Final = 256 << 20  # a bound on what a corrupt or hostile header may make us allocate
+MAX_BODY_BYTES: Final = 64 << 20  # of records that carry bodies: any batch of them fits in a frame of the bus
+MAX_SMALL_BODY_BYTES: Final = 8 << 20  # of all others
 
 _HEADER = struct.Struct(">2sBBBxHIqq")
 _NONE, _ZSTD = 0, 1
@@ -85,6 +86,19 @@ _TYPES: Final[dict[RecordType, type[r.Record]]] = {
     RecordType.BEAT: r.Beat,
     RecordType.ACCOUNT: r.Record,
 }
+# What a hostile message may make us allocate: a byte of msgpack can become up to 70 bytes of Python objects where a
+# record holds lists or free-form maps, and up to 12 where it holds mostly bytes and numbers.
+_LARGE: Final = frozenset(
+    {
+        RecordType.EXCHANGE,
+        RecordType.STAMPED,
+        RecordType.CLAIM,
+        RecordType.SHOT,
+        RecordType.OUTCOME,
+        RecordType.DEAD,
+        RecordType.EXEMPLAR,
+    }
+)
 TYPE_OF: Final[dict[type[r.Record], RecordType]] = {cls: number for number, cls in _TYPES.items()}
 
 
@@ -98,6 +112,15 @@ class CodecError(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class Glance(NamedTuple):
+    """What the fixed part of a header says. The type is a plain number: it may be one of a later minor version."""
+
+    type: int
+    records: int
+    first_ns: int
+    last_ns: int
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -144,6 +167,11 @@ class _Zstd(threading.local):
 _zstd = _Zstd()
 
 
+def max_body_bytes(type: RecordType) -> int:
+    """How long the uncompressed records of one batch of this type may be, together."""
+    return MAX_BODY_BYTES if type in _LARGE else MAX_SMALL_BODY_BYTES
+
+
 def encode(
     records: Sequence[r.Record],
     type: RecordType | None = None,
@@ -152,20 +180,50 @@ def encode(
     last_ns: int = 0,
     sources: tuple[r.SourceRange, ...] = (),
     increment: Increment | None = None,
+    compress: bool = True,
 ) -> bytes:
-    """One message. All records are of one type, which must be named when there are none."""
+    """One message. All records are of one type, which must be named when there are none.
+
+    `compress=False` leaves that to `compressed`, for who has a better place for the work.
+
+    Raises CodecError (too_large) for more than `max_body_bytes`, or more than 64 KiB of sources and increment.
+    """
+    if type is None and not records:
+        raise ValueError("a batch without records must name its type")
     number = type if type is not None else TYPE_OF[records[0].__class__]
     body = _encoder.encode(records)
+    limit = max_body_bytes(number)
+    if len(body) > limit:
+        what = f"{len(records)} {number.name.lower()} records"
+        raise CodecError("too_large", f"a batch of {what} has {len(body)} bytes, at most {limit} are written")
     compression = _NONE
-    if len(body) >= _COMPRESS_FROM:
+    if compress and len(body) >= _COMPRESS_FROM:
         body = _zstd.compressor.compress(body)
         compression = _ZSTD
     meta = _encoder.encode(_Meta(sources, increment)) if increment is not None else _encoder.encode((sources,))
     if len(meta) > 0xFFFF:
-        raise ValueError(f"batch meta of {len(meta)} bytes: too many source ranges or drop reasons")
+        raise CodecError("too_large", f"batch meta of {len(meta)} bytes: too many source ranges or drop reasons")
     return b"".join(
         (_HEADER.pack(MAGIC, VERSION, number, compression, len(meta), len(records), first_ns, last_ns), meta, body)
     )
+
+
+def glance(data: bytes) -> Glance | None:
+    """The fixed part of a header, unchecked otherwise; None for what is no batch of a version that is known here."""
+    if len(data) < _HEADER.size:
+        return None
+    magic, version, number, _, _, count, first_ns, last_ns = _HEADER.unpack_from(data)
+    return Glance(number, count, first_ns, last_ns) if magic == MAGIC and 1 <= version <= VERSION else None
+
+
+def compressed(data: bytes) -> bytes:
+    """The same message with its body compressed, as `encode` would have made it. Raises CodecError."""
+    head = decode_header(data)
+    if head.compression != _NONE or len(data) - head.body_at < _COMPRESS_FROM:
+        return data
+    start = bytearray(data[: head.body_at])
+    start[4] = _ZSTD
+    return bytes(start) + _zstd.compressor.compress(data[head.body_at :])
 
 
 def decode_header(data: bytes) -> Header:
@@ -177,6 +235,8 @@ def decode_header(data: bytes) -> Header:
         raise CodecError("foreign", "does not begin with 'LF'")
     if version > VERSION:
         raise CodecError("future_version", f"format version {version}, this program reads up to {VERSION}")
+    if version < 1:
+        raise CodecError("corrupt", "there is no format version 0")
     body_at = _HEADER.size + meta_bytes
     if body_at > len(data):
         raise CodecError("truncated", "ends inside its meta")
@@ -185,8 +245,8 @@ def decode_header(data: bytes) -> Header:
     except ValueError:
         raise CodecError("unknown_type", f"record type {number}") from None
     try:
-        meta = _meta_decoder.decode(data[_HEADER.size : body_at])
-    except msgspec.MsgspecError as error:
+        meta = _meta_decoder.decode(memoryview(data)[_HEADER.size : body_at])
+    except _UNDECODABLE as error:
         raise CodecError("corrupt", f"meta: {error}") from None
     return Header(kind, count, first_ns, last_ns, meta.sources, meta.increment, compression, body_at)
 
@@ -194,25 +254,52 @@ def decode_header(data: bytes) -> Header:
 def decode(data: bytes, header: Header | None = None) -> Batch:
     """A whole message. Raises CodecError. Give the header if it has been decoded already."""
     head = header if header is not None else decode_header(data)
-    body = data[head.body_at :]
+    body: bytes | memoryview = memoryview(data)[head.body_at :]
     if head.compression == _ZSTD:
-        body = _decompress(body)
+        body = _decompress(body, max_body_bytes(head.type))
     elif head.compression != _NONE:
         raise CodecError("corrupt", f"unknown compression {head.compression}")
+    elif len(body) > max_body_bytes(head.type):
+        raise CodecError("too_large", f"a body of {len(body)} bytes, at most {max_body_bytes(head.type)} are read")
+    # Before any record is made: a record may take one byte here and a hundred in memory.
+    announced = _array_length(body)
+    if announced != head.count:
+        raise CodecError("corrupt", f"{announced} records where the header says {head.count}")
+    if head.type == RecordType.ACCOUNT and announced:
+        raise CodecError("corrupt", "an account batch has no records")
     try:
         records = _decoders[head.type].decode(body)
-    except msgspec.MsgspecError as error:
+    except _UNDECODABLE as error:
         raise CodecError("corrupt", f"{head.type.name.lower()} records: {error}") from None
-    if len(records) != head.count:
-        raise CodecError("corrupt", f"{len(records)} records where the header says {head.count}")
     return Batch(head, records)
 
 
-def _decompress(body: bytes) -> bytes:
+# msgspec lets these two through: text that is not UTF-8, and free-form maps nested without end.
+_UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+def _array_length(body: bytes | memoryview) -> int:
+    """How many elements a msgpack array says that it has; -1 when it is none."""
+    if len(body) and body[0] & 0xF0 == 0x90:
+        return body[0] & 0x0F
+    if len(body) >= 3 and body[0] == 0xDC:
+        return int.from_bytes(body[1:3], "big")
+    if len(body) >= 5 and body[0] == 0xDD:
+        return int.from_bytes(body[1:5], "big")
+    return -1
+
+
+def _decompress(body: bytes | memoryview, limit: int) -> bytes:
+    """zstd writes the content's size into its frame, and so does every writer of ours: without it, or beyond the
+    limit, nothing is decompressed."""
     try:
         size = zstandard.frame_content_size(body)
-        if size > MAX_BODY_BYTES:
-            raise CodecError("too_large", f"a body of {size} bytes, at most {MAX_BODY_BYTES} are read")
-        return _zstd.decompressor.decompress(body, max_output_size=MAX_BODY_BYTES if size < 0 else 0)
+        if size < 0:
+            raise CodecError("corrupt", "zstd: the content's size is not written in the frame")
+        if size > limit:
+            raise CodecError("too_large", f"a body of {size} bytes, at most {limit} are read")
+        if size == 0:
+            return b""  # the library would take 0 for "unknown"
+        return _zstd.decompressor.decompress(body)
     except zstandard.ZstdError as error:
         raise CodecError("corrupt", f"zstd: {error}") from None

@@ -15,6 +15,9 @@ Field = tuple[bytes, bytes]  # name as seen, value without surrounding white spa
 SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 
 
+_UNSAFE_TO_SPACE = bytes.maketrans(b"\r\n\0", b"   ")
+
+
 class RequestHead(NamedTuple):
     method: bytes
     target: bytes  # as sent: origin-form, absolute-form, "*" or authority
@@ -43,7 +46,7 @@ def response_head(head: bytes) -> ResponseHead:
     """Parse a response's head. Never raises: status 0 where there is none."""
     line, _, rest = head.partition(b"\n")
     words = line.strip().split(b" ", 2)
-    status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+    status = int(words[1]) if len(words) > 1 and len(words[1]) == 3 and words[1].isdigit() else 0
     return ResponseHead(words[0], status, words[2] if len(words) > 2 else b"", fields_of(rest))
 
 
@@ -78,7 +81,7 @@ def method_of(head: bytes) -> bytes:
 
 
 def target_of(head: bytes) -> bytes:
-    return request_head(head[: head.find(b"\n") + 1]).target
+    return request_head(head.partition(b"\n")[0]).target
 
 
 def path_of(target: bytes) -> bytes:
@@ -100,12 +103,17 @@ def query_of(target: bytes) -> bytes:
 
 
 def build(start_line: bytes, fields: Iterable[Field]) -> bytes:
-    """A head of its parts."""
-    return b"\r\n".join((start_line, *(name + b": " + value for name, value in fields), b"", b""))
+    """A head of its parts. CR, LF and NUL inside a part become spaces (RFC 9110 section 5.5): a value that a service
+    handed out must not be able to end a field, or a request, of ours."""
+    lines = [start_line, *(name + b": " + value for name, value in fields)]
+    text = b"".join(lines)
+    if b"\n" in text or b"\r" in text or b"\0" in text:
+        lines = [line.translate(_UNSAFE_TO_SPACE) for line in lines]
+    return b"\r\n".join((*lines, b"", b""))
 
 
 def build_request(parts: RequestHead) -> bytes:
-    return build(b" ".join((parts.method, parts.target, parts.version)), parts.fields)
+    return build(b" ".join((parts.method, parts.target, parts.version)).rstrip(), parts.fields)
 
 
 def build_response(parts: ResponseHead) -> bytes:

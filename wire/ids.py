@@ -24,7 +24,7 @@ def ulid(now_ns: int, entropy: bytes | None = None) -> str:
 
 def ulid_ms(text: str) -> int:
     """Milliseconds since 1970 of a ULID. Raises ValueError for anything else."""
-    if len(text) != 26 or any(c not in _CROCKFORD for c in text):
+    if len(text) != 26 or text[0] > "7" or any(c not in _CROCKFORD for c in text):
         raise ValueError(f"not a ULID: {text!r}")
     value = 0
     for c in text:

@@ -92,7 +92,8 @@ def quantile(sketch: Sketch, q: float) -> float:
     n = count_of(sketch)
     if n == 0:
         raise ValueError("an empty sketch has no quantiles")
-    rank = math.ceil(q * n)
+    # 0.55 * 100 is 55.00000000000001: without the correction the rank would be one too high.
+    rank = math.ceil(q * n * (1 - 1e-15))
     if rank <= sketch.zero:
         return 0.0
     seen = sketch.zero
@@ -106,6 +107,7 @@ def quantile(sketch: Sketch, q: float) -> float:
 def shown_quantile(sketch: Sketch, q: float) -> float | None:
     """The quantile, or None where there are fewer than 10 / (1 - q) samples and the figure would be noise."""
     n = count_of(sketch)
-    if n == 0 or (q < 1 and n < 10 / (1 - q) - 1e-9):
+    # 1 - 0.9999 is 0.00009999999999998899: the bound needs some room, a ten-thousandth of a sample.
+    if n == 0 or (q < 1 and n < 10 / (1 - q) * (1 - 1e-9)):
         return None
     return quantile(sketch, q)

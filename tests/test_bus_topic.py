@@ -1,0 +1,94 @@
+"""A topic's reader loses nothing: not what appears late, not what its user left in the middle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bus.logfile import FileBus, LogWriter
+from bus.ports import BusError
+from bus.topic import TopicReader
+from wire import codec
+from wire.records import Action, Control, Drop, Manifest
+
+
+def writer(bus: FileBus, partition: str) -> LogWriter:
+    return bus.writer("control", partition, Manifest("control", partition, "run-1", 1, "test"))
+
+
+def drops(topic: TopicReader) -> list[int]:
+    return [record.count for _, batch in topic.batches() for record in batch.records if isinstance(record, Drop)]
+
+
+def test_new_partitions_appear_while_reading(tmp_path: Path) -> None:
+    bus = FileBus(tmp_path / "run")
+    topic = TopicReader(bus, "control")
+    assert list(topic.batches()) == []  # the folder is not there yet
+    with writer(bus, "conductor") as conductor:
+        conductor.write_records([Drop("a", "b", False, 1)])
+        assert drops(topic) == [1]
+        conductor.write_records([Drop("a", "b", False, 2)])
+        with writer(bus, "stop-01JD") as stop:  # between two polls, and read from its beginning
+            stop.write_records([Control("run-1", 1, Action.STOP, 0)])
+        found = [record for _, batch in topic.batches() for record in batch.records]
+    assert [record.action for record in found if isinstance(record, Control)] == [Action.STOP]
+    assert [record.count for record in found if isinstance(record, Drop)] == [2]
+    assert set(topic.readers) == {"conductor", "stop-01JD"}
+    topic.close()
+
+
+def test_partitions_that_appear_inside_a_pass_are_part_of_it(tmp_path: Path) -> None:
+    bus = FileBus(tmp_path)
+    topic = TopicReader(bus, "control")
+    with writer(bus, "a") as first:
+        first.write_records([Drop("a", "b", False, 1)])
+    found = []
+    for _, batch in topic.batches():
+        if batch.header.type == codec.RecordType.DROP:
+            found.append(batch.records[0].count)
+            if found == [1]:
+                with writer(bus, "b") as second:
+                    second.write_records([Drop("a", "b", False, 2)])
+    assert found == [1, 2]
+    topic.close()
+
+
+def test_a_pass_left_in_the_middle_loses_nothing(tmp_path: Path) -> None:
+    bus = FileBus(tmp_path)
+    with writer(bus, "a") as one:
+        for number in range(10):
+            one.write_records([Drop("a", "b", False, number)])
+        one.end()
+    topic = TopicReader(bus, "control")
+    found: list[int] = []
+    while not topic.ended:
+        for _, batch in topic.batches():
+            found.extend(record.count for record in batch.records if isinstance(record, Drop))
+            break
+    assert found == list(range(10))
+    topic.close()
+
+
+def test_messages_that_are_no_batch_are_counted_and_passed_over(tmp_path: Path) -> None:
+    bus = FileBus(tmp_path)
+    with writer(bus, "a") as one:
+        one.write(b"not a batch")
+        one.write_records([Drop("a", "b", False, 5)])
+    topic = TopicReader(bus, "control")
+    assert drops(topic) == [5]
+    assert topic.unreadable == 1
+    topic.close()
+
+
+def test_a_partition_that_cannot_be_read_is_named_and_the_others_lose_nothing(tmp_path: Path) -> None:
+    bus = FileBus(tmp_path)
+    with writer(bus, "a") as one:
+        one.write_records([Drop("a", "b", False, 5)])
+    topic = TopicReader(bus, "control")
+    (tmp_path / "control-b.lf").write_bytes(b"something else altogether")
+    with pytest.raises(BusError, match=r"control-b\.lf: not a Livefire file"):
+        topic.poll()
+    (tmp_path / "control-b.lf").unlink()
+    assert drops(topic) == [5]
+    topic.close()
