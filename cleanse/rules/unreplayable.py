@@ -1,0 +1,26 @@
+"""Leaves out requests that open something other than an exchange: tunnels and upgrades."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cleanse.settings import CleanseSettings
+from wire import head as heads
+from wire.records import Exchange
+
+
+def rule(settings: CleanseSettings) -> Callable[[Exchange], str | None] | None:
+    return _reason
+
+
+def _reason(exchange: Exchange) -> str | None:
+    if heads.method_of(exchange.request.head) == b"CONNECT":
+        return "unreplayable"
+    if exchange.response is not None and exchange.response.status == 101:
+        return "unreplayable"
+    return None if started_ns(exchange) else "no_time"
+
+
+def started_ns(exchange: Exchange) -> int:
+    """When the request began, or the first later time that was seen; 0 = none was."""
+    return exchange.request_start_ns or exchange.request_end_ns or exchange.response_start_ns

@@ -1,0 +1,242 @@
+"""Masks heads: start line and fields. What is not known to be harmless is not written.
+
+Most lines of most heads were seen before, so the result of each line is remembered, within bounds.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import quote, quote_plus, unquote_to_bytes
+
+from mask.settings import MaskSettings
+from mask.values import Values
+from wire.places import URL_HEADERS, cookie_text, split_scheme
+
+MAX_CACHED: Final = 8192
+MAX_CACHED_LENGTH: Final = 1024
+
+#: Headers of the protocol: framing, content, negotiation, caching, routing, tracing, security policy.
+ALLOWED: Final = frozenset(
+    b"accept accept-charset accept-encoding accept-language accept-patch accept-post accept-ranges "
+    b"access-control-allow-credentials access-control-allow-headers access-control-allow-methods "
+    b"access-control-allow-origin access-control-expose-headers access-control-max-age access-control-request-headers "
+    b"access-control-request-method age allow alt-svc cache-control connection content-disposition content-encoding "
+    b"content-language content-length content-range content-security-policy content-type cross-origin-embedder-policy "
+    b"cross-origin-opener-policy cross-origin-resource-policy date dnt etag expect expires host http2-settings "
+    b"if-match if-modified-since if-none-match if-range if-unmodified-since keep-alive last-modified livefire-marker "
+    b"max-forwards origin pragma prefer preference-applied priority proxy-connection range referrer-policy "
+    b"retry-after sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site "
+    b"sec-fetch-user server strict-transport-security te trailer transfer-encoding upgrade upgrade-insecure-requests "
+    b"user-agent vary via warning www-authenticate x-content-type-options x-frame-options x-powered-by "
+    b"x-requested-with x-xss-protection".split()
+)
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_KEEP: Final = (b"", "")  # of a line that is written as it is
+#: Cookie values that nobody can be told apart by.
+_HARMLESS: Final = re.compile(r"(?:[a-z]{1,12}|[a-z]{2}[-_][A-Z]{2}|\d{1,4})?\Z", re.ASCII)
+_VERSION: Final = re.compile(rb"HTTP/\d(?:\.\d)?\Z")
+_METHOD: Final = re.compile(rb"[!-~]{1,32}\Z")
+_STATUS_LINE: Final = re.compile(rb"HTTP/\d(?:\.\d)? \d{3}(?: [^\r]{0,64})?\r?\Z")
+
+
+class Heads:
+    def __init__(self, values: Values, settings: MaskSettings, counts: dict[str, int]) -> None:
+        self._values = values
+        self._allowed = ALLOWED | {name.strip().lower().encode() for name in settings.allow_headers}
+        self._allowed_cookies = frozenset(settings.allow_cookies)
+        self._counts = counts
+        self._lines: dict[bytes, tuple[bytes, str]] = {}  # line -> (what is written, what was counted)
+        self._starts: dict[bytes, tuple[bytes, str]] = {}
+
+    def head(self, head: bytes) -> bytes:
+        """A head of a request or an answer, with its start line."""
+        if not head:
+            return head
+        start, newline, rest = head.partition(b"\n")
+        known = self._starts.get(start)
+        if known is None:
+            known = self._remember(self._starts, start, self._start_line(start))
+        if known is not _KEEP:
+            self._count(known[1])
+            start = known[0]
+        fields = self.fields(rest)
+        if known is _KEEP and fields is rest:
+            return head
+        return start + newline + fields
+
+    def fields(self, block: bytes) -> bytes:
+        """Field lines: of a head, or trailers. The same object when nothing is masked."""
+        lines = block.split(b"\n")
+        if b"\n " in block or b"\n\t" in block or block[:1] in (b" ", b"\t"):
+            lines = self._unfolded(lines)
+        cache = self._lines
+        changed = False
+        for index, line in enumerate(lines):
+            known = cache.get(line)
+            if known is None:
+                known = self._remember(cache, line, self._line(line))
+            if known is _KEEP:
+                continue
+            self._count(known[1])
+            lines[index] = known[0]
+            changed = True
+        return b"\n".join(lines) if changed else block
+
+    def _unfolded(self, lines: list[bytes]) -> list[bytes]:
+        """A folded line goes on with the value before it, and what it means hangs on that (RFC 9112 section 5.2)."""
+        whole: list[bytes] = []
+        for line in lines:
+            if line[:1] in (b" ", b"\t") and line.strip() and whole and whole[-1].strip():
+                end = b"\r" if whole[-1].endswith(b"\r") else b""
+                whole[-1] = whole[-1].rstrip() + b" " + line.strip() + end
+            else:
+                whole.append(line)
+        return whole
+
+    def _count(self, what: str) -> None:
+        self._counts[what] = self._counts.get(what, 0) + 1
+
+    @staticmethod
+    def _remember(cache: dict[bytes, tuple[bytes, str]], line: bytes, made: tuple[bytes, str]) -> tuple[bytes, str]:
+        if made[0] == line:
+            made = _KEEP
+        if len(line) <= MAX_CACHED_LENGTH:
+            if len(cache) >= MAX_CACHED:
+                cache.clear()
+            cache[line] = made
+        return made
+
+    # -- lines
+
+    def _start_line(self, line: bytes) -> tuple[bytes, str]:
+        if _STATUS_LINE.match(line):
+            return line, ""
+        bare = line.rstrip(b"\r")
+        method, space, rest = bare.partition(b" ")
+        target, gap, version = rest.rstrip().rpartition(b" ")
+        if not gap or not _VERSION.match(version):
+            target, version = rest.strip(), b""
+        if not space or not _METHOD.match(method) or _CONTROL.search(bare):
+            return self._token_line(line)
+        if method == b"CONNECT" or target == b"*":
+            return line, ""
+        masked = self.target(target)
+        if masked == target:
+            return line, ""
+        return b" ".join((method, masked, version)).rstrip() + line[len(bare) :], "target"
+
+    def _line(self, line: bytes) -> tuple[bytes, str]:
+        bare = line.rstrip(b"\r")
+        if not bare.strip():
+            return line, ""
+        name, colon, value = bare.partition(b":")
+        low = name.strip().lower()
+        value = value.strip()
+        if not colon:
+            return self._token_line(line)
+        if not value:
+            return line, ""
+        end = line[len(bare) :]
+        if _CONTROL.search(value):
+            return name + b": " + _bytes(self._values.tokens.token(_text(value))) + end, "header"
+        if low == b"cookie":
+            return name + b": " + b";".join(self._cookie(part) for part in value.split(b";")) + end, "cookie"
+        if low == b"set-cookie":
+            pair, semicolon, attributes = value.partition(b";")
+            return name + b": " + self._cookie(pair) + semicolon + attributes + end, "cookie"
+        if low in self._allowed:
+            return line, ""
+        if low in URL_HEADERS:
+            return name + b": " + self.target(value) + end, "target"
+        prefix, credential = split_scheme(low, _text(value))
+        if prefix:
+            return name + b": " + _bytes(self._values.credential(prefix, credential)) + end, "header"
+        return name + b": " + _bytes(self._values.tokens.token(_text(value))) + end, "header"
+
+    def _token_line(self, line: bytes) -> tuple[bytes, str]:
+        bare = line.rstrip(b"\r")
+        text = bare.strip()
+        token = _bytes(self._values.tokens.token(_text(text))) if text else b""
+        return bare[: len(bare) - len(bare.lstrip())] + token + line[len(bare) :], "malformed_line"
+
+    def _cookie(self, part: bytes) -> bytes:
+        before, equals, raw = part.partition(b"=")
+        if not equals:
+            bare = part.strip()
+            return part.replace(bare, _bytes(self._values.tokens.token(_text(bare)))) if bare else part
+        name = _text(before.strip())
+        raw = raw.strip()
+        in_quotes = len(raw) >= 2 and raw[:1] == raw[-1:] == b'"'
+        inner = raw[1:-1] if in_quotes else raw
+        value = _unquoted(inner)
+        if name in self._allowed_cookies or (_HARMLESS.match(value) and not self._values.names.secret(name)):
+            return part
+        new = cookie_text(self._values.tokens.token(value), escaped=False)
+        return before + b"=" + (b'"' + new + b'"' if in_quotes else new)
+
+    # -- targets
+
+    def target(self, target: bytes) -> bytes:
+        """A request's target, or a header that is a URL: segments that look secret, parameters, user information."""
+        rest, hash_sign, fragment = target.partition(b"#")
+        path, mark, query = rest.partition(b"?")
+        scheme, double, after = path.partition(b"://")
+        if double:
+            authority, slash, inner = after.partition(b"/")
+            user, at_sign, host = authority.rpartition(b"@")
+            if at_sign:
+                authority = (
+                    b":".join(_bytes(self._values.tokens.token(_text(p))) for p in user.split(b":")) + b"@" + host
+                )
+            path = scheme + double + authority + slash + self._segments(inner)
+        else:
+            path = self._segments(path)
+        new = path + mark + self.pairs(query) + hash_sign + self.pairs(fragment)
+        return target if new == target else new
+
+    def _segments(self, path: bytes) -> bytes:
+        return b"/".join(self._segment(segment) if len(segment) >= 6 else segment for segment in path.split(b"/"))
+
+    def _segment(self, segment: bytes) -> bytes:
+        base, semicolon, parameters = segment.partition(b";")
+        value = _unquoted(base)
+        new = self._values.tokens.token(value) if self._values.looks_secret(value) else value
+        if new != value:
+            base = quote(new, safe="!$&'()*+,=:@~").encode()
+        if semicolon:
+            parameters = b";".join(self.pairs(part) for part in parameters.split(b";"))
+        return base + semicolon + parameters
+
+    def pairs(self, text: bytes, cut: bool = False) -> bytes:
+        """`a=b&c=d`, of a query or a form. `cut`: the text ends somewhere inside, so its last value is masked."""
+        if not text:
+            return text
+        parts = text.split(b"&")
+        for index, part in enumerate(parts):
+            key, equals, raw = part.partition(b"=")
+            at_cut = cut and index == len(parts) - 1
+            value = _unquoted((raw if equals else key).replace(b"+", b" "))
+            if not value:
+                continue
+            if at_cut:
+                new = self._values.tokens.token(value)
+            elif equals:
+                new = self._values.named(_unquoted(key.replace(b"+", b" ")), value)
+            else:
+                new = self._values.plain(value)
+            if new != value:
+                parts[index] = (key + b"=" if equals else b"") + quote_plus(new, safe="~@/:").encode()
+        return b"&".join(parts)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _unquoted(raw: bytes) -> str:
+    return _text(unquote_to_bytes(raw) if b"%" in raw else raw)

@@ -1,0 +1,145 @@
+"""Masks JSON, in one pass over its text: every byte that needs no masking is kept.
+
+The hot loop of masking. Strings are looked up as the bytes that they are written with, among those seen lately.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from mask.values import Values
+from wire import jsontext
+
+FILLER: Final = b"*"
+MAX_CACHED: Final = 16384
+MAX_CACHED_LENGTH: Final = 128
+_MIN_LENGTH: Final = 6  # shorter than any pattern
+_MIN_CARD: Final = 13
+
+
+class JsonBodies:
+    def __init__(self, values: Values) -> None:
+        self._values = values
+        self._plain: dict[bytes, bytes | None] = {}  # string without quotes -> what is written, quotes included
+        self._keys: dict[bytes, tuple[bool, bytes | None]] = {}  # key -> (secret, what is written for itself)
+
+    def masked(self, text: bytes, cut: bool) -> bytes:
+        """The text with secrets masked: what stands under a secret name, at any depth, and what looks like one.
+
+        `cut`: the text ends early, so its last value, which cannot be told whole, is masked. Text that is not JSON
+        is malformed somewhere, and names cannot be trusted after that: all its strings are masked.
+        """
+        if b"\0" in text:  # UTF-16 or 32, or nothing like JSON
+            return FILLER * len(text)
+        malformed = not cut and not is_valid(text)
+        parts: list[bytes] = []
+        at = 0
+        stack: list[bool] = []  # of the containers around: do they stand under a secret name
+        under = False  # the present container does
+        secret = False  # the present member does
+        keys, plain = self._keys, self._plain
+        for match in jsontext.TOKEN.finditer(text):
+            kind = match.lastindex
+            if kind == 4:
+                sign = match.group(4)
+                if sign in b"{[":
+                    stack.append(under)
+                    under = secret
+                else:
+                    if stack:
+                        under = stack.pop()
+                    secret = under
+                continue
+            if kind == 2:
+                raw = match.group(1)
+                key = keys.get(raw)
+                if key is None:
+                    key = self._key(raw)
+                secret = under or key[0]
+                new = key[1]
+            elif kind == 1:
+                raw = match.group(1)
+                if secret or malformed:
+                    new = self._secret(raw)
+                elif len(raw) < _MIN_LENGTH:
+                    continue
+                else:
+                    new = plain.get(raw, b"")
+                    if new == b"":
+                        new = self._string(raw)
+            elif kind == 3:
+                raw = match.group(3)
+                if len(raw) < _MIN_CARD and not secret and not malformed and not cut:
+                    continue  # a number, since the text is JSON
+                new = self._bare(raw, secret, malformed, cut and match.end() == len(text))
+            else:
+                new = self._secret(match.group(5))
+            if new is None:
+                continue
+            start = match.start()
+            parts += (text[at:start], new)
+            at = match.end(1) + 1 if kind == 2 else match.end()
+        if not parts:
+            return text
+        parts.append(text[at:])
+        return b"".join(parts)
+
+    def _key(self, raw: bytes) -> tuple[bool, bytes | None]:
+        name = jsontext.unquoted(raw)
+        new = self._values.plain(name)
+        made = (self._values.names.secret(name), None if new == name else jsontext.quoted(new))
+        if len(raw) <= MAX_CACHED_LENGTH:
+            if len(self._keys) >= MAX_CACHED:
+                self._keys.clear()
+            self._keys[raw] = made
+        return made
+
+    def _string(self, raw: bytes) -> bytes | None:
+        value = jsontext.unquoted(raw)
+        new = self._values.plain(value)
+        made = None if new == value else jsontext.quoted(new)
+        if len(raw) <= MAX_CACHED_LENGTH:
+            if len(self._plain) >= MAX_CACHED:
+                self._plain.clear()
+            self._plain[raw] = made
+        return made
+
+    def _secret(self, raw: bytes) -> bytes | None:
+        return jsontext.quoted(self._values.secret(jsontext.unquoted(raw))) if raw else None
+
+    def _bare(self, raw: bytes, secret: bool, malformed: bool, at_cut: bool) -> bytes | None:
+        """A number; or what is no JSON, such as the rest of a string whose beginning is lost."""
+        if raw in jsontext.WORDS:
+            return None
+        value = raw.decode("utf-8", "surrogateescape")
+        number = jsontext.is_number(value)
+        if secret or at_cut or (malformed and not number):
+            new = self._values.secret(value)
+        elif number and len(raw) < _MIN_CARD:
+            return None
+        else:
+            new = self._values.plain(value)
+        if new == value:
+            return None
+        return new.encode() if number and jsontext.is_number(new) else jsontext.quoted(new)
+
+
+def is_valid(text: bytes) -> bool:
+    """Whether it is JSON, or one JSON text a line. Deeper than a parser goes is not."""
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except RecursionError:
+        return False
+    except msgspec.MsgspecError:
+        pass
+    else:
+        return True
+    try:
+        for line in text.split(b"\n"):
+            if line.strip():
+                msgspec.json.decode(line, type=msgspec.Raw)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    return True
