@@ -1,0 +1,1 @@
+"""Packets, files of packets, or byte streams of a proxy -> exchanges."""

@@ -1,0 +1,120 @@
+"""Where the parts are put together: files of packets, or live traffic, to a recording."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from bus.logreader import LogReader
+from bus.ports import BusError
+from capture.assembler import Assembler, Masker
+from capture.output import Output
+from capture.record import Progress
+from capture.record import record as record_live
+from capture.settings import CaptureSettings, RecordSettings
+from capture.source_pcap import PcapSource, digest_of, in_time_order
+from wire.account import Account
+from wire.ids import recording_id_of, ulid
+
+_PUMP_EVERY = 512  # packets
+
+
+def import_files(
+    paths: Sequence[Path | str],
+    to: Path,
+    settings: CaptureSettings | None = None,
+    masker: Masker | None = None,
+    key: bytes = b"",
+    *,
+    say: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Account:
+    """Captures (pcap, pcapng, gzipped or not; "-" is stdin) to a recording at `to`; its account.
+
+    `say` gets one line for each thing that is wrong with the input but did not stop the import; `progress` gets
+    packets read and exchanges written. Raises ConfigError for input that is no capture, BusError when `to` cannot
+    be written or has something in it.
+    """
+    chosen = settings if settings is not None else CaptureSettings()
+    if chosen.keep_unpaired is None:
+        chosen = msgspec.structs.replace(chosen, keep_unpaired=True)
+    now_ns = time.time_ns()
+    from_stdin = any(str(path) == "-" for path in paths)
+    digests = [] if from_stdin else [digest_of(Path(path)) for path in paths]
+    recording_id = ulid(now_ns) if from_stdin else recording_id_of(digests)
+    sources = [PcapSource(path) for path in paths]
+    assembler = Assembler(recording_id, chosen, masker, key)
+    _make_room(Path(to), recording_id)
+    inputs = tuple("stdin" if source.name == "-" else Path(source.name).name for source in sources)
+    output = Output.open(Path(to), recording_id, chosen, created_ns=now_ns, inputs=inputs, masked=masker is not None)
+    reason = "failed"
+    try:
+        packets = _feed(sources, assembler, output, progress)
+        reason = "done"
+    except KeyboardInterrupt:
+        packets, reason = 0, "stopped"
+    finally:
+        for source in sources:
+            for fault, count in source.faults.items():
+                assembler.account.note(f"input_{fault}", count)
+            if say is not None:
+                for line in source.lines:
+                    say(line)
+        output.end(assembler, reason)
+    if progress is not None:
+        progress(packets, output.written_exchanges)
+    return assembler.account
+
+
+def record(
+    settings: RecordSettings,
+    masker: Masker | None,
+    key: bytes,
+    stop: Callable[[], bool],
+    progress: Callable[[Progress], None] | None = None,
+) -> Account:
+    """Live traffic to a recording at `settings.to`, until `stop()` or `settings.for_ns`; this process's account.
+
+    `progress` is called before the first packet, then once a second. Raises ConfigError, BusError: see
+    `capture.record`.
+    """
+    anchor_ns = time.time_ns() - time.monotonic_ns()
+    return record_live(settings, masker, key, stop, progress, anchor_ns=anchor_ns, host=socket.gethostname())
+
+
+def _make_room(to: Path, recording_id: str) -> None:
+    """What an import of the same files left when it was cut off is made again; nothing else is touched."""
+    if not to.is_file() or not to.stat().st_size:
+        return
+    with LogReader(to) as reader:
+        manifest = reader.manifest
+        while reader.read():
+            pass
+        if manifest is None or manifest.owner_id != recording_id or reader.ended:
+            raise BusError(f"{to}: is there already; write to another file, or remove it")
+    to.unlink()
+
+
+def _feed(
+    sources: Sequence[PcapSource],
+    assembler: Assembler,
+    output: Output,
+    progress: Callable[[int, int], None] | None,
+) -> int:
+    packet, pump = assembler.packet, output.pump
+    count = 0
+    for frame in in_time_order(sources):
+        if frame is None:
+            pump(assembler, time.monotonic_ns())
+            continue
+        packet(*frame)
+        count += 1
+        if not count % _PUMP_EVERY:
+            pump(assembler, time.monotonic_ns())
+            if progress is not None:
+                progress(count, output.written_exchanges)
+    return count

@@ -1,0 +1,80 @@
+"""Which source: the ring where it is permitted, else the recording proxy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from capture.bpf import Selection
+from capture.settings import RecordSettings
+from capture.source import Source
+from capture.source_proxy import ProxySource, pairs_of
+from capture.source_ring import MAX_RING_BYTES, Rings, RingSource, explained, open_error
+from wire.config import ConfigError
+
+_MAX_INTERFACES = 16
+
+
+class Choice(msgspec.Struct, frozen=True):
+    kind: Literal["ring", "proxy"]
+    why: str  # one line for the user
+
+
+def choose(settings: RecordSettings, refused: Callable[[str], OSError | None] = open_error) -> Choice:
+    """What `settings.source` comes to on this machine, found by really opening a packet socket.
+
+    `given`: a proxy that was asked for is always opened, for clients are going to connect to it. `auto`:
+    the ring where it is permitted, else the proxies. Raises ConfigError when neither is possible.
+    """
+    pairs_of(settings.proxies)
+    wanted = settings.source
+    if wanted == "proxy" and not settings.proxies:
+        raise ConfigError("a recording proxy needs to know where it listens and what is behind it: LISTEN=UPSTREAM")
+    if wanted == "proxy" or (wanted == "given" and settings.proxies):
+        return Choice("proxy", "recording by proxy: it was asked for")
+    error = refused(settings.interfaces[0] if settings.interfaces else "lo")
+    if error is None or (settings.interfaces and refused("lo") is None):
+        # An interface that is not there is told by opening it, with those that are.
+        return Choice("ring", "recording from the wire: packet sockets are permitted here")
+    if wanted == "auto" and settings.proxies:
+        return Choice("proxy", f"recording by proxy: packets cannot be captured: {explained(error)}")
+    raise ConfigError(
+        f"packets cannot be captured: {explained(error)}; without that right, record by proxy: LISTEN=UPSTREAM"
+    )
+
+
+def open_source(settings: RecordSettings, choice: Choice, *, anchor_ns: int, monotonic_ns: Callable[[], int]) -> Source:
+    """Begin to capture. `anchor_ns` is unix time at monotonic 0. Raises ConfigError, BusError."""
+    if choice.kind == "proxy":
+        return ProxySource(pairs_of(settings.proxies), anchor_ns, monotonic_ns=monotonic_ns)
+    selection = Selection(settings.ports, settings.hosts, settings.not_hosts)
+    names = settings.interfaces or running_interfaces()
+    if len(names) > _MAX_INTERFACES:
+        raise ConfigError(f"{len(names)} interfaces: at most {_MAX_INTERFACES} can be recorded at once: name them")
+    share = MAX_RING_BYTES // len(names)
+    rings: list[RingSource] = []
+    try:
+        for name in names:
+            rings.append(RingSource(name, selection, ring_bytes=share))
+    except BaseException:
+        for ring in rings:
+            ring.close()
+        raise
+    return rings[0] if len(rings) == 1 else Rings(rings)
+
+
+def running_interfaces(root: Path = Path("/sys/class/net")) -> tuple[str, ...]:
+    """The interfaces that are up and whose link type is known. "lo" where that cannot be told."""
+    found = []
+    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+        try:
+            up = int((folder / "flags").read_text(), 16) & 1  # IFF_UP
+            kind = int((folder / "type").read_text())
+        except (OSError, ValueError):
+            continue
+        if up and RingSource.knows(kind):
+            found.append(folder.name)
+    return tuple(found) or ("lo",)

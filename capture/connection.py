@@ -1,0 +1,314 @@
+"""One connection: two streams, two readers, their pairs.
+
+Its two directions are read in the order of cause: what a server sent is held while bytes of the client that the
+server had received by then (as its acknowledgement says) have not been seen here. So packets that the capture
+shuffled between the directions, and requests that were lost, shift no pair.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+from capture.http1 import Reader
+from capture.message import REQUEST, RESPONSE, UNKNOWN
+from capture.pair import Pair, Pairer
+from capture.reassemble import Piece, Stream
+from capture.settings import CaptureSettings
+
+_FAR = 1 << 30  # the largest window of TCP (RFC 7323 section 2.3)
+_RESET_REACH = 1 << 20
+
+
+class Host(Protocol):
+    """Who owns connections."""
+
+    settings: CaptureSettings
+
+    def drop_bytes(self, reason: str, count: int) -> None: ...
+
+    def pair(self, connection: Connection, pair: Pair) -> None: ...
+
+    def head(self) -> None: ...
+
+    def keep(self, pair: Pair | None, count: int) -> bool: ...
+
+    def gap(self, count: int) -> None: ...
+
+    def holes(self, connection: Connection) -> None:
+        """It waits for bytes: `sweep` it."""
+
+    def over(self, connection: Connection) -> None:
+        """Both directions have ended."""
+
+
+class Side:
+    """One direction, and who sends in it."""
+
+    __slots__ = (
+        "address",
+        "connection",
+        "ended",
+        "held",
+        "held_bytes",
+        "interface",
+        "other",
+        "reader",
+        "seen",
+        "stream",
+    )
+
+    other: Side
+
+    def __init__(self, connection: Connection, address: str, stream: Stream, reader: Reader) -> None:
+        self.connection = connection
+        self.address = address
+        self.stream = stream
+        self.reader = reader
+        self.interface: str | None = None  # the one that its packets are taken from
+        self.seen = False
+        self.ended = False
+        self.held: deque[Piece] = deque()  # a piece of length 0 is the end
+        self.held_bytes = 0
+
+
+class Connection:
+    """`first` is who sent SYN, as far as it was seen."""
+
+    def __init__(self, host: Host, first: str, second: str, link: str, *, midstream: bool) -> None:
+        settings = host.settings
+        self._host = host
+        self.link = link
+        self.midstream = midstream
+        self.syn_seen = False
+        self.closed = False
+        self.was_reset = False
+        self.last_ns = 0
+        self.first_seq = 0
+        self.id = b""  # given when the first exchange asks for it
+        self.keys: tuple[bytes, ...] = ()  # that its packets are found by
+        self.handshake = b""  # five-tuple and first sequence number
+        self.pairer = Pairer(self, settings.max_pipelined)
+        self.sides = (self._side(first, settings), self._side(second, settings))
+        self.sides[0].other, self.sides[1].other = self.sides[1], self.sides[0]
+
+    def _side(self, address: str, settings: CaptureSettings) -> Side:
+        stream = Stream(self._host.drop_bytes, settings.max_connection_bytes, settings.history_bytes)
+        reader = Reader(self.pairer, settings.max_head_bytes, settings.max_body_bytes, midstream=self.midstream)
+        return Side(self, address, stream, reader)
+
+    # -- what the pairer tells
+
+    def pair(self, pair: Pair) -> None:
+        self._host.pair(self, pair)
+        if not self.pairer.open:
+            first, second = self.sides
+            if first.reader.message is None:
+                first.stream.forget()
+            if second.reader.message is None:
+                second.stream.forget()
+
+    def junk(self, reason: str, count: int) -> None:
+        self._host.drop_bytes(reason, count)
+
+    def keep(self, pair: Pair | None, count: int) -> bool:
+        return self._host.keep(pair, count)
+
+    def head(self) -> None:
+        self._host.head()
+
+    # -- packets
+
+    def segment(self, side: Side, sequence: int, ack: int, flags: int, data: bytes, wire_len: int, ts_ns: int) -> None:
+        """A TCP segment. SYNs have been looked at by the owner: streams that they start are started."""
+        stream, other = side.stream, side.other
+        self.last_ns = ts_ns
+        side.seen = True
+        received = -1
+        if flags & 16:
+            received = self._acknowledged(side, other, ack, ts_ns)
+        if wire_len:
+            if flags & 2:
+                sequence = (sequence + 1) & 0xFFFFFFFF
+            if not stream.started:
+                stream.start(sequence, syn=False)
+            offset = stream.in_order(sequence, data, wire_len)
+            if offset < 0:
+                pieces = stream.segment(sequence, data, wire_len, ts_ns, received)
+                if pieces:
+                    self._deliver(side, pieces)
+            elif side.held or other.held or received > other.stream.next:
+                self._deliver(side, [(offset, data, wire_len, ts_ns, received)])
+            else:
+                side.reader.feed(offset, data, ts_ns, received)
+            if stream.waiting:
+                self._host.holes(self)
+        if flags & 5:
+            if flags & 4:
+                self._reset(side, sequence, ts_ns)
+            elif stream.started:
+                stream.finish_at(stream.offset_of(sequence) + wire_len)
+        if stream.end >= 0 and not side.ended and stream.next >= stream.end:
+            self._end(side, ts_ns)
+
+    def _acknowledged(self, side: Side, other: Side, ack: int, ts_ns: int) -> int:
+        theirs = other.stream
+        if not theirs.started:
+            if not (self.syn_seen and side.stream.next == 0 and not side.stream.waiting):
+                return -1
+            theirs.start(ack - 1, syn=True)  # the handshake: nothing but SYN can have been acknowledged
+        offset = theirs.offset_of(ack)
+        if offset > theirs.acked and offset - theirs.next < _FAR:
+            theirs.acked = offset
+            if offset > theirs.next + 1 and other.seen:
+                self._host.holes(self)
+        return offset
+
+    def data(self, side: Side, data: bytes, ts_ns: int) -> None:
+        """Bytes of a stream that arrives whole (a proxy)."""
+        stream = side.stream
+        self.last_ns = ts_ns
+        offset = stream.next
+        self._deliver(side, stream.segment(offset & 0xFFFFFFFF, data, len(data), ts_ns, side.other.stream.next))
+
+    def end(self, side: Side, ts_ns: int) -> None:
+        if not side.ended:
+            side.stream.end = side.stream.next
+            self._end(side, ts_ns)
+
+    # -- delivery
+
+    def _deliver(self, side: Side, pieces: list[Piece]) -> None:
+        other = side.other
+        early = 0 if side.held else next((i for i, p in enumerate(pieces) if self._early(side, other, p)), len(pieces))
+        if early < len(pieces):
+            self._read(side, pieces[:early])
+            pieces = pieces[early:]
+            side.held.extend(pieces)
+            side.held_bytes += sum(piece[2] for piece in pieces if piece[1] is not None)
+            self._host.holes(self)
+            if side.held_bytes > self._host.settings.max_connection_bytes:
+                self._give_up(other, pieces[-1][3])
+            return
+        self._read(side, pieces)
+        if other.held:
+            self._release(other)
+
+    def _early(self, side: Side, other: Side, piece: Piece) -> bool:
+        """Whether it answers bytes that have not been seen yet. Only a server's may, or both would wait."""
+        theirs = other.stream
+        if piece[4] - theirs.next <= 1 or not other.seen or other.ended:
+            return False
+        kind = side.reader.kind
+        if kind is UNKNOWN:
+            return other.reader.kind is REQUEST or (self.syn_seen and side is self.sides[1])
+        return kind is RESPONSE
+
+    def _release(self, side: Side) -> None:
+        held = side.held
+        while held and not self._early(side, side.other, held[0]):
+            piece = held.popleft()
+            if piece[1] is not None:
+                side.held_bytes -= piece[2]
+            self._read(side, [piece])
+
+    def _read(self, side: Side, pieces: list[Piece]) -> None:
+        reader = side.reader
+        for offset, data, length, ts_ns, ack in pieces:
+            if data is not None:
+                reader.feed(offset, data, ts_ns, ack)
+            elif length:
+                self._host.gap(length)
+                self.pairer.lost_answers(reader)
+                reader.gap(offset, length, ts_ns)
+            else:
+                self._read_end(side, ts_ns, closed=True)
+
+    def _end(self, side: Side, ts_ns: int) -> None:
+        side.ended = True
+        if side.held:
+            side.held.append((side.stream.next, None, 0, ts_ns, -1))
+        else:
+            self._read_end(side, ts_ns, closed=True)
+        if side.other.held:
+            self._release(side.other)
+        if side.other.ended and not side.held and not side.other.held:
+            self.close(ts_ns, closed=True)
+
+    def _read_end(self, side: Side, ts_ns: int, *, closed: bool) -> None:
+        side.reader.end(ts_ns, closed=closed)
+        if side.reader.kind is RESPONSE and closed:
+            self.pairer.no_more_answers()
+
+    def _reset(self, side: Side, sequence: int, ts_ns: int) -> None:
+        stream = side.stream
+        if stream.started and not -_RESET_REACH < stream.offset_of(sequence) - stream.next < _RESET_REACH:
+            return  # not of this connection (RFC 5961 section 3)
+        self.was_reset = True
+        self.close(ts_ns, closed=True)
+
+    # -- time
+
+    def sweep(self, now_ns: int, *, force: bool = False) -> bool:
+        """Give up holes that are too old. Whether it still waits."""
+        settings = self._host.settings
+        waits = False
+        for side in self.sides:
+            stream = side.stream
+            while stream.waiting or (stream.acked > stream.next + 1 and side.seen and stream.started):
+                acked = stream.acked >= (stream.waiting[0][0] if stream.waiting else stream.acked)
+                patience = settings.acked_hole_ns if acked else settings.hole_ns
+                if not force and stream.hole_age_ns(now_ns) <= patience:
+                    waits = True
+                    break
+                if not self._give_up(side, now_ns):
+                    break
+        return waits or any(side.held for side in self.sides)
+
+    def _give_up(self, side: Side, ts_ns: int) -> bool:
+        stream = side.stream
+        pieces = stream.give_up(to=stream.acked, ts_ns=ts_ns)
+        if pieces:
+            self._deliver(side, pieces)
+        if side.other.held:
+            self._release(side.other)
+        if stream.end >= 0 and not side.ended and stream.next >= stream.end:
+            self._end(side, ts_ns)
+        return bool(pieces)
+
+    def close(self, ts_ns: int, *, closed: bool) -> None:
+        """It is over: by FIN or RST (`closed`), or because the recording or our patience ended."""
+        if self.closed:
+            return
+        self.closed = True
+        for side in self.sides:
+            pieces = side.stream.flush(ts_ns)
+            if pieces:
+                self._deliver(side, pieces)
+        for side in self.sides:
+            held = list(side.held)
+            side.held.clear()
+            side.held_bytes = 0
+            self._read(side, held)
+        for side in self.sides:
+            side.reader.end(ts_ns, closed=closed and (side.ended or self.was_reset))
+            side.ended = True
+        self.pairer.finish()
+        for side in self.sides:
+            side.stream.forget()
+        self._host.over(self)
+
+    # -- for the account
+
+    def in_flight(self) -> tuple[int, int]:
+        """(payload bytes, messages) that wait here."""
+        messages = self.pairer.messages()
+        count = sum(message.wire_bytes for message in messages)
+        for side in self.sides:
+            count += side.stream.waiting_bytes + side.held_bytes + side.reader.waiting_bytes
+        return count, len(messages)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that wait for a hole to be filled."""
+        return sum(side.stream.waiting_bytes + side.held_bytes for side in self.sides)

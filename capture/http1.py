@@ -1,0 +1,417 @@
+"""HTTP/1 messages in one direction of a stream. No I/O; what is found is told to a sink.
+
+Strict, then lenient, then opaque, never an exception:
+
+- strict: the head passes llhttp (httptools);
+- lenient: it does not, but its start line can be told and its fields can be read;
+- opaque: where the body ends cannot be told (lengths that conflict, a broken chunk): what was read is kept, the
+  message is ambiguous and never replayed, and reading goes on at the next thing that begins like a message.
+
+Every byte that is fed goes to a message (`Message.wire_bytes`), waits (`Reader.waiting_bytes`), or is junk by reason.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Protocol
+
+from capture.message import (
+    CHUNKED,
+    CLOSE,
+    LENGTH,
+    NONE,
+    OPAQUE,
+    REQUEST,
+    RESPONSE,
+    UNKNOWN,
+    Message,
+    frame,
+    message_of,
+    promising,
+)
+from wire.records import Framing
+
+
+class Sink(Protocol):
+    """Who is told. Called from inside `feed`, `gap` and `end`, in the order of the stream."""
+
+    def head(self, reader: Reader, message: Message) -> None:
+        """A head is whole. The sink calls `reader.expect(...)` when it knows better than the head how the body ends."""
+
+    def done(self, reader: Reader, message: Message) -> None:
+        """The message is over: whole (`complete`), or as far as it can be read."""
+
+    def junk(self, reader: Reader, reason: str, count: int) -> None:
+        """Bytes that belong to no message."""
+
+    def keep(self, message: Message, count: int) -> bool:
+        """Whether `count` more body bytes may be kept in memory."""
+
+    def cut_short(self, message: Message) -> bool:
+        """Whether a body may be over although its framing says otherwise. Asked where the next segment begins like
+        another message of the same direction."""
+
+
+(_BOUNDARY, _LENGTH, _SIZE, _CHUNK, _CHUNK_END, _TRAILERS, _CLOSE, _LOST, _TUNNEL) = range(9)
+
+#: In the middle of things only methods that are in use are believed.
+_METHODS = rb"(?:GET|POST|HEAD|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE|PROPFIND|REPORT|SEARCH|QUERY)"
+_SYNC = {
+    REQUEST: re.compile(_METHODS + rb" [!-~]+ HTTP/1\.[01]\r?\n"),
+    RESPONSE: re.compile(rb"HTTP/1\.[01] [1-5]\d\d[ \r]"),
+    UNKNOWN: re.compile(rb"(?:" + _METHODS + rb" [!-~]+ HTTP/1\.[01]\r?\n|HTTP/1\.[01] [1-5]\d\d[ \r])"),
+}
+_SYNC_START = {
+    REQUEST: re.compile(_METHODS + rb" [!-~]*"),
+    RESPONSE: re.compile(rb"HTTP/1\.[01] "),
+    UNKNOWN: re.compile(_METHODS + rb" [!-~]|HTTP/1\.[01] "),
+}
+_CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\n]*)?\r?\Z")
+_BLANK: Final = b"\r\n"
+_MAX_CHUNK_LINE: Final = 16 << 10
+_MAX_LENGTH: Final = 1 << 62
+
+
+class Reader:
+    """One direction. Feed it what the reassembler gives, in order."""
+
+    __slots__ = (
+        "_ack", "_buffer", "_left", "_lost_reason", "_max_body", "_max_head", "_next", "_offset", "_sink", "_state",
+        "_ts_ns", "kind", "message", "synced",
+    )  # fmt: skip
+
+    def __init__(self, sink: Sink, max_head: int, max_body: int, *, midstream: bool = False) -> None:
+        self.kind = UNKNOWN
+        self.message: Message | None = None  # whose body is being read
+        self.synced = False  # a message has been found in this direction
+        self._sink = sink
+        self._max_head = max_head
+        self._max_body = max_body
+        self._state = _LOST if midstream else _BOUNDARY
+        self._lost_reason = "midstream" if midstream else "not_http"
+        self._left = 0  # bytes of the body, or of the chunk
+        self._buffer = b""  # the beginning of a head or a line
+        self._offset = 0  # of the buffer's first byte; its time, its ack
+        self._ts_ns = 0
+        self._ack = -1
+        self._next = 0  # the offset after what was fed
+
+    @property
+    def waiting_bytes(self) -> int:
+        return len(self._buffer)
+
+    @property
+    def tunnel(self) -> bool:
+        return self._state == _TUNNEL
+
+    @property
+    def until_close(self) -> bool:
+        return self._state == _CLOSE
+
+    @property
+    def idle(self) -> bool:
+        """Between messages, with nothing begun."""
+        return self._state == _BOUNDARY and not self._buffer
+
+    def expect(self, framing: Framing) -> None:
+        """Called by the sink inside `head`: the body is framed so, whatever the head says (only NONE and CLOSE)."""
+        message = self.message
+        if message is not None:
+            message.framing = framing
+            self._left = 0
+
+    def open_tunnel(self) -> None:
+        """What follows is no HTTP: CONNECT, 101."""
+        if self._state != _TUNNEL:
+            if self.message is not None:
+                self._finish(self.message, self._next, self.message.end_ns, complete=True)
+            waiting, self._buffer = self._buffer, b""
+            self._state = _TUNNEL
+            if waiting:
+                self._sink.junk(self, "tunnel", len(waiting))
+
+    # -- input
+
+    def feed(self, offset: int, data: bytes, ts_ns: int, ack: int) -> None:
+        if self._state == _TUNNEL:
+            self._sink.junk(self, "tunnel", len(data))
+            return
+        first_ts, first_ack = ts_ns, ack
+        fresh_from = 0
+        if self._buffer:
+            fresh_from = len(self._buffer)
+            data = self._buffer + data
+            offset, first_ts, first_ack = self._offset, self._ts_ns, self._ack
+            self._buffer = b""
+        elif self._state == _LOST and not self._resync(offset, data):
+            return
+        elif self.message is not None:
+            self._interrupted(self.message, data)
+        at, size = 0, len(data)
+        self._next = offset + size
+        while at < size:
+            state = self._state
+            if state == _BOUNDARY:
+                if at < fresh_from:
+                    new = self._begin(offset, data, at, first_ts, first_ack, ts_ns)
+                else:
+                    new = self._begin(offset, data, at, ts_ns, ack, ts_ns)
+            elif state in (_LENGTH, _CHUNK):
+                new = min(size, at + self._left)
+                self._left -= new - at
+                self._body(data[at:new] if at or new < size else data, ts_ns)
+                if not self._left:
+                    message = self.message
+                    assert message is not None
+                    if state == _LENGTH:
+                        self._finish(message, offset + new, ts_ns, complete=True)
+                    else:
+                        self._state = _CHUNK_END
+            elif state == _CLOSE:
+                new = size
+                self._body(data[at:] if at else data, ts_ns)
+            elif state == _LOST:
+                new = self._search(data, at)
+            elif state == _TUNNEL:
+                self._sink.junk(self, "tunnel", size - at)
+                new = size
+            else:
+                new = self._line(offset, data, at, ts_ns)
+            if new < 0:  # more is needed
+                self._buffer = data[at:] if at else data
+                self._offset = offset + at
+                self._ts_ns, self._ack = (first_ts, first_ack) if at < fresh_from else (ts_ns, ack)
+                return
+            at = new
+
+    def gap(self, offset: int, length: int, ts_ns: int) -> None:
+        """`length` bytes at `offset` were never seen."""
+        state, message = self._state, self.message
+        self._next = offset + length
+        if state == _TUNNEL:
+            return
+        if message is None:
+            self._lose("after_gap")
+            return
+        message.gap = True
+        if state == _CLOSE:
+            message.missing_bytes += length
+            return
+        inside = min(length, self._left) if state in (_LENGTH, _CHUNK) else 0
+        self._left -= inside
+        if state == _LENGTH and not self._left:
+            message.missing_bytes += inside
+            self._finish(message, offset + inside, ts_ns, complete=True)
+            if length > inside:
+                self._lose("after_gap")
+        elif state in (_LENGTH, _CHUNK) and inside == length:
+            message.missing_bytes += length
+            if not self._left:
+                self._state = _CHUNK_END
+        else:  # the framing itself was lost
+            message.missing_bytes += length
+            self._give_up(message, offset, ts_ns, "after_gap")
+
+    def end(self, ts_ns: int, *, closed: bool) -> None:
+        """No more bytes: the sender closed, or (`closed` false) the recording ended."""
+        message = self.message
+        if message is not None:
+            whole = closed and self._state == _CLOSE and not message.gap
+            self._take_buffer(message)
+            self._finish(message, self._next, message.end_ns, complete=whole)
+        elif self._buffer:
+            waiting, self._buffer = self._buffer, b""
+            self._sink.junk(self, "unfinished_head" if self._state == _BOUNDARY else self._lost_reason, len(waiting))
+
+    # -- heads
+
+    def _begin(self, offset: int, data: bytes, at: int, first_ts: int, first_ack: int, ts_ns: int) -> int:
+        size = len(data)
+        if data[at] in _BLANK:
+            start = at
+            while at < size and data[at] in _BLANK:
+                at += 1
+            self._sink.junk(self, "blank", at - start)  # RFC 9112 section 2.2
+            return at
+        end = data.find(b"\r\n\r\n", at)
+        if end >= 0:
+            bare = data.find(b"\n\n", at, end)
+            end = end + 4 if bare < 0 else bare + 2
+        else:
+            bare, mixed = data.find(b"\n\n", at), data.find(b"\n\r\n", at)
+            ends = [e for e in (bare + 2 if bare >= 0 else 0, mixed + 3 if mixed >= 0 else 0) if e]
+            end = min(ends, default=-1)
+        if end < 0:
+            if size - at <= self._max_head and promising(self.kind, data, at):
+                return -1
+            return self._not_http(data, at)
+        head = data[at:end] if at or end < size else data
+        message = message_of(self.kind, head, offset + at, first_ts, first_ack)
+        if message is None:
+            return self._not_http(data, at)
+        message.end_ns = ts_ns
+        message.end_offset = offset + end
+        self.kind = message.kind
+        self.synced = True
+        self._start_body(message)
+        empty = message.framing is NONE or (message.framing is LENGTH and not self._left)
+        if empty and self._state != _TUNNEL:
+            self._finish(message, offset + end, ts_ns, complete=True)
+        return end
+
+    def _start_body(self, message: Message) -> None:
+        """RFC 9112 section 6.3, but for what only the pair can know; that the sink corrects inside `head`."""
+        self._left = frame(message)
+        self.message = message
+        self._sink.head(self, message)
+        if self._state == _TUNNEL:
+            return
+        framing = message.framing
+        self._state = (
+            _LENGTH if framing is LENGTH
+            else _SIZE if framing is CHUNKED
+            else _CLOSE if framing is CLOSE
+            else _BOUNDARY
+        )  # fmt: skip
+
+    # -- bodies
+
+    def _body(self, data: bytes, ts_ns: int) -> None:
+        message = self.message
+        assert message is not None
+        count = len(data)
+        message.body_bytes += count
+        message.wire_bytes += count
+        message.end_ns = ts_ns
+        room = self._max_body - message.kept_bytes
+        if room > 0 and message.kept_bytes == message.body_bytes - count:
+            if count > room:
+                data = data[:room]
+                count = room
+            if self._sink.keep(message, count):
+                message.parts.append(data)
+                message.kept_bytes += count
+
+    def _line(self, offset: int, data: bytes, at: int, ts_ns: int) -> int:
+        """The lines of a chunked body (RFC 9112 section 7.1)."""
+        message = self.message
+        assert message is not None
+        end = data.find(b"\n", at)
+        if end < 0:
+            if len(data) - at <= _MAX_CHUNK_LINE and (self._state != _CHUNK_END or data[at:] == b"\r"):
+                return -1
+            self._give_up(message, offset + at, ts_ns, "bad_chunk", opaque=True)
+            return at
+        line = data[at:end]
+        if self._state == _CHUNK_END:
+            if line.strip(b"\r"):
+                self._give_up(message, offset + at, ts_ns, "bad_chunk", opaque=True)
+                return at
+            self._state = _SIZE
+        elif self._state == _SIZE:
+            found = _CHUNK_SIZE.match(line)
+            size = int(found.group(1), 16) if found else -1
+            if size < 0 or size > _MAX_LENGTH:
+                self._give_up(message, offset + at, ts_ns, "bad_chunk", opaque=True)
+                return at
+            self._left = size
+            self._state = _CHUNK if size else _TRAILERS
+        else:
+            stripped = line.rstrip(b"\r")
+            if stripped:
+                message.trailers += data[at : end + 1]
+                if len(message.trailers) > self._max_head:
+                    self._give_up(message, offset + at, ts_ns, "bad_chunk", opaque=True)
+                    return at
+            else:
+                message.wire_bytes += end + 1 - at
+                self._finish(message, offset + end + 1, ts_ns, complete=True)
+                return end + 1
+        message.wire_bytes += end + 1 - at
+        message.end_ns = ts_ns
+        return end + 1
+
+    def _finish(self, message: Message, offset: int, ts_ns: int, *, complete: bool) -> None:
+        message.complete = complete
+        message.end_offset = max(offset, message.end_offset)
+        message.end_ns = max(ts_ns, message.start_ns)
+        self.message = None
+        if self._state != _TUNNEL:
+            self._state = _BOUNDARY
+        self._sink.done(self, message)
+
+    def _take_buffer(self, message: Message) -> None:
+        message.wire_bytes += len(self._buffer)  # part of a chunk's line
+        self._buffer = b""
+
+    def _give_up(self, message: Message, offset: int, ts_ns: int, reason: str, *, opaque: bool = False) -> None:
+        """The message cannot be read on; look for the next one."""
+        if opaque:
+            message.mode = OPAQUE
+            message.ambiguous = True
+        self._take_buffer(message)
+        self._finish(message, offset, ts_ns, complete=False)
+        self._lose(reason)
+
+    # -- what is no message
+
+    def _lose(self, reason: str) -> None:
+        if self._state == _TUNNEL:
+            return
+        waiting, self._buffer = self._buffer, b""
+        if waiting:
+            self._sink.junk(self, "unfinished_head" if self._state == _BOUNDARY else reason, len(waiting))
+        self._state = _LOST
+        self._lost_reason = reason
+
+    def _not_http(self, data: bytes, at: int) -> int:
+        first = data[at : at + 3]
+        if first[:2] == b"\x16\x03":
+            reason = "tls"
+        elif data.startswith(b"PRI * HTTP/2", at):
+            reason = "http2"
+        else:
+            reason = "not_http"
+        self._state = _LOST
+        self._lost_reason = reason
+        return self._search(data, at, at + 1)
+
+    def _resync(self, offset: int, data: bytes) -> bool:
+        """Lost, at the beginning of a segment: True when it is worth reading."""
+        first = data[:1]
+        if first.isalpha() and _SYNC_START[self.kind].match(data) and self._promising_or_whole(data):
+            self._state = _BOUNDARY
+            return True
+        found = data.find(b"HTTP/1.")
+        if found < 0:
+            self._sink.junk(self, self._lost_reason, len(data))
+            return False
+        return True
+
+    def _promising_or_whole(self, data: bytes) -> bool:
+        return bool(_SYNC[self.kind].match(data)) or promising(self.kind, data, 0)
+
+    def _search(self, data: bytes, at: int, begin: int = -1) -> int:
+        """Lost, inside of a segment: go on where something begins like a message."""
+        begin = max(at, begin)
+        if (
+            self._lost_reason == "bad_chunk"
+        ):  # what follows is what somebody meant to be taken for a body, or for a message
+            begin = len(data)
+        found = _SYNC[self.kind].search(data, begin) if data.find(b"HTTP/1.", begin) >= 0 else None
+        while found is not None and found.start() and data[found.start() - 1] not in b"\r\n":
+            found = _SYNC[self.kind].search(data, found.start() + 1)
+        stop = found.start() if found else len(data)
+        if stop > at:
+            self._sink.junk(self, self._lost_reason, stop - at)
+        if found:
+            self._state = _BOUNDARY
+        return stop
+
+    def _interrupted(self, message: Message, data: bytes) -> None:
+        """A body that lasts until close (or was never sent), and a segment that begins like the next message."""
+        response = message.kind is RESPONSE
+        if not (self._state == _CLOSE if response else self._state == _LENGTH and not message.body_bytes):
+            return
+        if _SYNC[message.kind].match(data) and self._sink.cut_short(message):
+            self._finish(message, self._next, message.end_ns, complete=response)

@@ -1,0 +1,39 @@
+"""The three ledgers of capture, each exact: packets, payload bytes, messages.
+
+    packets   seen = emitted (TCP segments that were read) + drops + in_flight (fragments that wait)
+    bytes     TCP payload as it was on the wire: seen = emitted (in messages of exchanges) + drops + in_flight
+    messages  heads that were recognised: seen = emitted (in exchanges) + drops + in_flight
+
+What is in flight is not computed from the rest: it is counted where it waits, so that a byte lost on the way shows as a
+difference. Bytes and packets that were never seen (gaps) balance nothing and are notes.
+"""
+
+from __future__ import annotations
+
+from wire.account import Account
+
+#: Drops of bytes and messages that a user asked for, or that are no traffic to be recorded.
+INTENTIONAL = frozenset(
+    {"tls", "http2", "not_http", "tunnel", "not_tcp", "not_ip", "blank", "keepalive", "duplicate", "stress"}
+)
+
+
+class Ledgers:
+    """The account, with its ledgers at hand."""
+
+    __slots__ = ("account", "bytes", "messages", "packets")
+
+    def __init__(self) -> None:
+        self.account = Account()
+        self.packets = self.account.ledger("packets")
+        self.bytes = self.account.ledger("bytes")
+        self.messages = self.account.ledger("messages")
+
+    def drop_packet(self, reason: str, count: int = 1) -> None:
+        self.packets.drop(reason, count, intentional=reason in INTENTIONAL)
+
+    def drop_bytes(self, reason: str, count: int) -> None:
+        self.bytes.drop(reason, count, intentional=reason in INTENTIONAL)
+
+    def drop_messages(self, reason: str, count: int) -> None:
+        self.messages.drop(reason, count, intentional=reason in INTENTIONAL)

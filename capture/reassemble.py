@@ -1,0 +1,249 @@
+"""One direction of a TCP connection: segments in, pieces of the stream in order out.
+
+No I/O, no clock. Offsets are 64 bits wide and count from the initial sequence number (offset 0 is the first byte
+after SYN), or, where recording began inside a connection, from sequence number 0. Out come pieces
+
+    (offset, data, length, ts_ns, ack)      data is None where `length` bytes are missing
+
+without overlaps and without holes between them. The first byte seen at an offset holds; where a later segment
+brings different ones, the range is in `conflicts`, and whoever used it is ambiguous: the receiver may have taken
+the others.
+
+Every payload byte that is offered is counted once: it comes out, waits (`waiting_bytes`), or is dropped by
+reason: duplicate, keepalive, snaplen, after_close.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from collections.abc import Callable
+
+Piece = tuple[int, bytes | None, int, int, int]
+
+_MASK = 0xFFFFFFFF
+_HALF = 0x80000000
+_MAX_CONFLICTS = 64
+
+
+def _end(piece: Piece) -> int:
+    return piece[0] + piece[2]
+
+
+class Stream:
+    """See the module. `drop(reason, bytes)` is called for what does not come out."""
+
+    __slots__ = (
+        "_drop", "_history", "_history_bytes", "_max_history", "_max_waiting", "acked", "conflicts", "end", "_hole_at", "_hole_ns",
+        "next", "origin", "started", "waiting", "waiting_bytes",
+    )  # fmt: skip
+
+    def __init__(self, drop: Callable[[str, int], None], max_waiting: int, max_history: int) -> None:
+        self.started = False
+        self.origin = 0  # sequence number of offset 0
+        self.next = 0  # offset of the next byte to come out
+        self.end = -1  # offset of the end of the stream, once FIN was seen
+        self.acked = -1  # offset up to which the peer has acknowledged
+        self._hole_at = -1
+        self._hole_ns = 0
+        self.waiting: list[Piece] = []  # by offset, never overlapping
+        self.waiting_bytes = 0
+        self.conflicts: list[tuple[int, int]] = []
+        self._drop = drop
+        self._max_waiting = max_waiting
+        self._max_history = max_history
+        self._history: deque[tuple[int, bytes]] = deque()
+        self._history_bytes = 0
+
+    def start(self, sequence: int, *, syn: bool) -> None:
+        """Say where the stream begins: at a SYN, or in the middle."""
+        self.started = True
+        if syn:
+            self.origin, self.next = (sequence + 1) & _MASK, 0
+        else:
+            self.origin, self.next = 0, sequence
+
+    def offset_of(self, sequence: int) -> int:
+        """The offset of a sequence number: the one nearest to where the stream stands."""
+        return self.next + (((sequence - self.origin - self.next + _HALF) & _MASK) - _HALF)
+
+    def in_order(self, sequence: int, data: bytes, wire_len: int) -> int:
+        """Take a segment that is the next one, whole, with nothing waiting: its offset. Else -1, and nothing is taken."""
+        offset = self.next
+        if (sequence - self.origin - offset) & _MASK or self.waiting or len(data) != wire_len or self.end >= 0:
+            return -1
+        self.next = offset + wire_len
+        self._history.append((offset, data))
+        self._history_bytes += wire_len
+        if self._history_bytes > self._max_history:
+            self._trim_history()
+        return offset
+
+    def segment(self, sequence: int, data: bytes, wire_len: int, ts_ns: int, ack: int) -> list[Piece]:
+        """Take a segment of `wire_len` payload bytes, of which `data` was captured. What can come out now."""
+        offset = self.in_order(sequence, data, wire_len)
+        size = len(data)
+        if offset >= 0:
+            return [(offset, data, size, ts_ns, ack)]
+        offset = self.next + (((sequence - self.origin - self.next + _HALF) & _MASK) - _HALF)
+        if size < wire_len:
+            self._drop("snaplen", wire_len - size)
+        stop = offset + wire_len
+        if self.end >= 0 and stop > self.end:
+            kept = max(0, self.end - offset)
+            if size > kept:
+                self._drop("after_close", size - kept)
+                data = data[:kept]
+            stop = self.end
+        if offset < self.next:
+            data = self._trim(offset, data)
+            offset = self.next
+        if stop <= offset:
+            return []
+        self._insert(offset, data, stop - offset, ts_ns, ack)
+        out = self._drain()
+        if self.waiting and self.waiting_bytes > self._max_waiting:
+            out += self.give_up()
+        return out
+
+    def _trim(self, offset: int, data: bytes) -> bytes:
+        """What of `data` is new; what has come out already is compared with what is remembered."""
+        if not data:
+            return data
+        if len(data) == 1 and offset == self.next - 1:
+            self._drop("keepalive", 1)  # a probe's byte may be garbage (RFC 1122 section 4.2.3.6)
+            return b""
+        old = min(self.next - offset, len(data))
+        for start, seen in self._history:
+            low, high = max(start, offset), min(start + len(seen), offset + old)
+            if low < high:
+                self._compare(low, seen[low - start : high - start], data[low - offset : high - offset])
+        self._drop("duplicate", old)
+        return data[old:]
+
+    def _insert(self, offset: int, data: bytes, wire_len: int, ts_ns: int, ack: int) -> None:
+        """Put in what no waiting piece covers; compare the rest."""
+        end, size = offset + wire_len, len(data)
+        at = offset
+        fresh: list[Piece] = []
+        dropped = 0
+        for start, seen, length, _, _ in self.waiting:
+            stop = start + length
+            if stop <= at or start >= end:
+                continue
+            if start > at:
+                self._add(fresh, at, start, offset, data, ts_ns, ack)
+            low, high = max(start, at), min(stop, offset + size)
+            if low < high:
+                dropped += high - low
+                if seen is not None:
+                    self._compare(low, seen[low - start : high - start], data[low - offset : high - offset])
+            at = max(at, stop)
+        if at < end:
+            self._add(fresh, at, end, offset, data, ts_ns, ack)
+        if dropped:
+            self._drop("duplicate", dropped)
+        for piece in fresh:
+            if self.waiting and piece[0] < self.waiting[-1][0]:
+                insort(self.waiting, piece, key=lambda p: p[0])
+            else:
+                self.waiting.append(piece)
+
+    def _add(self, fresh: list[Piece], low: int, high: int, offset: int, data: bytes, ts_ns: int, ack: int) -> None:
+        known = offset + len(data)
+        if low < known:
+            stop = min(high, known)
+            fresh.append((low, data[low - offset : stop - offset], stop - low, ts_ns, ack))
+            self.waiting_bytes += stop - low
+            low = stop
+        if low < high:  # on the wire, not in the capture
+            fresh.append((low, None, high - low, ts_ns, ack))
+
+    def _drain(self) -> list[Piece]:
+        out: list[Piece] = []
+        waiting = self.waiting
+        while waiting and waiting[0][0] == self.next:
+            piece = waiting.pop(0)
+            self.next += piece[2]
+            if piece[1] is not None:
+                self.waiting_bytes -= piece[2]
+                self._remember(piece[0], piece[1])
+            out.append(piece)
+        return out
+
+    def finish_at(self, offset: int) -> None:
+        """The sender said that nothing follows this offset. Not believed where more has been seen."""
+        if self.end < 0 and offset >= self.next and not (self.waiting and _end(self.waiting[-1]) > offset):
+            self.end = offset
+
+    def hole_age_ns(self, now_ns: int) -> int:
+        """How long the stream has stood at its hole, as far as this has been asked before."""
+        if self._hole_at != self.next:
+            self._hole_at, self._hole_ns = self.next, now_ns
+        return now_ns - self._hole_ns
+
+    @property
+    def missing_before(self) -> int:
+        """The offset up to which bytes are known to have been sent, and have not been seen."""
+        return self.waiting[0][0] if self.waiting else self.acked
+
+    def give_up(self, *, to: int | None = None, ts_ns: int = 0) -> list[Piece]:
+        """Take the first hole as lost: the piece that says so, and all that can come out after it.
+
+        `to` bounds the hole where nothing waits behind it (what the peer acknowledged).
+        """
+        target = self.waiting[0][0] if self.waiting else (to if to is not None else self.next)
+        if self.end >= 0:
+            target = min(target, self.end)
+        if target <= self.next:
+            return []
+        when = self.waiting[0][3] if self.waiting else ts_ns
+        gap: Piece = (self.next, None, target - self.next, when, -1)
+        self.next = target
+        return [gap, *self._drain()]
+
+    def flush(self, ts_ns: int = 0) -> list[Piece]:
+        """Everything that waits, with the holes as lost: there is nothing more to come."""
+        out: list[Piece] = []
+        while self.waiting:
+            out += self.give_up(ts_ns=ts_ns)
+        return out
+
+    # -- what was seen, for comparing
+
+    def _remember(self, offset: int, data: bytes) -> None:
+        self._history.append((offset, data))
+        self._history_bytes += len(data)
+        self._trim_history()
+
+    def _trim_history(self) -> None:
+        while self._history_bytes > self._max_history:
+            self._history_bytes -= len(self._history.popleft()[1])
+
+    def forget(self) -> None:
+        """Nothing that came out can be called ambiguous any more: its exchange is gone."""
+        if self._history:
+            self._history.clear()
+            self._history_bytes = 0
+        if self.conflicts:
+            self.conflicts = [pair for pair in self.conflicts if pair[1] > self.next]
+
+    @property
+    def history_bytes(self) -> int:
+        return self._history_bytes
+
+    def _compare(self, low: int, one: bytes, other: bytes) -> None:
+        """Note the range from the first byte that differs to the last one."""
+        if one == other:
+            return
+        differing = [index for index, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
+        low, high = low + differing[0], low + differing[-1] + 1
+        if len(self.conflicts) < _MAX_CONFLICTS:
+            self.conflicts.append((low, high))
+        else:
+            first, last = self.conflicts[-1]
+            self.conflicts[-1] = (min(first, low), max(last, high))
+
+    def conflicting(self, low: int, high: int) -> bool:
+        """Whether bytes in [low, high) were seen with different values."""
+        return any(start < high and stop > low for start, stop in self.conflicts)

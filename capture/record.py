@@ -1,0 +1,235 @@
+"""The record loop: a live source feeds the assembler, and what is complete goes to the writer's queue.
+
+One thread reads, reassembles and masks; a second one compresses and writes (`capture.writer` says why). A batch
+leaves at least every 250 ms, with the counts of what is in it, so a reader that tails the file sees exchanges
+soon, and a recorder that is killed leaves a file that opens and balances. When it is started again with the
+same file it goes on behind what is there: what was in flight is dropped as `crash`, and the account notes
+how long nobody was looking (`blind`, `blind_ns`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bus.logfile import account_of
+from bus.logreader import LogReader
+from bus.logwriter import LogWriter
+from bus.ports import BusError, BusFull
+from capture.assembler import Assembler, Masker
+from capture.choose import choose, open_source
+from capture.output import Output
+from capture.settings import CaptureSettings, RecordSettings
+from capture.source import Source
+from capture.writer import QueuedWriter
+from livefire_shadow.marker import HEADER
+from wire import topics
+from wire.account import Account, Increment, Ledger
+from wire.codec import RecordType
+from wire.ids import ulid
+from wire.records import Manifest
+
+FLUSH_NS: Final = 250_000_000
+_WAIT_S: Final = 0.05  # how long the loop waits for traffic before it looks at the time
+_EXPIRE_NS: Final = 100_000_000
+_TICK_NS: Final = 1_000_000_000
+_MARKER: Final = b"\n" + HEADER.lower().encode() + b":"
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """Told once a second, and once before the first packet."""
+
+    elapsed_ns: int
+    source: str  # "ring on lo (32 MB)"
+    why: str  # why this source
+    exchanges: int  # written or queued so far, by this process
+    exchanges_per_s: float  # over the last second
+    connections: int  # open now
+    file_bytes: int
+    lost_packets: int  # that the kernel had no room for
+    shed: int  # messages and bytes' worth of connections that were given up here, see the account
+    recording_id: str
+
+
+def record(
+    settings: RecordSettings,
+    masker: Masker | None,
+    key: bytes,
+    stop: Callable[[], bool],
+    progress: Callable[[Progress], None] | None = None,
+    *,
+    anchor_ns: int,
+    monotonic_ns: Callable[[], int] = time.monotonic_ns,
+    host: str = "",
+    source: Source | None = None,
+) -> Account:
+    """Record until `stop()` is true or `settings.for_ns` have passed; the account of this process's part.
+
+    `anchor_ns` is unix time at monotonic 0. Raises ConfigError and BusError: before the first packet for what cannot be
+    used, later when the source or the file is lost; what was recorded till then is in the file, which
+    has no end mark and may be gone on with.
+    """
+    why = "given"
+    if source is None:
+        choice = choose(settings)
+        why = choice.why
+        source = open_source(settings, choice, anchor_ns=anchor_ns, monotonic_ns=monotonic_ns)
+    try:
+        with_file = _open(settings, masker is not None, source, anchor_ns + monotonic_ns(), host)
+    except BaseException:
+        source.close()
+        raise
+    log, blind = with_file
+    capture = msgspec.structs.replace(settings.capture, batch_ns=min(settings.capture.batch_ns, FLUSH_NS))
+    writer = QueuedWriter(log, buffer_ns=round(settings.buffer_s * 1e9), monotonic_ns=monotonic_ns)
+    try:
+        assembler = Assembler(log.manifest.owner_id, capture, masker, key, host=host)
+        if not settings.keep_stress:
+            assembler.leave_out = stress
+        if blind is not None:
+            writer.write_records((), RecordType.ACCOUNT, increment=blind)
+        loop = _Loop(settings, capture, source, assembler, writer, log, why, anchor_ns, monotonic_ns)
+        return loop.run(stop, progress)
+    finally:
+        writer.close()
+        source.close()
+
+
+def stress(head: bytes) -> str:
+    """The reason for which a request is left out: it carries the marker, valid or not; "" for production."""
+    return "stress" if _MARKER in head.lower() else ""
+
+
+def _open(
+    settings: RecordSettings, masked: bool, source: Source, now_ns: int, host: str
+) -> tuple[LogWriter, Increment | None]:
+    """The file, made or gone on with; and what must be said of the time in which nobody wrote it."""
+    path = Path(settings.to)
+    manifest = Manifest(
+        topic=topics.RAW,
+        partition="0",
+        owner_id=ulid(now_ns),
+        created_ns=now_ns,
+        writer="livefire",
+        hosts=(host,) if host else (),
+        scale=settings.scale,
+        settings=msgspec.to_builtins(settings),
+        inputs=source.inputs,
+        masked=masked,
+    )
+    found = _manifest_of(path)
+    if found is None:
+        return LogWriter(path, manifest), None
+    if found.masked and not masked:
+        raise BusError(f"{path}: was begun masked, and would go on unmasked; write to another file")
+    log = LogWriter(path, msgspec.structs.replace(manifest, owner_id=found.owner_id))
+    return log, _after_crash(account_of(path), max(0, now_ns - max(log.last_ns, found.created_ns)))
+
+
+def _manifest_of(path: Path) -> Manifest | None:
+    if not path.is_file() or not path.stat().st_size:
+        return None
+    with LogReader(path) as reader:
+        return reader.manifest
+
+
+def _after_crash(account: Account, blind_ns: int) -> Increment:
+    """Closes the books of the process that was killed: what it had in flight will not come any more."""
+    ledgers = {
+        name: Ledger(drops={"crash": ledger.in_flight}) for name, ledger in account.ledgers.items() if ledger.in_flight
+    }
+    return Increment(ledgers, {"blind": 1, "blind_ns": blind_ns})
+
+
+class _Loop:
+    def __init__(
+        self,
+        settings: RecordSettings,
+        capture: CaptureSettings,
+        source: Source,
+        assembler: Assembler,
+        writer: QueuedWriter,
+        log: LogWriter,
+        why: str,
+        anchor_ns: int,
+        monotonic_ns: Callable[[], int],
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._assembler = assembler
+        self._writer = writer
+        self._log = log
+        self._why = why
+        self._anchor_ns = anchor_ns
+        self._monotonic_ns = monotonic_ns
+        self._output = Output(writer, capture)
+        self._started_ns = monotonic_ns()
+        self._last_exchanges = 0
+        self._last_tick_ns = self._started_ns
+
+    def run(self, stop: Callable[[], bool], progress: Callable[[Progress], None] | None) -> Account:
+        source, assembler, settings = self._source, self._assembler, self._settings
+        now = self._started_ns
+        ends_ns = now + settings.for_ns if settings.for_ns else 0
+        next_tick, next_expire, heard_ns = now, now, now
+        reason = "done"
+        while True:
+            now = self._monotonic_ns()
+            if now >= next_tick:
+                next_tick = now + _TICK_NS
+                source.count(assembler)
+                if progress is not None:
+                    progress(self._progress(now))
+                if settings.max_disk_bytes and self._log.next_offset >= settings.max_disk_bytes:
+                    assembler.account.note("disk_limit_reached")
+                    break
+            if ends_ns and now >= ends_ns:
+                break
+            if stop():
+                reason = "stopped"
+                break
+            if source.feed(assembler, _WAIT_S):
+                heard_ns = self._monotonic_ns()
+            if now >= next_expire:
+                # The packets' own clock, carried on while there are none: the wall clock may be set meanwhile.
+                next_expire = now + _EXPIRE_NS
+                if assembler.now_ns:
+                    assembler.expire(assembler.now_ns + max(0, now - heard_ns))
+            self._pump()
+        source.finish(assembler)
+        self._pump()
+        if not self._writer.settle(self._settings.buffer_s):
+            self._output.shed(assembler)
+        self._output.end(assembler, reason)
+        if progress is not None:
+            progress(self._progress(self._monotonic_ns()))
+        return assembler.account
+
+    def _pump(self) -> None:
+        try:
+            self._output.pump(self._assembler, self._anchor_ns + self._monotonic_ns())
+        except BusFull:
+            self._output.shed(self._assembler)
+
+    def _progress(self, now: int) -> Progress:
+        account = self._assembler.account
+        exchanges = self._output.written_exchanges
+        span = now - self._last_tick_ns
+        rate = (exchanges - self._last_exchanges) / (span / 1e9) if span else 0.0
+        self._last_exchanges, self._last_tick_ns = exchanges, now
+        return Progress(
+            elapsed_ns=now - self._started_ns,
+            source=self._source.described,
+            why=self._why,
+            exchanges=exchanges,
+            exchanges_per_s=rate,
+            connections=self._assembler.connections,
+            file_bytes=self._log.next_offset,
+            lost_packets=account.ledger("packets").drops.get("kernel", 0),
+            shed=sum(account.ledger("messages").drops.get(name, 0) for name in ("shed", "no_room")),
+            recording_id=self._log.manifest.owner_id,
+        )

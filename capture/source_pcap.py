@@ -1,0 +1,311 @@
+"""Files of packets: pcap and pcapng, gzipped or not, or a stream of one on stdin.
+
+A file that was cut off gives what is whole; what is not is counted and said in one line. Formats: pcap-savefile(5)
+of libpcap, draft-ietf-opsawg-pcapng.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import heapq
+import os
+import select
+import struct
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from capture.frames import Frame
+from wire.config import ConfigError
+
+_CHUNK: Final = 1 << 20
+_MAX_PACKET: Final = 16 << 20  # beyond it a length is damage, not a packet
+_MAX_BLOCK: Final = 64 << 20
+_MAX_INTERFACES: Final = 65_536
+
+_PCAP: Final = {
+    b"\xa1\xb2\xc3\xd4": (">", 1000, 16), b"\xd4\xc3\xb2\xa1": ("<", 1000, 16),
+    b"\xa1\xb2\x3c\x4d": (">", 1, 16), b"\x4d\x3c\xb2\xa1": ("<", 1, 16),
+    b"\xa1\xb2\xcd\x34": (">", 1000, 24), b"\x34\xcd\xb2\xa1": ("<", 1000, 24),  # Kuznetsov's patch
+}  # fmt: skip
+_PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
+_BYTE_ORDER: Final = {b"\x1a\x2b\x3c\x4d": ">", b"\x4d\x3c\x2b\x1a": "<"}
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes | None: ...
+
+    def close(self) -> None: ...
+
+
+class _Cut(Exception):
+    """The input ended inside of something."""
+
+
+class PcapSource:
+    """One file, or stdin ("-"). `frames` may give None: nothing more is there now, and there may be later."""
+
+    def __init__(self, path: Path | str, *, stream: _Readable | None = None, wait_s: float = 0.25) -> None:
+        """Raises ConfigError for what is absent or no capture."""
+        self.name = str(path)
+        self.faults: dict[str, int] = {}
+        self.lines: list[str] = []  # what there is to say about the input, one line each
+        self.packets = 0
+        self._wait_s = wait_s
+        self._poll = False
+        self._poll_fd = -1
+        self._buffer = b""
+        self._at = 0
+        self._before = 0  # bytes before the buffer
+        if stream is not None:
+            self._file: _Readable = stream
+        elif self.name == "-":
+            self._poll_fd = os.dup(sys.stdin.fileno())
+            self._file = os.fdopen(self._poll_fd, "rb", buffering=0)
+            self._poll = True
+        else:
+            self._file = _open(Path(path))
+        try:
+            magic = self._peek(4)
+            if magic[:2] == b"\x1f\x8b":
+                packed: Any = _Joined(self._buffer, self._file)
+                self._file = gzip.GzipFile(fileobj=packed, mode="rb")
+                self._buffer, self._poll = b"", False
+                magic = self._peek(4)
+        except _Cut:
+            raise ConfigError(f"{self.name}: is empty: there is no capture in it") from None
+        if magic not in _PCAP and magic != _PCAPNG:
+            hint = " (it is a Livefire file already: livefire show, cleanse)" if magic == b"LIVE" else ""
+            hint = hint or " (pcap and pcapng are read, also gzipped)"
+            raise ConfigError(f"{self.name}: is not a capture{hint}")
+        self._magic = magic
+
+    # -- bytes
+
+    def _fill(self) -> bool:
+        try:
+            data = self._file.read(_CHUNK)
+        except (EOFError, zlib.error, OSError) as error:
+            self.lines.append(f"{self.name}: cannot be read on after byte {self._before + len(self._buffer)}: {error}")
+            data = b""
+        if not data:
+            return False
+        if self._at:
+            self._before += self._at
+            self._buffer = self._buffer[self._at :]
+            self._at = 0
+        self._buffer = self._buffer + data if self._buffer else data
+        return True
+
+    def _need(self, count: int) -> None:
+        while len(self._buffer) - self._at < count:
+            if not self._fill():
+                raise _Cut
+
+    def _peek(self, count: int) -> bytes:
+        self._need(count)
+        return self._buffer[self._at : self._at + count]
+
+    def _take(self, count: int) -> bytes:
+        self._need(count)
+        data = self._buffer[self._at : self._at + count]
+        self._at += count
+        return data
+
+    def _quiet(self) -> bool:
+        """Whether stdin has nothing to read for a while."""
+        return self._poll and not select.select([self._poll_fd], [], [], self._wait_s)[0]
+
+    # -- frames
+
+    def frames(self) -> Iterator[Frame | None]:
+        try:
+            yield from self._pcapng() if self._magic == _PCAPNG else self._pcap()
+        except _Cut:
+            left = len(self._buffer) - self._at
+            if left:
+                self._fault(
+                    "cut", f"was cut off: its last {left} bytes are no whole packet; {self.packets} packets were read"
+                )
+        finally:
+            self._file.close()
+
+    def _fault(self, reason: str, text: str) -> None:
+        self.faults[reason] = self.faults.get(reason, 0) + 1
+        self.lines.append(f"{self.name}: {text}")
+
+    def _damaged(self, what: str) -> None:
+        at = self._before + self._at
+        self._fault("damaged", f"is damaged at byte {at}: {what}; {self.packets} packets were read")
+
+    def _pcap(self) -> Iterator[Frame | None]:
+        order, unit, header = _PCAP[self._magic]
+        linktype = struct.unpack(order + "I", self._take(24)[20:])[0] & 0xFFFF
+        record = struct.Struct(order + "IIII").unpack_from
+        while True:
+            if len(self._buffer) - self._at < header:
+                while self._quiet():
+                    yield None
+                try:
+                    self._need(header)
+                except _Cut:
+                    if len(self._buffer) == self._at:
+                        return
+                    raise
+            seconds, fraction, size, wire_len = record(self._buffer, self._at)
+            if size > _MAX_PACKET:
+                self._damaged(f"a packet of {size} bytes")
+                return
+            start = self._at + header
+            if len(self._buffer) < start + size:
+                self._need(header + size)
+                start = self._at + header
+            self._at = start + size
+            self.packets += 1
+            data = self._buffer[start : start + size]
+            yield seconds * 1_000_000_000 + fraction * unit, data, max(wire_len, size), linktype, ""
+
+    def _pcapng(self) -> Iterator[Frame | None]:
+        order = "<"
+        interfaces: list[_Interface] = []
+        last_ns = 0
+        while True:
+            while len(self._buffer) - self._at < 12 and self._quiet():
+                yield None
+            try:
+                head = self._peek(12)
+            except _Cut:
+                if len(self._buffer) == self._at:
+                    return
+                raise
+            if head[:4] == _PCAPNG:
+                found = _BYTE_ORDER.get(head[8:12])
+                if found is None:
+                    self._fault(
+                        "damaged", f"is damaged at byte {self._before + self._at}: a section without byte order"
+                    )
+                    return
+                order, interfaces = found, []
+            kind, size = struct.unpack_from(order + "II", head)
+            if size < 12 or size > _MAX_BLOCK:
+                self._damaged(f"a block of {size} bytes")
+                return
+            body = self._take((size + 3) & ~3)[8 : size - 4]
+            frame: Frame | None = None
+            try:
+                if kind == 1:
+                    if len(interfaces) < _MAX_INTERFACES:
+                        interfaces.append(_Interface(order, body, len(interfaces)))
+                elif kind == 6:
+                    number, high, low, caught, wire_len = struct.unpack_from(order + "IIIII", body)
+                    last_ns = interfaces[number].time_ns(high << 32 | low)
+                    frame = (
+                        last_ns,
+                        body[20 : 20 + caught],
+                        wire_len,
+                        interfaces[number].linktype,
+                        interfaces[number].name,
+                    )
+                elif kind == 2:
+                    number, _, high, low, caught, wire_len = struct.unpack_from(order + "HHIIII", body)
+                    last_ns = interfaces[number].time_ns(high << 32 | low)
+                    frame = (
+                        last_ns,
+                        body[20 : 20 + caught],
+                        wire_len,
+                        interfaces[number].linktype,
+                        interfaces[number].name,
+                    )
+                elif kind == 3:  # no time of its own
+                    wire_len = struct.unpack_from(order + "I", body)[0]
+                    caught = min(wire_len, interfaces[0].snaplen or wire_len)
+                    frame = (last_ns, body[4 : 4 + caught], wire_len, interfaces[0].linktype, interfaces[0].name)
+            except (struct.error, IndexError):
+                self.faults["bad_block"] = self.faults.get("bad_block", 0) + 1
+                if self.faults["bad_block"] == 1:
+                    self.lines.append(f"{self.name}: a block at byte {self._before + self._at - size} cannot be read")
+                continue
+            if frame is not None:
+                self.packets += 1
+                yield frame if frame[2] >= len(frame[1]) else (frame[0], frame[1], len(frame[1]), frame[3], frame[4])
+
+
+class _Interface:
+    __slots__ = ("divisor", "linktype", "name", "offset_ns", "snaplen")
+
+    def __init__(self, order: str, body: bytes, number: int) -> None:
+        self.linktype, _, self.snaplen = struct.unpack_from(order + "HHI", body)
+        self.name = str(number)
+        self.divisor = 1_000_000
+        self.offset_ns = 0
+        at = 8
+        while at + 4 <= len(body):
+            code, size = struct.unpack_from(order + "HH", body, at)
+            value = body[at + 4 : at + 4 + size]
+            at += 4 + ((size + 3) & ~3)
+            if code == 0:
+                break
+            if code == 2:
+                self.name = value.rstrip(b"\0").decode("utf-8", "replace") or self.name
+            elif code == 9 and value:
+                power = value[0] & 0x7F
+                self.divisor = 1 << power if value[0] & 0x80 else 10**power
+            elif code == 14 and size == 8:
+                self.offset_ns = struct.unpack(order + "q", value)[0] * 1_000_000_000
+
+    def time_ns(self, ticks: int) -> int:
+        return self.offset_ns + ticks * 1_000_000_000 // self.divisor
+
+
+class _Joined:
+    """Bytes that were read already, before the rest of a file."""
+
+    def __init__(self, first: bytes, rest: _Readable) -> None:
+        self._first = first
+        self._rest = rest
+
+    def read(self, size: int = -1) -> bytes:
+        if self._first:
+            data = self._first if size < 0 else self._first[:size]
+            self._first = self._first[len(data) :]
+            return data
+        return self._rest.read(size) or b""
+
+    def close(self) -> None:
+        self._rest.close()
+
+
+def _open(path: Path) -> _Readable:
+    try:
+        return open(path, "rb", buffering=0)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder, not a capture") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {os.strerror(error.errno or 0).lower()}") from None
+
+
+def digest_of(path: Path) -> bytes:
+    """blake2b-256 of a file's bytes. Raises ConfigError when it cannot be read."""
+    digest = hashlib.blake2b(digest_size=32)
+    file = _open(path)
+    try:
+        while data := file.read(_CHUNK):
+            digest.update(data)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {os.strerror(error.errno or 0).lower()}") from None
+    finally:
+        file.close()
+    return digest.digest()
+
+
+def in_time_order(sources: Sequence[PcapSource]) -> Iterator[Frame | None]:
+    """The frames of several files as one: files that follow each other, or that were made side by side."""
+    if len(sources) == 1:
+        return sources[0].frames()
+    waiting = ((frame for frame in source.frames() if frame is not None) for source in sources)
+    return heapq.merge(*waiting, key=lambda frame: frame[0])

@@ -1,0 +1,319 @@
+"""Packets from an interface, through a ring that the kernel fills and this process maps (AF_PACKET, TPACKET_V3).
+
+The kernel writes frames into blocks and hands a block over when it is full, or when `retire_ms` have passed:
+one system call serves many packets, none is copied by a call of its own. Layouts and rules are those of
+linux/if_packet.h and Documentation/networking/packet_mmap.rst.
+
+    block  = u32 version, u32 offset to private, u32 status, u32 packets, u32 offset to the first, u32 length, ...
+    packet = u32 next, u32 s, u32 ns, u32 kept bytes, u32 bytes on the wire, u32 status, u16 to the link header,
+             u16 to the network header, u32 rx hash, u32 VLAN tci, u16 VLAN tpid, u16, 8 bytes, sockaddr_ll
+
+What is lost is known: the kernel counts what it saw and what found no room, and `finish` holds that
+against what was read here. The interface is not made promiscuous: only what reaches this host is seen.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import select
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+from bus.ports import BusError
+from capture import bpf
+from capture.source import PacketSink
+from wire.config import ConfigError
+
+MAX_RING_BYTES: Final = 32 << 20
+BLOCK_BYTES: Final = 256 << 10  # more than the largest frame that segmentation offload makes (64 KB)
+MIN_BLOCKS: Final = 4
+
+LINKTYPE_ETHERNET: Final = 1
+LINKTYPE_RAW: Final = 101
+
+# Constants that the socket module does not have.
+_SOL_PACKET = 263
+_PACKET_RX_RING = 5
+_PACKET_STATISTICS = 6
+_PACKET_VERSION = 10
+_PACKET_IGNORE_OUTGOING = 23
+_TPACKET_V3 = 2
+_ETH_P_ALL = 3
+_ARPHRD_ETHER, _ARPHRD_LOOPBACK = 1, 772
+_ARPHRD_IP = (65534, 519, 768, 769, 776, 778)  # none (tun, WireGuard), raw IP, tunnels: frames begin with the IP header
+_PACKET_OUTGOING = 4
+
+_STATUS_KERNEL, _STATUS_USER = 0, 1
+_VLAN_VALID, _VLAN_TPID_VALID = 1 << 4, 1 << 6
+
+_BLOCK = struct.Struct("=IIIIIIQ")  # version, private, status, packets, first, length, sequence
+_PACKET = struct.Struct("=IIIIIIHHIIH")
+_STATUS = struct.Struct("=I")
+_PACKET_TYPE_AT: Final = 48 + 10  # of sockaddr_ll, behind the 48 bytes of tpacket3_hdr
+_STATISTICS = struct.Struct("=III")
+_REQUEST = struct.Struct("=IIIIIII")
+
+
+def open_error(interface: str = "lo") -> OSError | None:
+    """None when a packet socket can be opened on this interface, else why not. Nothing is captured."""
+    family = getattr(socket, "AF_PACKET", None)
+    if family is None:
+        return OSError(errno.EAFNOSUPPORT, "this system has no AF_PACKET sockets")
+    try:
+        with socket.socket(family, socket.SOCK_RAW, 0) as sock:
+            sock.bind((interface, 0))
+    except OSError as error:
+        return error
+    return None
+
+
+class RingSource:
+    """One interface. `feed` and `finish` are called by one thread; memory is the ring alone."""
+
+    def __init__(
+        self,
+        interface: str,
+        selection: bpf.Selection,
+        *,
+        snaplen: int = bpf.MAX_SNAPLEN,
+        ring_bytes: int = MAX_RING_BYTES,
+        retire_ms: int = 50,
+    ) -> None:
+        """Begins to capture. Raises ConfigError for an interface or selection that is none, BusError where the kernel
+        refuses."""
+        self.interface = interface
+        self.read = 0  # frames taken from the ring, also those that were passed over
+        self.kernel_seen = 0  # frames that passed the filter, the lost ones too, as the kernel counts
+        self.kernel_drops = 0
+        self.cut_packets = 0  # frames of which snaplen kept less than was on the wire
+        self._retire_ms = retire_ms
+        self._block = 0
+        self._on_loopback = False
+        try:
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        except (OSError, AttributeError) as error:
+            raise BusError(f"{interface}: packets cannot be captured: {explained(error)}") from None
+        try:
+            # The kind of link decides the program, and no packet may pass before there is one: bound to no protocol
+            # first, then filter and ring, then to all.
+            self._bind(0)
+            kind = self._socket.getsockname()[3]
+            self._on_loopback = kind == _ARPHRD_LOOPBACK
+            self.linktype = self._linktype(kind)
+            raw_ip = self.linktype == LINKTYPE_RAW
+            bpf.attach(self._socket, bpf.compile_filter(selection, snaplen=snaplen, raw_ip=raw_ip))
+            self._ignore_outgoing()
+            self._blocks = self._make_ring(min(ring_bytes, MAX_RING_BYTES) // BLOCK_BYTES)
+            self._ring = mmap.mmap(
+                self._socket.fileno(), self._blocks * BLOCK_BYTES, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE
+            )
+            self._bind(_ETH_P_ALL)
+        except OSError as error:
+            self._socket.close()
+            raise BusError(f"{interface}: packets cannot be captured: {explained(error)}") from None
+        except BaseException:
+            self._socket.close()
+            raise
+        self._poll = select.poll()
+        self._poll.register(self._socket.fileno(), select.POLLIN | select.POLLERR)
+
+    def _bind(self, protocol: int) -> None:
+        try:
+            self._socket.bind((self.interface, protocol))
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                known = ", ".join(name for _, name in socket.if_nameindex())
+                raise ConfigError(
+                    f"interface {self.interface!r}: there is none of that name (known: {known})"
+                ) from None
+            raise
+
+    @staticmethod
+    def knows(kind: int) -> bool:
+        """Whether frames of this link type (ARPHRD_*) can be read."""
+        return kind in (_ARPHRD_ETHER, _ARPHRD_LOOPBACK) or kind in _ARPHRD_IP
+
+    def _linktype(self, kind: int) -> int:
+        if kind in (_ARPHRD_ETHER, _ARPHRD_LOOPBACK):
+            return LINKTYPE_ETHERNET
+        if kind in _ARPHRD_IP:
+            return LINKTYPE_RAW
+        raise ConfigError(
+            f"interface {self.interface!r}: its link type {kind} is not known (Ethernet, loopback, tunnels)"
+        )
+
+    def _ignore_outgoing(self) -> None:
+        """Packets on a loopback pass twice, out and in: have one of the two (Linux >= 4.20; else `_walk` skips)."""
+        if self._on_loopback:
+            try:
+                self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+            except OSError:
+                pass
+
+    def _make_ring(self, blocks: int) -> int:
+        """The number of blocks there was memory for."""
+        self._socket.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V3)
+        while True:
+            frames = blocks * BLOCK_BYTES // 2048
+            request = _REQUEST.pack(BLOCK_BYTES, blocks, 2048, frames, self._retire_ms, 0, 0)
+            try:
+                self._socket.setsockopt(_SOL_PACKET, _PACKET_RX_RING, request)
+                return blocks
+            except OSError as error:
+                if error.errno != errno.ENOMEM or blocks // 2 < MIN_BLOCKS:
+                    raise
+                blocks //= 2
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    @property
+    def ring_bytes(self) -> int:
+        return self._blocks * BLOCK_BYTES
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.interface,)
+
+    @property
+    def described(self) -> str:
+        return f"ring on {self.interface} ({self.ring_bytes >> 20} MB)"
+
+    def feed(self, sink: PacketSink, timeout_s: float) -> int:
+        """Wait up to `timeout_s` for a block and hand its packets on; their number, 0 when there are none.
+
+        Raises BusError when the interface is gone.
+        """
+        if not self._ready():
+            events = self._poll.poll(round(timeout_s * 1000))
+            if events and events[0][1] & select.POLLERR:
+                self._check_interface()
+            if not self._ready():
+                return 0
+        return self._walk(sink)
+
+    def _ready(self) -> bool:
+        status: int = _STATUS.unpack_from(self._ring, self._block * BLOCK_BYTES + 8)[0]
+        return bool(status & _STATUS_USER)
+
+    def _check_interface(self) -> None:
+        code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code and code != errno.ENETDOWN:  # an interface that is down may come up again
+            raise BusError(f"{self.interface}: capture stopped: {os.strerror(code).lower()}")
+        try:
+            socket.if_nametoindex(self.interface)
+        except OSError:
+            raise BusError(f"{self.interface}: capture stopped: the interface is gone") from None
+
+    def _walk(self, sink: PacketSink) -> int:
+        ring = self._ring
+        base = self._block * BLOCK_BYTES
+        packets, first = _BLOCK.unpack_from(ring, base)[3:5]
+        at = base + first
+        given = 0
+        take, interface, linktype = sink.packet, self.interface, self.linktype
+        for _ in range(packets):
+            step, s, ns, kept, wire, status, mac, _, _, tci, tpid = _PACKET.unpack_from(ring, at)
+            if not (self._on_loopback and ring[at + _PACKET_TYPE_AT] == _PACKET_OUTGOING):
+                begin = at + mac
+                data = ring[begin : begin + kept]
+                if kept < wire:
+                    self.cut_packets += 1
+                if status & _VLAN_VALID:
+                    # Put the tag back where it stood on the wire.
+                    tag = struct.pack(">HH", tpid if status & _VLAN_TPID_VALID else 0x8100, tci)
+                    data = data[:12] + tag + data[12:]
+                    wire += 4
+                take(s * 1_000_000_000 + ns, data, wire, linktype, interface)
+                given += 1
+            at += step
+        self.read += packets
+        _STATUS.pack_into(ring, base + 8, _STATUS_KERNEL)
+        self._block = (self._block + 1) % self._blocks
+        return given
+
+    def count(self, sink: PacketSink) -> None:
+        """Tell `sink` of the packets that the kernel had no room for since the last call.
+
+        The kernel's counters are set to 0 by being read, so nobody else may read them. Its count of packets
+        holds the dropped ones too.
+        """
+        raw = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
+        seen, dropped, _ = _STATISTICS.unpack(raw)
+        self.kernel_seen += seen
+        self.kernel_drops += dropped
+        if dropped:
+            sink.kernel_dropped(dropped)
+
+    def finish(self, sink: PacketSink) -> None:
+        """Let nothing more in and hand on what is in the ring.
+
+        What the kernel says it put into the ring and was not read from it counts as seen and as nothing
+        else: the ledger of packets does not balance then, and it should not.
+        """
+        bpf.attach(self._socket, bpf.reject_all())
+        # The block being filled is handed over by the kernel's timer, at the latest after twice its interval.
+        quiet = 0
+        while quiet < 3:
+            quiet = 0 if self.feed(sink, self._retire_ms / 1000) or self._ready() else quiet + 1
+        self.count(sink)
+        sink.account.ledger("packets").seen += self.kernel_seen - self.kernel_drops - self.read
+
+    def close(self) -> None:
+        self._ring.close()
+        self._socket.close()
+
+
+class Rings:
+    """Several interfaces, each with a ring of its own."""
+
+    def __init__(self, rings: Sequence[RingSource]) -> None:
+        self._rings = list(rings)
+        self._poll = select.poll()
+        for ring in self._rings:
+            self._poll.register(ring.fileno(), select.POLLIN | select.POLLERR)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(ring.interface for ring in self._rings)
+
+    @property
+    def described(self) -> str:
+        return f"rings on {', '.join(self.inputs)} ({sum(ring.ring_bytes for ring in self._rings) >> 20} MB)"
+
+    def feed(self, sink: PacketSink, timeout_s: float) -> int:
+        """One block of each that has one. Raises BusError when an interface is gone."""
+        taken = sum(ring.feed(sink, 0) for ring in self._rings)
+        if not taken and timeout_s and self._poll.poll(round(timeout_s * 1000)):
+            taken = sum(ring.feed(sink, 0) for ring in self._rings)
+        return taken
+
+    def count(self, sink: PacketSink) -> None:
+        for ring in self._rings:
+            ring.count(sink)
+
+    def finish(self, sink: PacketSink) -> None:
+        for ring in self._rings:
+            ring.finish(sink)
+
+    def close(self) -> None:
+        for ring in self._rings:
+            ring.close()
+
+
+def explained(error: Exception) -> str:
+    """Why a packet socket is refused, and what to do, in one line."""
+    if isinstance(error, AttributeError):
+        return "this system has no AF_PACKET sockets"
+    code = error.errno if isinstance(error, OSError) else None
+    if code in (errno.EPERM, errno.EACCES):
+        return "not permitted (CAP_NET_RAW is needed: run as root, or setcap cap_net_raw+ep on the interpreter)"
+    if code == errno.EAFNOSUPPORT:
+        return "this system has no AF_PACKET sockets"
+    if code == errno.ENOMEM:
+        return "no memory for the ring"
+    return os.strerror(code).lower() if code else str(error)

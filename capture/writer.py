@@ -1,0 +1,155 @@
+"""Writing off the packet path: a bounded queue, and a thread that compresses and writes what is in it.
+
+Why a thread and not a process: what takes time here, zstd and the disk, runs without the interpreter's lock, so
+the loop that reads packets loses some 20 us a batch, four batches a second, which the ring is there to
+bridge. A process would cost a second copy of every recorded byte, a second interpreter, and after a kill a
+writer that is still holding the file. Records are encoded on the caller's side (0.3 us an exchange).
+
+A disk that is full or stalls fills the queue; then `write` raises BusFull and the caller sheds, counted. A batch is
+in the file whole with the counts of what is in it, or not at all: a kill at any moment leaves a file that balances.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from bus.logwriter import LogWriter
+from bus.ports import BusError, BusFull
+from wire import codec
+from wire.account import Increment
+from wire.codec import RecordType
+from wire.records import End, Record, SourceRange
+
+_RETRY_S = 0.1  # a full disk is tried again so often
+
+
+class QueuedWriter:
+    """The caller's side is one thread. Holds at most `max_bytes`, and nothing that is older than `buffer_ns`
+    when more comes."""
+
+    def __init__(
+        self, log: LogWriter, *, buffer_ns: int, max_bytes: int = 128 << 20, monotonic_ns: Callable[[], int]
+    ) -> None:
+        self._log = log
+        self._buffer_ns = buffer_ns
+        self._max_bytes = max_bytes
+        self._monotonic_ns = monotonic_ns
+        self._queue: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._waiting_bytes = 0
+        self._oldest_ns = 0  # when the batch being written came; 0 = none
+        self._failure: BusError | None = None
+        self._full = False  # the last attempt found no room on the disk
+        self._give_up = threading.Event()
+        self.lost_batches = 0  # queued, and given up at the end for want of room
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def next_offset(self) -> int:
+        """Where the file ends now; what is queued comes behind it."""
+        return self._log.next_offset
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._waiting_bytes
+
+    def write(self, data: bytes) -> int:
+        """Queue one message. Raises BusFull (nothing was kept) when the disk is behind, BusError when it failed."""
+        if self._failure is not None:
+            raise self._failure
+        now_ns = self._monotonic_ns()
+        oldest_ns = self._oldest_ns
+        late = bool(oldest_ns) and now_ns - oldest_ns > self._buffer_ns
+        if late or self._waiting_bytes + len(data) > self._max_bytes:
+            why = "no room on the disk" if self._full else "the disk is slower than the traffic"
+            raise BusFull(f"{self._log.path}: {why}")
+        with self._lock:
+            self._waiting_bytes += len(data)
+        self._queue.put((now_ns, data))
+        return self._log.next_offset
+
+    def write_records(
+        self,
+        records: Sequence[Record],
+        type: RecordType | None = None,
+        *,
+        first_ns: int = 0,
+        last_ns: int = 0,
+        sources: tuple[SourceRange, ...] = (),
+        increment: Increment | None = None,
+    ) -> int:
+        """Encode and queue one batch. Raises as `write` does, and BusError for a batch too large."""
+        try:
+            data = codec.encode(
+                records, type, first_ns=first_ns, last_ns=last_ns, sources=sources, increment=increment, compress=False
+            )
+        except codec.CodecError as error:
+            raise BusError(f"{self._log.path}: {error.detail}") from None
+        return self.write(data)
+
+    def settle(self, timeout_s: float) -> bool:
+        """Wait until what is queued is written; False when that takes longer, or failed."""
+        until = self._monotonic_ns() + round(timeout_s * 1e9)
+        while self._waiting_bytes and self._failure is None and self._monotonic_ns() < until:
+            time.sleep(0.005)
+        return not self._waiting_bytes
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until what is queued is written, and stop. Raises BusError for what could not be."""
+        self._queue.put(None)
+        self._thread.join(timeout_s)
+        self._give_up.set()
+        self._thread.join(timeout_s)
+        if self._failure is not None:
+            raise self._failure
+        if self._thread.is_alive() or self.lost_batches:
+            raise BusFull(f"{self._log.path}: no room on the disk: what came last is not in the file")
+
+    def end(self, end: End | None = None, *, reason: str = "done", sorted: bool = False) -> None:
+        """Write what is queued, and the end mark. Raises BusError; the file then has no end mark."""
+        try:
+            self.flush(max(1.0, self._buffer_ns / 1e9))
+            self._log.end(end, reason=reason, sorted=sorted)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        self._give_up.set()
+        self._queue.put(None)
+        self._thread.join(10.0)
+        self._log.close()
+
+    # -- the thread
+
+    def _run(self) -> None:
+        while True:
+            item = self._queue.get()
+            if item is None:
+                return
+            self._oldest_ns, data = item
+            try:
+                if not self._write(codec.compressed(data)):
+                    self.lost_batches += 1
+            except (BusError, OSError, codec.CodecError) as error:
+                self._failure = error if isinstance(error, BusError) else BusError(f"{self._log.path}: {error}")
+                return
+            finally:
+                self._oldest_ns = 0
+                with self._lock:
+                    self._waiting_bytes -= len(data)
+
+    def _write(self, data: bytes) -> bool:
+        """False when there is no room and nobody waits for it any more."""
+        while True:
+            try:
+                self._log.write(data)
+                self._full = False
+                return True
+            except BusFull:
+                self._full = True
+                if self._give_up.wait(_RETRY_S):
+                    return False
