@@ -1,0 +1,60 @@
+"""What the conductor says, as a worker hears it: steps, hold, stop, end, and the lease."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bus.ports import Bus
+from bus.topic import TopicReader
+from replay.steps import Step, Timeline
+from wire import topics
+from wire.codec import RecordType
+from wire.records import Action, Control
+
+POLL_NS: Final = 20_000_000
+
+
+class Orders:
+    """Reads every partition of `control`, those that appear later too. Nothing said is ever unsaid."""
+
+    def __init__(self, bus: Bus, run_id: str, timeline: Timeline) -> None:
+        self._reader = TopicReader(bus, topics.CONTROL)
+        self._run_id = run_id
+        self._timeline = timeline
+        self.lease_ns = 0
+        self.stop_ns: int | None = None
+        self.stop_reason = ""
+        self.end_ns: int | None = None
+        self.holding = False
+        self._polled_ns = 0
+
+    def poll(self, now_ns: int, made_ns: int) -> None:
+        """Take in what is new. A step cannot take effect before `made_ns`: shots up to there are made already."""
+        if now_ns - self._polled_ns < POLL_NS:
+            return
+        self._polled_ns = now_ns
+        for _, batch in self._reader.batches():
+            if batch.header.type == RecordType.CONTROL:
+                for control in batch.records:
+                    if control.run_id in (self._run_id, "*"):
+                        self._obey(control, made_ns)
+            elif batch.header.type == RecordType.LEASE:
+                for lease in batch.records:
+                    if lease.run_id == self._run_id:
+                        self.lease_ns = max(self.lease_ns, lease.expires_ns)
+
+    def _obey(self, control: Control, made_ns: int) -> None:
+        if control.action == Action.STEP:
+            self._timeline.add(Step(max(control.effective_ns, made_ns), control.step, control.load))
+            self.holding = False
+        elif control.action == Action.HOLD:
+            self._timeline.hold(max(control.effective_ns, made_ns))
+            self.holding = True
+        elif control.action == Action.STOP:
+            if self.stop_ns is None or control.effective_ns < self.stop_ns:
+                self.stop_ns, self.stop_reason = control.effective_ns, control.reason
+        elif control.action == Action.END:
+            self.end_ns = control.effective_ns if self.end_ns is None else min(self.end_ns, control.effective_ns)
+
+    def close(self) -> None:
+        self._reader.close()

@@ -1,0 +1,114 @@
+"""One worker: `python -m replay.worker`. The first line on stdin is WorkerSettings as JSON; stdin's end is its end.
+
+Exit codes: 0 done or stopped, 1 failed (the last beat says why), 2 the settings or files are wrong.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+
+import msgspec
+
+from bus.logfile import FileBus
+from bus.ports import BusError
+from replay import accounts, pipes, targets
+from replay.amplify import Draws
+from replay.app import anchor_ns
+from replay.book import Books, end_partition
+from replay.clock import clock_of
+from replay.feeder import Feeder, manifest_of
+from replay.firerlink import FirerLink
+from replay.identity import Identities
+from replay.recording import Recording, refuse_unsafe
+from replay.recover import settle
+from replay.schedule import Schedule
+from replay.settings import GRACE_NS, WorkerSettings
+from replay.steps import Timeline
+from wire import topics
+from wire.config import ConfigError
+
+
+def read_line(fd: int, most: int = 1 << 20) -> bytes:
+    """One line, unbuffered: what follows it is not ours."""
+    line = bytearray()
+    while not line.endswith(b"\n") and len(line) < most:
+        data = os.read(fd, 1)
+        if not data:
+            break
+        line += data
+    return bytes(line)
+
+
+def run(settings: WorkerSettings, lifeline: int) -> int:
+    anchor = anchor_ns()
+    now = clock_of(anchor)
+    target = targets.admit(
+        settings.target,
+        refused_sources=settings.refused_sources,
+        named_sources=settings.named_sources,
+        pinned=settings.pinned,
+    )
+    recording = Recording(settings.recording)
+    lap_ns = settings.lap_ns
+    if not lap_ns or not (settings.allow_unsafe or settings.skip_unsafe):
+        survey = recording.survey()
+        lap_ns = lap_ns or survey.lap_ns
+        if not (settings.allow_unsafe or settings.skip_unsafe):
+            refuse_unsafe(survey, settings.recording)
+    table = accounts.load(settings.accounts) if settings.accounts else None
+    bus = FileBus(settings.run_dir)
+    resume_ns = settle(bus, settings.run_id, settings.worker, settings.kind)
+    created = now()
+    books = Books(bus, manifest_of(settings, topics.CLAIMS, created), settings.run_id, settings.worker, settings.kind)
+    beats = bus.writer(topics.BEATS, settings.worker, manifest_of(settings, topics.BEATS, created))
+    timeline = Timeline()
+    draws = Draws(settings.index, settings.workers, settings.spread_ns)
+    schedule = Schedule(
+        recording.stamped, timeline, draws, speed=settings.speed, spread_ns=settings.spread_ns, laps=settings.laps,
+        lap_ns=lap_ns, skip_unsafe=settings.skip_unsafe,
+    )  # fmt: skip
+    link = FirerLink(
+        pipes.FirerSettings(
+            anchor_ns=anchor, address=target.address, port=target.port, refused_sources=settings.refused_sources,
+            named_sources=settings.named_sources, run_id=settings.run_id, key_id=settings.key_id,
+            key_hex=settings.key_hex, marker_lifetime_s=settings.marker_lifetime_s, max_rate=settings.max_rate,
+            max_open=settings.max_open, timeout_ns=settings.timeout_ns, late_ns=settings.late_ns, grace_ns=GRACE_NS,
+        )
+    )  # fmt: skip
+    try:
+        feeder = Feeder(
+            settings, bus, link, schedule, timeline, Identities(recording.flows()), table, books, beats,
+            target.authority.encode(), now, resume_ns=resume_ns, lifeline=lifeline,
+        )  # fmt: skip
+        gc.freeze()
+        reason, why = feeder.run()
+        feeder.beat(now(), "failed" if reason == "failed" else "stopped", why)
+    finally:
+        link.close()
+    if reason == "failed" and link.died:
+        # Without end marks, so that a worker of this name may take over.
+        books.close(now())
+        beats.close()
+    else:
+        books.end(now(), reason)
+        end_partition(beats, topics.BEATS, settings.run_id, settings.worker, reason)
+    return 1 if reason == "failed" else 0
+
+
+def main() -> int:
+    line = read_line(0)
+    if not line:
+        return 0  # whoever started us is gone already
+    try:
+        return run(msgspec.json.decode(line, type=WorkerSettings), 0)
+    except msgspec.MsgspecError as error:
+        print(f"worker settings: {error}", file=sys.stderr)
+    except (ConfigError, BusError) as error:
+        print(error, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
