@@ -1,4 +1,4 @@
-"""Production: shoppers who log in, look around, fill a cart and order, each on a connection of its own.
+"""Production: shoppers who log in, look around, fill a cart and order, each visit on a connection of its own.
 
 What each does is chosen by --seed; when exactly, by the clock. Prints counts at the end.
 """
@@ -6,6 +6,7 @@ What each does is chosen by --seed; when exactly, by the clock. Prints counts at
 import argparse
 import asyncio
 import csv
+import itertools
 import json
 import random
 import time
@@ -24,7 +25,7 @@ WORDS = ["oak", "steel", "linen", "glass", "clay", "lamp", "chair", "table", "sh
 
 
 class Shopper:
-    """One person: visits one after the other, a steady mean of requests a second."""
+    """One visit after the other, each by another person; a steady mean of requests a second."""
 
     def __init__(self, number: int, options: argparse.Namespace, accounts: list[dict[str, str]], log: JsonLog) -> None:
         self._number = number
@@ -39,10 +40,10 @@ class Shopper:
         self._due = 0.0
 
     async def run(self) -> None:
-        agent = f"Mozilla/5.0 (shopper {self._number}) {BROWSERS[self._number % len(BROWSERS)]}"
         # Shoppers do not arrive all in the same moment.
         self._due = time.monotonic() + self._rng.random() * self._think_s
-        while True:
+        for visit in itertools.count():
+            agent = f"Mozilla/5.0 (visitor {self._number}.{visit}) {BROWSERS[visit % len(BROWSERS)]}"
             # Cookies of an address without a name are kept only by an "unsafe" jar.
             jar = aiohttp.CookieJar(unsafe=True)
             connector = aiohttp.TCPConnector(limit=1, keepalive_timeout=60)
@@ -50,16 +51,11 @@ class Shopper:
             async with aiohttp.ClientSession(
                 self._base, connector=connector, cookie_jar=jar, headers={"User-Agent": agent}, timeout=timeout
             ) as session:
-                async for method, target, options in self._visits():
+                async for method, target, options in self._visit():
                     await self._send(session, method, target, **options)
 
-    async def _visits(self) -> AsyncIterator[tuple[str, str, dict[str, Any]]]:
-        """The requests of a few visits on one connection; `self._answer` is what came for the last one."""
-        for _ in range(self._rng.randint(2, 5)):
-            async for request in self._visit():
-                yield request
-
     async def _visit(self) -> AsyncIterator[tuple[str, str, dict[str, Any]]]:
+        """The requests of one visit; `self._answer` is what came for the last one."""
         rng = self._rng
         self._token = ""
         account = rng.choice(self._accounts)
@@ -171,7 +167,7 @@ async def run(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--to", required=True, metavar="HOST:PORT", help="the storefront")
-    parser.add_argument("--shoppers", type=int, default=16, help="how many at once (default %(default)s)")
+    parser.add_argument("--shoppers", type=int, default=6, help="how many at once (default %(default)s)")
     parser.add_argument("--rate", type=float, default=28, help="requests a second, all together (%(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--for", dest="duration", type=float, metavar="SECONDS", help="stop after this long")

@@ -1,0 +1,1 @@
+"""A run as a whole: plan, pressure, guard, isolation proof, report."""

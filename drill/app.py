@@ -1,0 +1,362 @@
+"""A drill put together: proof, load under the guard, proof again, verdict."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from analytics.app import PANES_FILE, Aggregator
+from analytics.panes import NS
+from analytics.production import ProductionReader
+from analytics.store_sqlite import PaneStore
+from bus.logfile import FileBus
+from drill.audit_client import AuditClient, AuditError
+from drill.canary import canary_result, choose, outcomes_of, write_recording
+from drill.events import Event, EventKind, OnEvent
+from drill.fleet import Fleet, Spawn, plain_spawn
+from drill.guard import Decision, Guard
+from drill.isolation import IsolationProof, IsolationReport, Proof, mocked_calls
+from drill.load import Load, LoadRun
+from drill.plan import Plan
+from drill.pressure import Arithmetic, Pressure, arithmetic
+from drill.proof_watch import ProofWatch
+from drill.result import Canary, DrillResult, ThirdPartyResult, account_of
+from drill.run_files import StopAsked, route_table
+from drill.settings import DrillSettings
+from drill.verdict import capacity_of, fidelity_of, judge_step, verdict_of
+from replay.conductor import Conductor
+from replay.recording import Recording, Survey
+from replay.recover import recover
+from replay.settings import LEASE_NS, RENEW_NS, WorkerSettings
+from wire.config import ConfigError
+from wire.ids import ulid
+from wire.records import Kind
+from wire.routes import RouteMatcher
+
+RUN_FILE = "run.json"
+RESULT_FILE = "result.json"
+
+
+def run(
+    plan: Plan, settings: DrillSettings, spawn: Spawn = plain_spawn, on_event: OnEvent | None = None
+) -> DrillResult:
+    """Carry out a plan. Blocks until nothing of it is open any more; whatever happens, no worker stays.
+
+    Raises ConfigError, BusError or StoreError before the first shot for what no drill can be made of.
+    """
+    return _Drill(plan, settings, spawn, _nobody if on_event is None else on_event).run()
+
+
+def _nobody(event: Event) -> None:
+    """Listens to a drill that nobody watches."""
+
+
+def arithmetics(plan: Plan, survey: Survey) -> tuple[Arithmetic, ...]:
+    """What each step comes to. Raises ConfigError where one is above the plan's cap."""
+    recorded = survey.exchanges / (survey.lap_ns / NS)
+    made = tuple(
+        arithmetic(scale=survey.scale, speed=plan.speed, load=step.load, recorded_rate=recorded) for step in plan.steps
+    )
+    for index, step in enumerate(made):
+        if step.rate > plan.caps.rate:
+            raise ConfigError(
+                f"{plan.source}: step {index + 1} comes to {step.line()}, above caps.rate {plan.caps.rate:,.0f}/s"
+            )
+    return made
+
+
+def thin_thresholds(plan: Plan, steps: tuple[Arithmetic, ...]) -> list[str]:
+    """A line for each threshold of which a window cannot hold enough samples at the lowest load."""
+    lines = []
+    lowest = min(steps, key=lambda step: step.rate)
+    for threshold in plan.thresholds:
+        expected = threshold.over_s * (lowest.rate if threshold.source == "stress" else lowest.recorded_rate)
+        if threshold.over_s and threshold.route == "*" and expected < threshold.samples_needed:
+            lines.append(
+                f"{threshold.text}: needs {threshold.samples_needed} samples, about {expected:.0f} come at "
+                f"{lowest.load:g}x: there it is judged on the whole step"
+            )
+    return lines
+
+
+class _Drill:
+    def __init__(self, plan: Plan, settings: DrillSettings, spawn: Spawn, on_event: OnEvent) -> None:
+        anchor = time.time_ns() - time.monotonic_ns()
+        self.now: Callable[[], int] = lambda: anchor + time.monotonic_ns()
+        self.plan, self.settings, self.spawn, self.on_event = plan, settings, spawn, on_event
+        self.recording = Recording(plan.recording)
+        self.survey = self.recording.survey()
+        self.steps = arithmetics(plan, self.survey)
+        self.unsafe = self.survey.unsafe_count > 0
+        if self.unsafe and plan.isolation is None and not settings.disposable_target:
+            kinds = ", ".join(f"{count} {method}" for method, count in sorted(self.survey.unsafe.items()))
+            raise ConfigError(
+                f"{plan.source}: the recording has requests that may change state ({kinds}): add an isolation section, "
+                f"or declare the target with --disposable-target"
+            )
+        self.begun_ns = self.now()
+        self.run_id = settings.run_id or ulid(self.begun_ns)
+        self.run_dir = settings.runs_dir / self.run_id
+        key = bytes.fromhex(settings.key_hex)
+        self.client = AuditClient(self.run_id, settings.key_id, key, lambda: self.now() / 1e9)
+        self.proof = IsolationProof(plan.isolation, self.run_id, self.client)
+
+    def tell(self, kind: EventKind, text: str, **detail: Any) -> None:
+        self.on_event(Event(kind, self.now(), text, detail))
+
+    def run(self) -> DrillResult:
+        self.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._write(RUN_FILE, self._asked())
+        for step in self.steps:
+            self.tell(EventKind.ARITHMETIC, step.line(), **msgspec.structs.asdict(step))
+        for line in thin_thresholds(self.plan, self.steps):
+            self.tell(EventKind.NOTE, line)
+        mocks = self._mocks()
+        self.proof.begin()
+        canary = self._canary()
+        report = self.proof.check(writes_expected=canary.sessions > 0, unsafe=self.unsafe)
+        self._tell_isolation(report, "before the load")
+        with contextlib.ExitStack() as stack:
+            store = stack.enter_context(PaneStore(self.run_dir / PANES_FILE))
+            if report.verdict is Proof.VIOLATED or (report.verdict is Proof.NOT_PROVEN and self._needs_proof):
+                self.tell(EventKind.STOPPED, "no load is fired")
+                return self._result(store, LoadRun((), None, 0, self.now(), {}, report), report, canary, mocks, 0)
+            load, last_sent_ns = self._load(store, canary)
+            report = self._last_proof(canary)
+            self._tell_isolation(report, "after the load")
+            return self._result(store, load, report, canary, mocks, last_sent_ns)
+
+    @property
+    def _needs_proof(self) -> bool:
+        return self.unsafe and not self.settings.disposable_target
+
+    def _tell_isolation(self, report: IsolationReport, when: str) -> None:
+        self.tell(EventKind.ISOLATION, f"{when}: {report.said()}", verdict=report.verdict.value, when=when)
+
+    # -- canaries
+
+    def _canary(self) -> Canary:
+        if self.plan.isolation is None:
+            return Canary()
+        choice = choose(self.recording.stamped())
+        if not choice.sessions:
+            return Canary(left_out=choice.left_out)
+        folder = self.run_dir / "canary"
+        path = folder / "canary.lf"
+        write_recording(choice, self.plan.recording, path, self.now())
+        bus = FileBus(folder)
+        conductor = Conductor(bus, self.run_id, self.now)
+        worker = self._worker(
+            "c0", 0, 1, folder, path, Kind.CANARY, spread_ns=0, laps=1, max_rate=min(self.plan.caps.rate, 200.0)
+        )
+        with Fleet(self.spawn, [worker], prefix="canary-") as fleet:
+            fleet.start()
+            deadline = self.now() + self.settings.canary_ns
+            announced = False
+            renewed = 0
+            while not fleet.all_gone and (now := self.now()) < deadline:
+                if now - renewed >= RENEW_NS:
+                    renewed = now
+                    conductor.renew()
+                if not announced and conductor.beats():
+                    announced = True
+                    conductor.step(-1, 1.0, now + NS, 0, "canary")
+                time.sleep(self.settings.tick_ns / 1e9)
+            if not fleet.all_gone:
+                conductor.stop("the canaries take too long")
+        conductor.close()
+        recover(folder)
+        canary = canary_result(choice, outcomes_of(bus))
+        self.tell(EventKind.CANARY, canary.said(), **msgspec.to_builtins(canary))
+        return canary
+
+    def _last_proof(self, canary: Canary) -> IsolationReport:
+        """A service may need a moment after the load until it answers."""
+        deadline = self.now() + 6 * NS
+        while True:
+            report = self.proof.check(writes_expected=canary.sessions > 0, unsafe=self.unsafe)
+            silent = any(service.problem for service in report.services)
+            if not silent or self.now() >= deadline:
+                return report
+            time.sleep(0.25)
+
+    # -- load
+
+    def _worker(
+        self, name: str, index: int, workers: int, folder: Path, recording: Path, kind: Kind,
+        *, spread_ns: int, laps: int, max_rate: float,
+    ) -> WorkerSettings:  # fmt: skip
+        plan, settings = self.plan, self.settings
+        return WorkerSettings(
+            run_id=self.run_id,
+            run_dir=str(folder),
+            worker=name,
+            index=index,
+            workers=workers,
+            recording=str(recording),
+            target=plan.target,
+            refused_sources=settings.refused_sources,
+            named_sources=settings.refused_sources,  # the plan names its target, so it may be where it was recorded
+            speed=plan.speed,
+            spread_ns=spread_ns,
+            laps=laps,
+            max_rate=max_rate,
+            max_open=max(plan.caps.open_shots // workers, 1),
+            timeout_ns=plan.timeout_ns,
+            lease_ns=LEASE_NS,
+            key_id=settings.key_id,
+            key_hex=settings.key_hex,
+            accounts=str(plan.accounts) if plan.accounts else "",
+            kind=kind,
+            allow_unsafe=self.unsafe,  # there is a proof by now, or the target is disposable
+        )
+
+    def _load(self, store: PaneStore, canary: Canary) -> tuple[LoadRun, int]:
+        plan, bus = self.plan, FileBus(self.run_dir)
+        production = None
+        if plan.production is not None:
+            matcher = RouteMatcher(route_table(plan.recording))
+            production = ProductionReader(self.run_id, matcher, plan.production.servers, self.now())
+        aggregator = Aggregator(
+            bus, store, recording=plan.production.recording if plan.production else None, production=production
+        )
+        conductor = Conductor(bus, self.run_id, self.now)
+        names = [f"w{index}" for index in range(plan.workers)]
+        workers = [
+            self._worker(
+                name, index, len(names), self.run_dir, plan.recording, Kind.STRESS,
+                spread_ns=plan.spread_ns, laps=0, max_rate=plan.caps.rate / len(names),
+            )
+            for index, name in enumerate(names)
+        ]  # fmt: skip
+        watch = ProofWatch(lambda: self.proof.check(writes_expected=False), self.settings.proof_ns)
+        try:
+            with Fleet(self.spawn, workers) as fleet:
+                fleet.start()
+                self.tell(EventKind.STARTED, f"run {self.run_id}: {len(names)} worker(s) at {plan.target}")
+                load = Load(
+                    run_id=self.run_id,
+                    settings=self.settings,
+                    arithmetics=self.steps,
+                    pressure=Pressure(plan.steps),
+                    timeout_ns=plan.timeout_ns,
+                    conductor=conductor,
+                    fleet=fleet,
+                    aggregator=aggregator,
+                    store=store,
+                    guard=Guard(plan.thresholds, max_open=plan.caps.open_shots, workers=names),
+                    watch=watch if plan.isolation is not None else None,
+                    stop_asked=StopAsked(bus, self.run_id),
+                    now=self.now,
+                    sleep=time.sleep,
+                    tell=self.tell,
+                ).run()
+        finally:
+            conductor.close()
+        if recover(self.run_dir):
+            aggregator.drain()
+        last_sent_ns = aggregator.progress.last_sent_ns
+        self._notes(store, load, aggregator)
+        if load.decision is not None and load.steps:
+            self._tell_stop(load.decision, last_sent_ns)
+        aggregator.close()
+        return load, last_sent_ns
+
+    def _notes(self, store: PaneStore, load: LoadRun, aggregator: Aggregator) -> None:
+        if load.steps:
+            store.set_note("start_s", str(load.started_ns // NS))
+        if aggregator.ended:
+            store.set_note("watermark_s", str(1 << 40))
+
+    def _tell_stop(self, decision: Decision, last_sent_ns: int) -> None:
+        after_ms = (last_sent_ns - decision.at_ns) / 1e6
+        when = f"{after_ms:.0f} ms after the decision" if after_ms > 0 else f"{-after_ms:.0f} ms before the decision"
+        self.tell(EventKind.STOPPED, f"the last request left {when}", stopped_after_ms=after_ms)
+
+    # -- the end
+
+    def _mocks(self) -> dict[str, dict[str, Any]]:
+        counts = {}
+        for party in self.plan.third_parties:
+            with contextlib.suppress(AuditError):
+                counts[party.name] = self.client.read_any(f"http://{party.mock}")
+        return counts
+
+    def _third_parties(self, report: IsolationReport, before: Mapping[str, Any]) -> tuple[ThirdPartyResult, ...]:
+        calls, now = mocked_calls(report), self._mocks()
+        found = []
+        for party in self.plan.third_parties:
+            counts, was = now.get(party.name), before.get(party.name, {})
+            served = unmatched = None
+            if counts is not None:
+                served = int(counts.get("served", 0)) - int(was.get("served", 0))
+                unmatched = int(counts.get("unmatched", 0)) - int(was.get("unmatched", 0))
+            mocked = calls.get(party.recorded, 0)
+            found.append(ThirdPartyResult(party.name, party.recorded, party.mock, mocked, served, unmatched))
+        return tuple(found)
+
+    def _result(
+        self, store: PaneStore, load: LoadRun, report: IsolationReport, canary: Canary, mocks: Mapping[str, Any],
+        last_sent_ns: int,
+    ) -> DrillResult:  # fmt: skip
+        panes = store.panes(self.run_id)
+        steps = tuple(judge_step(step, panes, self.plan.thresholds, load.decision) for step in load.steps)
+        if load.isolation is not None and load.isolation.verdict is Proof.VIOLATED:
+            report = load.isolation if report.verdict is not Proof.VIOLATED else report
+        fidelity = fidelity_of(steps)
+        verdict = verdict_of(
+            steps=steps,
+            decision=load.decision,
+            isolation=report,
+            disposable=self.settings.disposable_target,
+            fidelity=fidelity,
+            enough_fidelity=self.settings.enough_fidelity,
+            workers_failed=load.workers_failed,
+        )
+        result = DrillResult(
+            run_id=self.run_id,
+            run_dir=self.run_dir,
+            name=self.plan.name,
+            exit_code=verdict.exit_code,
+            verdict=verdict,
+            capacity=capacity_of(steps),
+            fidelity=fidelity,
+            steps=steps,
+            isolation=report,
+            canary=canary,
+            account=account_of(panes),
+            third_parties=self._third_parties(report, mocks),
+            arithmetic=tuple(step.line() for step in self.steps),
+            started_ns=load.started_ns or self.begun_ns,
+            ended_ns=load.ended_ns,
+            decision=load.decision,
+            decision_ns=load.decision.at_ns if load.decision else 0,
+            last_sent_ns=last_sent_ns,
+        )
+        self._write(RESULT_FILE, result.as_dict())
+        self.tell(EventKind.RESULT, verdict.headline, exit_code=verdict.exit_code, reasons=list(verdict.reasons))
+        return result
+
+    def _asked(self) -> dict[str, Any]:
+        return {
+            "kind": "drill",
+            "run_id": self.run_id,
+            "name": self.plan.name,
+            "created_ns": self.begun_ns,
+            "recording": str(self.plan.recording),
+            "target": self.plan.target,
+            "source": self.plan.source,
+            "plan": self.plan.text,
+            "arithmetic": [step.line() for step in self.steps],
+        }
+
+    def _write(self, name: str, data: dict[str, Any]) -> None:
+        """Whole or not at all: a reader may look at any moment."""
+        draft = self.run_dir / f".{name}.draft"
+        draft.write_bytes(msgspec.json.format(msgspec.json.encode(data)) + b"\n")
+        draft.replace(self.run_dir / name)

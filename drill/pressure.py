@@ -1,0 +1,97 @@
+"""Pressure: which load holds when, and what it comes to in requests a second. Pure.
+
+    load
+     8x |                     ________
+     4x |              ______|
+     2x |       ______|
+     1x |______|
+        +------------------------------> t
+
+A load is a multiple of *production's* rate. The recording holds `scale` of production (0 < scale <= 1), and is
+fired `speed` times as fast as it was recorded, so
+
+    requests/s = recorded rate * (1 / scale) * speed * load
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+
+class _Step(Protocol):
+    @property
+    def load(self) -> float: ...
+
+    @property
+    def for_ns(self) -> int: ...
+
+
+class Level(msgspec.Struct, frozen=True):
+    """A step in time: [start_ns, end_ns) since the beginning of the first."""
+
+    index: int
+    load: float
+    start_ns: int
+    end_ns: int
+
+
+class Pressure:
+    def __init__(self, steps: Sequence[_Step]) -> None:
+        levels = []
+        at = 0
+        for index, step in enumerate(steps):
+            levels.append(Level(index, step.load, at, at + step.for_ns))
+            at += step.for_ns
+        self.levels = tuple(levels)
+        self.total_ns = at
+
+    def at(self, elapsed_ns: int) -> Level | None:
+        """The level that holds; None before the first and after the last."""
+        for level in self.levels:
+            if level.start_ns <= elapsed_ns < level.end_ns:
+                return level
+        return None
+
+
+class Arithmetic(msgspec.Struct, frozen=True):
+    """How much one load is. `factor` multiplies the recording; `rate` is in requests a second."""
+
+    scale: float
+    speed: float
+    load: float
+    recorded_rate: float
+
+    @property
+    def factor(self) -> float:
+        return self.speed * self.load / self.scale
+
+    @property
+    def rate(self) -> float:
+        return self.recorded_rate * self.factor
+
+    @property
+    def recording_load(self) -> float:
+        """What workers are told: the multiple of the recording at its speed."""
+        return self.load / self.scale
+
+    def line(self) -> str:
+        """`2.5 x 2 x 3 = 15x = 4,500 requests/s`: production over recording, speed, load."""
+        product = " x ".join(_number(n) for n in (1 / self.scale, self.speed, self.load))
+        rate = f"{self.rate:,.0f}" if self.rate >= 10 else f"{self.rate:,.1f}"
+        return f"{product} = {_number(self.factor)}x = {rate} requests/s"
+
+
+def arithmetic(*, scale: float, speed: float, load: float, recorded_rate: float) -> Arithmetic:
+    """Raises ValueError unless 0 < scale <= 1, and speed, load, rate are positive."""
+    if not 0 < scale <= 1:
+        raise ValueError(f"a recording holds a share of production above 0 and at most 1, not {scale}")
+    if min(speed, load, recorded_rate) <= 0:
+        raise ValueError(f"speed {speed}, load {load} and rate {recorded_rate} must be positive")
+    return Arithmetic(scale, speed, load, recorded_rate)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.2f}".rstrip("0").rstrip(".")

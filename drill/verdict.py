@@ -1,0 +1,274 @@
+"""What a drill comes to: each step judged, the capacity, the exit code. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from analytics.panes import NS
+from analytics.windows import ALL_ROUTES, Scope, Tally, tallies
+from drill.guard import Cause, Decision
+from drill.isolation import IsolationReport, Proof
+from drill.pressure import Arithmetic
+from drill.thresholds import Grade, Judgement, Threshold, judge, judge_age
+from wire.records import Kind, Pane
+
+FINE: Final = 0
+INCONCLUSIVE: Final = 96
+STOPPED: Final = 97
+VIOLATED: Final = 98
+FAILED: Final = 99
+MAX_SHED: Final = 0.05  # of the shots of a step; above, what was offered is not what was meant
+
+
+class StepRun(msgspec.Struct, frozen=True):
+    """A step as it was carried out: [start_ns, end_ns), unix time. `cut`: the guard stopped the load in it."""
+
+    index: int
+    arithmetic: Arithmetic
+    start_ns: int
+    end_ns: int
+    cut: bool = False
+    oldest_open_ns: int = 0  # the highest that was seen
+
+
+class StepResult(msgspec.Struct, frozen=True):
+    """`held`: every threshold that could be judged was kept; None when none could, or the step was cut short."""
+
+    index: int
+    load: float
+    planned_rate: float
+    start_ns: int
+    end_ns: int
+    seconds: float
+    cut: bool
+    held: bool | None
+    stress: Tally
+    production: Tally
+    judgements: tuple[Judgement, ...]
+    routes: dict[str, Tally]
+
+    @property
+    def offered_rate(self) -> float:
+        return self.stress.offered / self.seconds if self.seconds else 0.0
+
+    @property
+    def completed_rate(self) -> float:
+        return self.stress.completed / self.seconds if self.seconds else 0.0
+
+    @property
+    def shed_share(self) -> float:
+        return self.stress.shed / self.stress.offered if self.stress.offered else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.index + 1,
+            "load": self.load,
+            "planned_rate": round(self.planned_rate, 3),
+            "start_ns": self.start_ns,
+            "end_ns": self.end_ns,
+            "cut": self.cut,
+            "held": self.held,
+            "offered_rate": round(self.offered_rate, 3),
+            "completed_rate": round(self.completed_rate, 3),
+            "stress": figures(self.stress),
+            "production": figures(self.production),
+            "thresholds": [
+                {
+                    "threshold": j.threshold.text,
+                    "grade": j.grade.value,
+                    "value": None if j.value is None else j.threshold.shown(j.value),
+                    "route": None if j.route == ALL_ROUTES else j.route,
+                }
+                for j in self.judgements
+            ],
+            "routes": {route: figures(tally) for route, tally in sorted(self.routes.items())},
+        }
+
+
+def figures(tally: Tally) -> dict[str, Any]:
+    """Counts and latencies (ms, from due) of a sum, for JSON."""
+    return {
+        "offered": tally.offered,
+        "completed": tally.completed,
+        "failed": tally.failed,
+        "errors": tally.errors,
+        "error_share": tally.error_share,
+        "shed": tally.shed,
+        "unknown": tally.unknown,
+        "differing": tally.differing,
+        "p50_ms": tally.quantile_ms(0.5),
+        "p90_ms": tally.quantile_ms(0.9),
+        "p95_ms": tally.quantile_ms(0.95),
+        "p99_ms": tally.quantile_ms(0.99),
+        "max_ms": tally.max_ms,
+    }
+
+
+def judge_step(
+    run: StepRun, panes: Sequence[Pane], thresholds: Sequence[Threshold], decision: Decision | None
+) -> StepResult:
+    """A threshold `over` so many seconds is judged on every span of that length inside the step, and the worst
+    counts; where no span has enough samples, and without `over`, on the step as a whole. The decision counts as it was
+    made: what the guard saw then may look better once the late answers are in."""
+    by_second: dict[int, list[Pane]] = {}
+    for pane in panes:
+        by_second.setdefault(pane.second, []).append(pane)
+    first, end = -(-run.start_ns // NS), max(run.end_ns // NS, run.start_ns // NS + 1)
+    stress = tallies((p for p in panes if p.step == run.index and p.kind is Kind.STRESS), 0, 1 << 40)
+    beside = tallies((p for s in range(first, end) for p in by_second.get(s, ())), first, end)
+    whole = {**{scope: t for scope, t in beside.items() if scope[0] is Kind.PRODUCTION}, **stress}
+    judgements = []
+    for threshold in thresholds:
+        if threshold.metric == "oldest open":
+            found = judge_age(threshold, run.oldest_open_ns)
+        else:
+            starts = range(first, end - threshold.over_s + 1) if threshold.over_s else ()
+            spans = (judge(threshold, _span(by_second, at, threshold.over_s)) for at in starts)
+            graded = [j for j in spans if j.grade is not Grade.UNKNOWN]
+            found = max(graded, key=lambda j: j.value or 0.0) if graded else judge(threshold, whole)
+        if run.cut and decision is not None and decision.threshold == threshold.text and found.grade is not Grade.FAIL:
+            found = Judgement(threshold, Grade.FAIL, decision.value, decision.route or ALL_ROUTES)
+        judgements.append(found)
+    failed = any(j.grade is Grade.FAIL for j in judgements)
+    blamed = run.cut and decision is not None and decision.cause in (Cause.THRESHOLD, Cause.CAP)
+    judged = any(j.grade is Grade.PASS for j in judgements)
+    held = False if failed or blamed else None if run.cut or not judged else True
+    return StepResult(
+        index=run.index,
+        load=run.arithmetic.load,
+        planned_rate=run.arithmetic.rate,
+        start_ns=run.start_ns,
+        end_ns=run.end_ns,
+        seconds=(run.end_ns - run.start_ns) / NS,
+        cut=run.cut,
+        held=held,
+        stress=stress.get((Kind.STRESS, ALL_ROUTES), Tally()),
+        production=beside.get((Kind.PRODUCTION, ALL_ROUTES), Tally()),
+        judgements=tuple(judgements),
+        routes={route: tally for (_, route), tally in stress.items() if route != ALL_ROUTES},
+    )
+
+
+def _span(by_second: Mapping[int, Sequence[Pane]], first: int, length: int) -> Mapping[Scope, Tally]:
+    seconds = range(first, first + length)
+    return tallies((pane for second in seconds for pane in by_second.get(second, ())), first, first + length)
+
+
+class Capacity(msgspec.Struct, frozen=True):
+    """The highest load that was held, with every lower one. `rate` is what was offered there, per second."""
+
+    step: int | None = None  # index; None: not even the lowest was held
+    load: float = 0.0
+    rate: float = 0.0
+    limited: bool = False  # a higher step was not held: the knee lies between
+
+    def said(self) -> str:
+        if self.step is None:
+            return "no step was held" if self.limited else "no step could be judged"
+        more = "" if self.limited else "at least "
+        return f"{more}{self.load:g}x = {self.rate:,.0f} requests/s"
+
+
+def capacity_of(steps: Sequence[StepResult]) -> Capacity:
+    best: StepResult | None = None
+    limited = False
+    for step in sorted(steps, key=lambda s: s.load):
+        if step.held is False:
+            limited = True
+            break
+        if step.held and step.shed_share <= MAX_SHED:
+            best = step
+    if best is None:
+        return Capacity(limited=limited)
+    return Capacity(best.index, best.load, best.offered_rate, limited)
+
+
+class Fidelity(msgspec.Struct, frozen=True):
+    """At the step nearest to 1x: the share of answers that were the recorded ones, and of shots that were sent."""
+
+    step: int | None = None
+    same: float | None = None  # None: nothing was answered
+    sent: float | None = None
+
+    @property
+    def score(self) -> float | None:
+        return None if self.same is None or self.sent is None else self.same * self.sent
+
+
+def fidelity_of(steps: Sequence[StepResult]) -> Fidelity:
+    found = min(steps, key=lambda step: abs(step.load - 1.0), default=None)
+    if found is None or not found.stress.completed:
+        return Fidelity(found.index if found else None)
+    t = found.stress
+    return Fidelity(found.index, 1 - t.differing / t.completed, 1 - t.shed / max(t.offered, t.shed, 1))
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """`headline` is one line; `reasons` say why, for people."""
+
+    exit_code: int
+    headline: str
+    reasons: tuple[str, ...] = ()
+
+
+def verdict_of(
+    *,
+    steps: Sequence[StepResult],
+    decision: Decision | None,
+    isolation: IsolationReport,
+    disposable: bool,
+    fidelity: Fidelity,
+    enough_fidelity: float,
+    workers_failed: Mapping[str, str],
+) -> Verdict:
+    capacity = capacity_of(steps)
+    if isolation.verdict is Proof.VIOLATED:
+        return Verdict(VIOLATED, "isolation is violated", isolation.violations)
+    doubts = _doubts(steps, decision, isolation, disposable, fidelity, enough_fidelity, workers_failed)
+    if doubts:
+        return Verdict(INCONCLUSIVE, "inconclusive", tuple(doubts))
+    if decision is not None:
+        return Verdict(STOPPED, f"stopped by the guard; capacity {capacity.said()}", (decision.said,))
+    failed = [
+        f"step {step.index + 1} ({step.load:g}x): {j.said()}"
+        for step in steps
+        for j in step.judgements
+        if j.grade is Grade.FAIL
+    ]
+    if failed:
+        return Verdict(FAILED, f"a threshold failed; capacity {capacity.said()}", tuple(failed))
+    return Verdict(FINE, f"every step was held; capacity {capacity.said()}")
+
+
+def _doubts(
+    steps: Sequence[StepResult],
+    decision: Decision | None,
+    isolation: IsolationReport,
+    disposable: bool,
+    fidelity: Fidelity,
+    enough_fidelity: float,
+    workers_failed: Mapping[str, str],
+) -> list[str]:
+    doubts = []
+    if decision is not None and decision.cause in (Cause.WORKER, Cause.ASKED):
+        doubts.append(decision.said)
+    doubts.extend(f"worker {name} failed: {how}" for name, how in workers_failed.items())
+    if isolation.verdict is Proof.NOT_PROVEN and not disposable:
+        doubts.append(isolation.said())
+    if not steps:
+        return [*doubts, "no load was fired"]
+    if fidelity.same is None:
+        doubts.append("nothing was answered at the lowest load")
+    elif fidelity.score is not None and fidelity.score < enough_fidelity:
+        doubts.append(
+            f"fidelity {fidelity.score:.0%} is below {enough_fidelity:.0%}: at {steps[fidelity.step or 0].load:g}x "
+            f"{fidelity.same:.0%} of the answers were as recorded, {fidelity.sent:.0%} of the shots were sent"
+        )
+    shed = [s for s in steps if s.shed_share > MAX_SHED and not s.cut]
+    doubts.extend(f"step {s.index + 1} ({s.load:g}x): {s.shed_share:.0%} of the shots were shed" for s in shed)
+    if all(step.held is None for step in steps) and steps[0].judgements:
+        doubts.append("no threshold had enough samples")
+    return doubts

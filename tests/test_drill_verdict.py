@@ -1,0 +1,144 @@
+"""What a drill comes to: capacity, fidelity, exit codes, each with what would change it."""
+
+import pytest
+from test_analytics_windows import START, outcome, panes_of
+
+from drill.guard import Cause, Decision
+from drill.isolation import IsolationReport, Proof
+from drill.pressure import arithmetic
+from drill.thresholds import Grade, parse_threshold
+from drill.verdict import StepRun, capacity_of, fidelity_of, judge_step, verdict_of
+from wire.records import Failure, Kind, Verdict
+
+NS = 10**9
+PROVEN = IsolationReport(Proof.PROVEN)
+
+
+def step_of(
+    index,
+    load,
+    *,
+    latency_ms=20,
+    rate=60,
+    seconds=5,
+    cut=False,
+    thresholds=("p90 < 100ms over 2s",),
+    decision=None,
+    **fields,
+):
+    begin = index * 10_000
+    made = [
+        outcome(begin + i * 1000 // rate, latency_ms * 1000, step=index, **fields) for i in range(round(rate * seconds))
+    ]
+    start = START * NS + begin * 1_000_000
+    run = StepRun(index, arithmetic(scale=1, speed=1, load=load, recorded_rate=60), start, start + seconds * NS, cut)
+    return judge_step(run, panes_of(made), [parse_threshold(t) for t in thresholds], decision)
+
+
+def verdict(steps, **changes):
+    given = {
+        "steps": steps, "decision": None, "isolation": PROVEN, "disposable": False, "fidelity": fidelity_of(steps),
+        "enough_fidelity": 0.8, "workers_failed": {},
+    }  # fmt: skip
+    return verdict_of(**{**given, **changes})
+
+
+def stop(cause=Cause.THRESHOLD, threshold="p90 < 100ms over 2s"):
+    return Decision(START * NS, cause, f"{threshold}: 900 ms", threshold, "GET /x", 900e6)
+
+
+def test_every_step_held_is_fine_and_the_capacity_is_a_lower_bound():
+    steps = [step_of(0, 1), step_of(1, 2, rate=120)]
+    found = verdict(steps)
+    assert (found.exit_code, found.headline) == (0, "every step was held; capacity at least 2x = 120 requests/s")
+
+
+def test_the_capacity_is_the_highest_load_below_which_all_was_held():
+    steps = [step_of(0, 1), step_of(1, 2, latency_ms=300), step_of(2, 4)]
+    assert [s.held for s in steps] == [True, False, True]
+    assert (capacity_of(steps).load, capacity_of(steps).limited) == (1, True)
+    assert capacity_of(steps[1:]).said() == "no step was held"
+    assert capacity_of([]).said() == "no step could be judged"
+
+
+def test_one_bad_span_inside_a_step_is_enough():
+    made = [outcome(i * 10, 900_000 if 300 <= i < 350 else 5_000) for i in range(900)]
+    run = StepRun(0, arithmetic(scale=1, speed=1, load=1, recorded_rate=100), START * NS, START * NS + 9 * NS)
+    whole = judge_step(run, panes_of(made), [parse_threshold("p90 < 100ms")], None)
+    spans = judge_step(run, panes_of(made), [parse_threshold("p90 < 100ms over 2s")], None)
+    assert (whole.held, spans.held) == (True, False)
+
+
+def test_a_step_too_thin_for_its_windows_is_judged_as_a_whole():
+    thin = step_of(0, 1, rate=30)  # 60 samples in 2 s, 150 in all; p90 needs 100
+    assert (thin.held, thin.judgements[0].grade) == (True, Grade.PASS)
+    thinner = step_of(0, 1, rate=10)
+    assert (thinner.held, thinner.judgements[0].grade) == (None, Grade.UNKNOWN)
+    assert verdict([thinner]).exit_code == 96
+    assert "no threshold had enough samples" in verdict([thinner]).reasons
+
+
+def test_what_the_guard_decided_holds_for_the_step_it_was_made_in():
+    cut = step_of(1, 2, cut=True, decision=stop())
+    assert (cut.held, cut.judgements[0].grade) == (False, Grade.FAIL)
+    steps = [step_of(0, 1), cut]
+    found = verdict(steps, decision=stop())
+    assert (found.exit_code, found.reasons) == (97, ("p90 < 100ms over 2s: 900 ms",))
+    assert step_of(1, 2, cut=True, decision=stop(Cause.CAP, "caps.open")).held is False
+    assert step_of(1, 2, cut=True, decision=stop(Cause.ASKED, "")).held is None
+
+
+def test_a_threshold_at_the_end_fails_with_99():
+    steps = [step_of(0, 1, thresholds=("p90 < 10ms",))]
+    assert verdict(steps).exit_code == 99
+    assert verdict(steps).reasons[0].startswith("step 1 (1x): p90 < 10ms: ")
+
+
+def test_a_violation_outweighs_all_and_an_unproven_one_makes_it_inconclusive():
+    steps = [step_of(0, 1, thresholds=("p90 < 10ms",))]
+    violated = IsolationReport(Proof.VIOLATED, ("rows",))
+    assert verdict(steps, isolation=violated, decision=stop()).exit_code == 98
+    unproven = IsolationReport(Proof.NOT_PROVEN, ("orders did not answer",))
+    assert verdict(steps, isolation=unproven).exit_code == 96
+    assert verdict(steps, isolation=unproven, disposable=True).exit_code == 99
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"workers_failed": {"w0": "exit code 1"}}, "worker w0 failed: exit code 1"),
+        ({"decision": stop(Cause.WORKER, "worker w0 is gone")}, "worker w0 is gone"),
+        ({"decision": stop(Cause.ASKED, "stop was asked for")}, "stop was asked for"),
+        ({"steps": [], "fidelity": fidelity_of([])}, "no load was fired"),
+    ],
+)
+def test_what_makes_it_inconclusive(changes, said):
+    found = verdict(changes.pop("steps", [step_of(0, 1)]), **changes)
+    assert found.exit_code == 96
+    assert any(said in reason for reason in found.reasons)
+
+
+def test_low_fidelity_voids_the_verdict():
+    good = [step_of(0, 1), step_of(1, 2)]
+    assert fidelity_of(good).score == 1.0
+    bad = [step_of(0, 1, verdict=Verdict.STATUS), step_of(1, 2)]
+    assert fidelity_of(bad).score == 0.0
+    assert verdict(bad).exit_code == 96 and "fidelity 0% is below 80%" in verdict(bad).reasons[0]
+    # it is measured at the load nearest to 1x alone: under more load answers may well differ
+    assert verdict([step_of(0, 1), step_of(1, 2, verdict=Verdict.STATUS)]).exit_code == 0
+
+
+def test_shots_that_were_shed_make_a_step_say_nothing():
+    shed = step_of(1, 2, failure=Failure.SHED_RATE, status=0)
+    found = verdict([step_of(0, 1), shed])
+    assert found.exit_code == 96
+    assert "step 2 (2x): 100% of the shots were shed" in found.reasons
+
+
+def test_production_is_judged_by_the_time_of_the_step():
+    made = [outcome(i * 10, 5_000) for i in range(500)]
+    made += [outcome(i * 10, 700_000, kind=Kind.PRODUCTION, step=-1) for i in range(500)]
+    run = StepRun(0, arithmetic(scale=1, speed=1, load=1, recorded_rate=100), START * NS, START * NS + 5 * NS)
+    found = judge_step(run, panes_of(made), [parse_threshold("production p90 < 600ms over 2s")], None)
+    assert found.held is False
+    assert found.stress.offered == 500 and found.production.completed > 0
