@@ -12,15 +12,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from capture.choose import choose
+from capture.settings import RecordSettings
+from cleanse import app as cleansing
+from cleanse.settings import CleanseSettings
 from livefire import errors, keyring
-from livefire.drilling import drill_and_tell
+from livefire.drilling import drill_and_tell, plan_with, report_of
 from livefire.recording import Recording
-from livefire.runs import read_json
 from livefire.story import Story
 from livefire.supervisor import Supervisor
 from livefire.system import System
@@ -37,7 +39,7 @@ class DemoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     system: Path
     folder: Path
     runs: Path
-    engine: str = "auto"  # auto, ring, proxy
+    engine: Literal["auto", "ring", "proxy"] = "auto"
     record_s: float = RECORD_S
 
 
@@ -67,8 +69,10 @@ class Demo:
     # -- 1
 
     def _start(self, supervisor: Supervisor) -> System:
-        choice = choose(self.settings.engine)
-        system = System(self.settings.system, self.folder, proxied=choice.engine == "proxy")
+        anywhere = RecordSettings(to="", interfaces=("lo",), proxies=(("127.0.0.1:1", "127.0.0.1:2"),),
+                                  source=self.settings.engine)  # fmt: skip
+        choice = choose(anywhere)
+        system = System(self.settings.system, self.folder, proxied=choice.kind == "proxy")
         self.why_this_source = choice.why
         description = system.description
         self.story.chapter(f"start {description.name}: {' -> '.join(reversed(description.services))}")
@@ -87,7 +91,7 @@ class Demo:
         engine = "proxy" if system.proxied else "ring"
         self.story.chapter(f"record its traffic: {self.why_this_source}")
         self.live = self.folder / "live.lf"
-        arguments = ["record", "--engine", engine, "--to", str(self.live)]
+        arguments = ["record", "--stdin-guard", "--engine", engine, "--to", str(self.live)]
         for name in system.description.record:
             at, via = system.places[f"{name}.at"], system.places[f"{name}.via"]
             if system.proxied:
@@ -109,7 +113,9 @@ class Demo:
         began = time.monotonic()
         while (passed := time.monotonic() - began) < self.settings.record_s:
             megabytes = self.live.stat().st_size / 1e6
-            self.story.progress(f"recording production, {passed:.0f} of {self.settings.record_s:.0f} s, {megabytes:.1f} MB")
+            self.story.progress(
+                f"recording production, {passed:.0f} of {self.settings.record_s:.0f} s, {megabytes:.1f} MB"
+            )
             self._all_alive(supervisor)
             time.sleep(0.1)
         recording = Recording(self.live)
@@ -124,14 +130,11 @@ class Demo:
     # -- 3
 
     def _cleanse(self, system: System) -> None:
-        from cleanse import app
-        from cleanse.settings import CleanseSettings
-
         self.story.chapter("cleanse and stamp")
         self.clean = self.folder / "clean.lf"
         entry = system.places[f"{system.description.entry}.at"]
-        result = app.cleanse(self.live, self.clean, CleanseSettings(server=(entry,)), until_ns=None)
-        for line in app.summary_lines(result):
+        result = cleansing.cleanse(self.live, self.clean, CleanseSettings(server=(entry,)), until_ns=None)
+        for line in cleansing.summary_lines(result):
             self.story.line(line)
         self.figures["cleanse"] = result.account.as_json()
 
@@ -139,15 +142,13 @@ class Demo:
 
     def _drill(self, supervisor: Supervisor, system: System) -> int:
         self.story.chapter("drill, against the same system, while production goes on")
-        variables = {"recording": str(self.clean), "production": str(self.live), "dir": str(self.folder)}
-        variables |= {name.replace(".at", ""): place for name, place in system.places.items() if name.endswith(".at")}
-        variables |= {name: place for name, place in system.places.items() if not name.endswith(".at")}
-        result = drill_and_tell(
-            system.path.parent / "plan.yaml", variables, self.settings.runs, self.keys, supervisor, self.story
-        )
-        self.figures["drill"] = result.as_json()
-        self.result = result
-        return errors.OK if result.exit_code == errors.STOPPED else result.exit_code
+        places = {"recording": str(self.clean), "live": str(self.live), **system.places}
+        plan = plan_with(system.path.parent / "plan.yaml", places)
+        self.result = drill_and_tell(plan, self.keys, self.settings.runs, supervisor, self.story)
+        self.figures["drill"] = self.result.as_dict()
+        self.figures["entry"] = system.places[f"{system.description.entry}.at"]
+        stopped = self.result.exit_code == errors.STOPPED
+        return errors.OK if stopped else self.result.exit_code
 
     def _finish(self, supervisor: Supervisor, system: System, recorder: subprocess.Popen[bytes]) -> None:
         supervisor.stop(recorder, grace_s=8)
@@ -160,8 +161,7 @@ class Demo:
         self.figures["third_parties_reached"] = reached
         for name, count in reached.items():
             self.story.line(f"{name} reached by stress traffic: {count}")
-        shutil.copyfile(self.result.report, self.folder / "report.html")
-        self.story.line(f"report: {_near(self.folder / 'report.html')}")
+        self.story.line(f"report: {_near(report_of(self.result, self.folder / 'report.html'))}")
 
     def _command(self, arguments: list[str]) -> list[str]:
         return [sys.executable, "-m", "livefire", "--keys", str(self.keys), *arguments]
@@ -178,7 +178,8 @@ def account_line(account: dict[str, Any]) -> str:
     for name, ledger in account["ledgers"].items():
         dropped = sum(ledger["drops"].values()) + sum(ledger["intentional"].values())
         parts.append(
-            f"{name} {ledger['seen']:,} = {ledger['emitted']:,} + {dropped:,} dropped + {ledger['in_flight']:,} in flight"
+            f"{name} {ledger['seen']:,} = {ledger['emitted']:,} + {dropped:,} dropped "
+            f"+ {ledger['in_flight']:,} in flight"
         )
     return "; ".join(parts) + ("; balanced" if account["balanced"] else "; NOT BALANCED")
 
@@ -195,6 +196,3 @@ def _empty(folder: Path) -> None:
 
 def _near(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-__all__ = ["Demo", "DemoSettings", "account_line", "read_json"]

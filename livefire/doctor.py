@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from capture.doctor import ring_finding
+from capture import doctor as capture_doctor
 from livefire import keyring
 from wire.config import ConfigError
 
@@ -53,8 +53,8 @@ def _python() -> Finding:
 
 
 def _ring() -> Finding:
-    fine, detail, mend = ring_finding()
-    return Finding("packet ring", fine, detail, mend)
+    found = capture_doctor.ring()
+    return Finding("packet ring", found.good, found.says, found.remedy)
 
 
 def _open_files() -> Finding:

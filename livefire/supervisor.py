@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -142,6 +143,18 @@ class StopFlag:
     def install(self) -> StopFlag:
         signal.signal(signal.SIGINT, self._set)
         signal.signal(signal.SIGTERM, self._set)
+        return self
+
+    def with_stdin(self) -> StopFlag:
+        """Also True once stdin has closed: the supervisor that held it is gone."""
+
+        def wait() -> None:
+            # Not sys.stdin: a thread that holds its lock at exit aborts the interpreter.
+            while os.read(0, 4096):
+                pass
+            self.asked = True
+
+        threading.Thread(target=wait, daemon=True).start()
         return self
 
     def _set(self, number: int, frame: FrameType | None) -> None:

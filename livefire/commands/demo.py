@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -22,7 +23,9 @@ SHOP = Path(__file__).resolve().parents[2] / "examples" / "shop" / "shop.yaml"
 @click.option("--engine", type=click.Choice(["auto", "ring", "proxy"]), default="auto", help="How to record.")
 @click.option("--json", "as_json", is_flag=True, help="The figures as one object at the end, too.")
 @click.pass_obj
-def command(resolved: Resolved, system: Path | None, folder: Path, engine: str, as_json: bool) -> None:
+def command(
+    resolved: Resolved, system: Path | None, folder: Path, engine: Literal["auto", "ring", "proxy"], as_json: bool
+) -> None:
     """The whole chain on a small shop: record, cleanse, drill, prove, report. About a minute.
 
     \b

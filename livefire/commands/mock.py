@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from unittest.mock import app
-
 import click
 
 from livefire import keyring
 from livefire.settings import Resolved
 from livefire_shadow.settings import Settings as ShadowSettings
+from mock import app
 from mock.settings import Settings
 
 
@@ -17,9 +16,15 @@ from mock.settings import Settings
 @click.option("--listen", required=True, metavar="HOST:PORT", help="Where to answer.")
 @click.option("--server", multiple=True, metavar="IP:PORT", help="The third party as it was recorded; repeatable.")
 @click.option("--no-latency", is_flag=True, help="Answer at once, not as slowly as was recorded.")
+@click.option("--stdin-guard", is_flag=True, help="Stop when stdin closes: for a supervisor.")
 @click.pass_obj
 def command(
-    resolved: Resolved, recording: tuple[str, ...], listen: str, server: tuple[str, ...], no_latency: bool
+    resolved: Resolved,
+    recording: tuple[str, ...],
+    listen: str,
+    server: tuple[str, ...],
+    no_latency: bool,
+    stdin_guard: bool,
 ) -> None:
     """Serve a third party's recorded answers to marked requests. What matches nothing gets 501; nothing is passed on.
 
@@ -32,6 +37,6 @@ def command(
         recordings=recording,
         servers=server,
         latency_factor=0.0 if no_latency else 1.0,
-        stdin_guard=False,
+        stdin_guard=stdin_guard,
     )
     app.serve(settings, ShadowSettings.from_env("mock", {"LIVEFIRE_SHADOW_KEYS": ring.shadow_keys()}))

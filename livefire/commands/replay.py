@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
+import msgspec
 
+from drill.pressure import arithmetic
 from livefire import keyring
 from livefire.settings import Resolved
 from livefire.story import Story
 from livefire.supervisor import Supervisor, terminate_as_interrupt
 from livefire.tables import table
 from replay import app
+from replay.recording import Recording
 from replay.settings import ReplaySettings
 from replay.summary import Summary
 from wire import config
+from wire.records import Beat
 
 
 @click.command("replay")
@@ -55,6 +58,7 @@ def command(
     livefire replay clean.lf --target http://staging:8080 --copies 3 --disposable-target
     livefire replay clean.lf --target http://127.0.0.1:8080 --speed 2 --skip-unsafe --json
     """
+    survey = Recording(recording).survey()
     ring, _ = keyring.load_or_make(resolved.settings.keys_path)
     settings = ReplaySettings(
         recording=recording,
@@ -63,7 +67,7 @@ def command(
         key_id=ring.marker.id,
         key_hex=ring.marker.key,
         speed=speed,
-        copies=copies,
+        copies=copies / survey.scale,  # 1x is production's rate, of which the recording may hold a share
         spread_ns=config.duration_ns(spread),
         workers=workers,
         max_rate=_rate(max_rate),
@@ -75,33 +79,42 @@ def command(
     )
     terminate_as_interrupt()
     story = Story(click.get_text_stream("stderr"))
+    if survey.lap_ns:
+        recorded = survey.exchanges / (survey.lap_ns / 1e9)
+        told = arithmetic(scale=survey.scale, speed=speed, load=copies, recorded_rate=recorded)
+        story.line(f"about to fire {told.line()} at {target}")
     with Supervisor() as supervisor:
-        summary = app.run(settings, supervisor.spawn, story.progress)
+        summary = app.run(settings, supervisor.spawn, lambda now: story.progress(progress_line(now)))
     if as_json:
-        click.echo(json.dumps(summary_json(summary)))
+        click.echo(msgspec.json.encode(summary).decode())
     else:
         _print(summary)
+
+
+def progress_line(beats: dict[str, Beat]) -> str:
+    """What the workers say, added up."""
+    now = beats.values()
+    sent, answered, waiting = (sum(getattr(beat, name) for beat in now) for name in ("sent", "answered", "open_shots"))
+    late_ms = max((beat.lag_ns for beat in now), default=0) / 1e6
+    return f"{sent:,} sent, {answered:,} answered, {waiting:,} open, latest left {late_ms:.1f} ms late"
 
 
 def _rate(text: str) -> float:
     return float(text) if text.replace(".", "", 1).isdigit() else config.rate_per_s(text)
 
 
-def summary_json(summary: Summary) -> dict[str, object]:
-    """The contract's object."""
-    return summary.as_json()
-
-
 def _print(summary: Summary) -> None:
-    found = summary_json(summary)
-    click.echo(f"run {found['run_id']}")
-    counts = ("planned", "sent", "answered", "failed", "shed", "unknown")
-    click.echo(table(counts, [[found[name] for name in counts]], left=0))
-    percentiles: dict[str, dict[str, float | None]] = {
-        name: found[name] for name in ("latency_ms", "service_ms", "send_error_ms")  # type: ignore[misc]
-    }
-    heads = list(percentiles["latency_ms"])
+    click.echo(f"run {summary.run_id}: {summary.reason}")
+    heads = ("planned", "sent", "answered", "failed", "shed", "unknown", "differing")
+    click.echo(table(heads, [[getattr(summary, name) for name in heads]], left=0))
     rows = [
-        (name.removesuffix("_ms").replace("_", " ") + " ms", *values.values()) for name, values in percentiles.items()
+        ("latency ms (from due)", *summary.latency_ms.values()),
+        ("service ms (from send)", *summary.service_ms.values()),
+        ("send error ms", *summary.send_error_ms.values()),
     ]
-    click.echo(table(("", *heads), rows))
+    click.echo(table(("", *summary.latency_ms), rows))
+    for failure, count in sorted(summary.failures.items()):
+        click.echo(f"{failure}: {count:,}")
+    click.echo(f"{summary.cpu_s:.2f} s of processor time, of all processes")
+    if not summary.balanced:
+        click.echo("ACCOUNT NOT BALANCED")

@@ -1,0 +1,121 @@
+"""A drill as the front door runs it: mocks and workers started, the story told, the report written."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from analytics.app import window_dicts
+from analytics.windows import text_table
+from drill import app
+from drill.events import Event, EventKind
+from drill.plan import Plan, load_plan
+from drill.report import write_report
+from drill.result import DrillResult
+from drill.settings import DrillSettings
+from livefire import keyring
+from livefire.story import Story
+from livefire.supervisor import Supervisor
+from wire.config import ConfigError
+
+MOCK_READY: Final = "/.livefire/ready"
+_MOCK_S: Final = 20.0
+
+
+def drill_and_tell(
+    plan: Plan, keys: Path, runs: Path, supervisor: Supervisor, story: Story, *, disposable: bool = False
+) -> DrillResult:
+    """Carry a plan out, telling what happens. Raises ConfigError and the like before the first shot."""
+    ring = keyring.load(keys)
+    settings = DrillSettings(
+        runs_dir=runs, key_id=ring.marker.id, key_hex=ring.marker.key, disposable_target=disposable
+    )
+    _start_mocks(plan, keys, supervisor, story)
+    result = app.run(plan, settings, supervisor.spawn, lambda event: _tell(event, story))
+    _tell_result(result, story)
+    return result
+
+
+def plan_with(path: Path, variables: Mapping[str, str]) -> Plan:
+    """The plan with those of the variables that it names."""
+    text = path.read_text("utf-8") if path.exists() else ""
+    named = set(re.findall(r"\$\{([\w.-]+)", text))
+    return load_plan(path, {name: value for name, value in variables.items() if name in named})
+
+
+def report_of(result: DrillResult, to: Path | None = None) -> Path:
+    """Write the report page; where it is."""
+    path = to or result.run_dir / "report.html"
+    write_report(result.run_dir, path)
+    return path
+
+
+def _start_mocks(plan: Plan, keys: Path, supervisor: Supervisor, story: Story) -> None:
+    """A mock that answers already is left alone; another is started, from what production's recording holds."""
+    for party in plan.third_parties:
+        if _answers(party.mock):
+            story.line(f"mock of {party.name}: answers at {party.mock} already")
+            continue
+        if plan.production is None:
+            raise ConfigError(
+                f"{plan.source}: nothing answers for {party.name} at {party.mock}; start it: livefire mock RECORDING "
+                f"--server {party.recorded} --listen {party.mock}"
+            )
+        name = f"mock-{party.name}"
+        argv = [sys.executable, "-m", "livefire", "--keys", str(keys), "mock", str(plan.production.recording)]
+        child = supervisor.spawn(name, [*argv, "--server", party.recorded, "--listen", party.mock, "--stdin-guard"])
+        deadline = time.monotonic() + _MOCK_S
+        while not _answers(party.mock):
+            if child.poll() is not None or time.monotonic() > deadline:
+                words = " / ".join(supervisor.errors_of(name)) or "it said nothing"
+                raise ConfigError(f"the mock of {party.name} did not start: {words}")
+            time.sleep(0.05)
+        story.line(f"mock of {party.name}: recorded answers, at {party.mock}")
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{address}{MOCK_READY}", timeout=1) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _tell(event: Event, story: Story) -> None:
+    if event.kind is EventKind.WINDOW:
+        story.progress(event.text)
+    else:
+        story.line(event.text)
+
+
+def _tell_result(result: DrillResult, story: Story) -> None:
+    story.line()
+    for reason in result.verdict.reasons:
+        story.line(reason)
+    story.line(result.capacity.said())
+    account = result.account
+    story.line(
+        f"shots: {account.planned:,} planned = {account.sent:,} sent + {account.shed:,} shed "
+        f"+ {account.unknown:,} unknown; "
+        f"{account.sent:,} sent = {account.answered:,} answered + {account.failed:,} failed; "
+        f"{'balanced' if account.balanced else 'NOT BALANCED'}"
+    )
+    isolation = result.isolation
+    story.line(
+        f"stress writes: {isolation.rows_in_shadow:,} in shadow, {isolation.rows_in_production:,} in production "
+        f"(rows of this run, by SQL)"
+    )
+    for violation in isolation.violations:
+        story.line(f"VIOLATED: {violation}")
+    for party in result.third_parties:
+        story.line(f"{party.name}: {party.mocked:,} stress calls went to its mock, {party.unmatched or 0:,} unmatched")
+    windows = window_dicts(result.run_dir, every="5s")
+    if windows:
+        story.line()
+        story.line(text_table(windows))

@@ -1,0 +1,208 @@
+"""Fuzzing by mutation of real inputs: a record, a drop or need-more; never another exception, no hang, no bloat.
+
+    python tests/fuzz/run.py --minutes 1 [--seed N] [--target NAME]
+
+Seeds are golden files, small captures (the corpus beside the checkout, when it is there) and messages written here.
+A failure prints the target, the seed, and writes the input to a temporary file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from bus.logfile import LogReader  # noqa: E402
+from bus.ports import BusError  # noqa: E402
+from capture.app import import_files  # noqa: E402
+from capture.assembler import Assembler  # noqa: E402
+from capture.settings import CaptureSettings  # noqa: E402
+from livefire_shadow import BadMarker, verify  # noqa: E402
+from mask.masker import Masker  # noqa: E402
+from mask.settings import MaskSettings  # noqa: E402
+from wire import codec, config, places  # noqa: E402
+
+MAX_S = 1.0
+MAX_RSS_BYTES = 256 << 20
+KEY = b"k" * 32
+
+HTTP = (
+    b'POST /a/b?x=1 HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\nCookie: sid=abcdef123456\r\n\r\n{"a": 12}'
+    b"GET /c HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nT: x\r\n\r\n"
+    b"HTTP/1.1 204 No Content\r\n\r\n",
+)
+
+
+def fuzz_message(data: bytes) -> None:
+    try:
+        codec.decode(data)
+    except codec.CodecError:
+        pass
+
+
+def fuzz_log_file(data: bytes) -> None:
+    with tempfile.NamedTemporaryFile(suffix=".lf") as file:
+        file.write(data)
+        file.flush()
+        try:
+            with LogReader(file.name) as reader:
+                while messages := reader.read():
+                    for message in messages:
+                        fuzz_message(message.data)
+        except BusError:
+            pass
+
+
+def fuzz_capture_file(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "x.pcap"
+        source.write_bytes(data)
+        try:
+            account = import_files([source], Path(folder) / "x.lf", CaptureSettings(), Masker(KEY, MaskSettings()), KEY)
+        except BusError:
+            return
+        assert account.balanced, f"the account does not balance: {account.as_json()}"
+
+
+def fuzz_stream(data: bytes) -> None:
+    """The first byte says where the request side ends and how both are cut into pieces."""
+    cut = 1 + (data[0] if data else 0) % 64
+    middle = len(data) * (data[1] if len(data) > 1 else 128) // 256
+    assembler = Assembler("fuzz", CaptureSettings(), Masker(KEY, MaskSettings()), KEY)
+    channel = assembler.connection_opened("127.0.0.1:1", "127.0.0.1:2", 1)
+    at = 2
+    for from_client, part in ((True, data[2:middle]), (False, data[max(2, middle) :])):
+        for start in range(0, len(part), cut):
+            at += 1
+            channel.data(from_client, part[start : start + cut], at)
+    channel.closed(True, at)
+    channel.closed(False, at)
+    assembler.finish()
+    assert assembler.account.balanced, f"the account does not balance: {assembler.account.as_json()}"
+
+
+def fuzz_places(data: bytes) -> None:
+    head, _, body = data.partition(b"\r\n\r\n")
+    for place, _ in places.values_of_request(head + b"\r\n\r\n", body):
+        places.substitute(head + b"\r\n\r\n", body, place, lambda value: value + "x")
+    places.values_of_response(head + b"\r\n\r\n", body)
+
+
+def fuzz_marker(data: bytes) -> None:
+    try:
+        verify(data.decode("latin-1"), {"k1": KEY}, 1_700_000_000.0)
+    except BadMarker:
+        return
+    raise AssertionError("a mutated marker was believed")
+
+
+def fuzz_config(data: bytes) -> None:
+    try:
+        config.load_yaml(data.decode("utf-8", "replace"), "fuzz.yaml")
+    except config.ConfigError:
+        pass
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "message": fuzz_message,
+    "log_file": fuzz_log_file,
+    "capture_file": fuzz_capture_file,
+    "stream": fuzz_stream,
+    "places": fuzz_places,
+    "marker": fuzz_marker,
+    "config": fuzz_config,
+}
+
+
+def seeds() -> dict[str, list[bytes]]:
+    golden = [path.read_bytes() for path in sorted((ROOT / "tests" / "golden").glob("*.lf"))]
+    messages = []
+    for path in sorted((ROOT / "tests" / "golden").glob("*.lf")):
+        with LogReader(path) as reader:
+            messages += [message.data for message in reader.read()]
+    corpus = Path(os.environ.get("LIVEFIRE_CORPUS", ROOT.parent / "shared" / "corpus")) / "pcap"
+    captures = [
+        p.read_bytes() for p in sorted(corpus.glob("*.pcap*")) if p.suffix != ".json" and p.stat().st_size < 20_000
+    ]
+    streams = [b"\x20\x80" + request + answer for request in HTTP for answer in HTTP]
+    return {
+        "message": messages,
+        "log_file": golden,
+        "capture_file": captures or [b"\xd4\xc3\xb2\xa1" + bytes(64)],
+        "stream": streams,
+        "places": list(HTTP),
+        "marker": [b"v1;run=r;exp=1700000100;kid=k1;sig=" + b"0" * 32],
+        "config": [b"a: 1\nb: [1, {c: on}]\n", b"steps:\n  - {load: 1x, for: 10s}\n"],
+    }
+
+
+def mutate(data: bytes, pool: list[bytes], chance: random.Random) -> bytes:
+    out = bytearray(data)
+    for _ in range(chance.randint(1, 6)):
+        where = chance.randrange(len(out) + 1)
+        what = chance.randrange(6)
+        if what == 0 and out:
+            out[where % len(out)] ^= 1 << chance.randrange(8)
+        elif what == 1:
+            del out[where : where + chance.randint(1, 40)]
+        elif what == 2:
+            out[where:where] = bytes(chance.randrange(256) for _ in range(chance.randint(1, 8)))
+        elif what == 3 and out:
+            out[where % len(out)] = chance.choice((0, 0x7F, 0x80, 0xFF, 0x0D, 0x0A, 0x20, 0x3A))
+        elif what == 4:
+            other = chance.choice(pool)
+            start = chance.randrange(len(other) + 1)
+            out[where:where] = other[start : start + chance.randint(1, 200)]
+        else:
+            del out[where:]
+    return bytes(out)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--target", choices=sorted(TARGETS))
+    options = parser.parse_args()
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
+    chance = random.Random(seed)
+    inputs = seeds()
+    names = [options.target] if options.target else list(TARGETS)
+    print(f"seed {seed}")
+    end = time.monotonic() + options.minutes * 60
+    counts = dict.fromkeys(names, 0)
+    slowest = dict.fromkeys(names, 0.0)
+    while time.monotonic() < end:
+        for name in names:
+            data = mutate(chance.choice(inputs[name]), inputs[name], chance)
+            began = time.process_time()
+            try:
+                TARGETS[name](data)
+                took = time.process_time() - began
+                assert took <= MAX_S, f"took {took:.2f} s"
+                rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+                assert rss <= MAX_RSS_BYTES, f"{rss / 1e6:.0f} MB of memory"
+            except Exception as error:
+                with tempfile.NamedTemporaryFile(delete=False, suffix=f".{name}") as file:
+                    file.write(data)
+                print(f"FAILED {name}, seed {seed}, input {counts[name]}: {error!r}; kept in {file.name}")
+                raise
+            counts[name] += 1
+            slowest[name] = max(slowest[name], took)
+    for name in names:
+        print(f"{name:<14} {counts[name]:>9,} inputs, slowest {slowest[name] * 1000:.0f} ms")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
