@@ -2,12 +2,15 @@
 
     python bench/capture.py [--exchanges N]
 
-Three data packets an exchange (request, two of the answer), 18 header fields, answers of 300 bytes, keep-alive connections.
+Three data packets an exchange (request, two of the answer), 18 header fields, answers of 300 bytes, keep-alive
+connections.
 """
 
 from __future__ import annotations
 
 import argparse
+import cProfile
+import pstats
 import sys
 import tempfile
 import time
@@ -73,9 +76,9 @@ def main() -> None:
             return account.ledger("messages").emitted // 2
 
         if args.profile:
-            import cProfile
-
-            cProfile.run("assemble()", sort="tottime") if False else cProfile.runctx("assemble()", {}, {"assemble": assemble}, sort="tottime")
+            profile = cProfile.Profile()
+            profile.runcall(assemble)
+            pstats.Stats(profile).sort_stats("tottime").print_stats(40)
             return
         for name, run in (("pcap -> exchanges", assemble), ("pcap -> recording, unmasked", record)):
             begun, cpu = time.perf_counter(), time.process_time()

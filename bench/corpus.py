@@ -108,9 +108,7 @@ def main() -> int:
     args = parser.parse_args()
     folder = corpus_folder(args.folder)
     if folder is None:
-        print(
-            "no corpus here: give its folder, or set LIVEFIRE_CORPUS (it holds pcap/*.expect.json); nothing was compared"
-        )
+        print("no corpus here: give its folder, or set LIVEFIRE_CORPUS (it holds pcap/); nothing was compared")
         return 0
     begun = time.perf_counter()
     found = total = extra = captures = unbalanced = crashed = 0

@@ -34,8 +34,8 @@ class Stream:
     """See the module. `drop(reason, bytes)` is called for what does not come out."""
 
     __slots__ = (
-        "_drop", "_history", "_history_bytes", "_max_history", "_max_waiting", "acked", "conflicts", "end", "_hole_at", "_hole_ns",
-        "next", "origin", "started", "waiting", "waiting_bytes",
+        "_drop", "_history", "_history_bytes", "_hole_at", "_hole_ns", "_max_history", "_max_waiting", "acked",
+        "conflicts", "end", "next", "origin", "started", "waiting", "waiting_bytes",
     )  # fmt: skip
 
     def __init__(self, drop: Callable[[str, int], None], max_waiting: int, max_history: int) -> None:
@@ -68,7 +68,7 @@ class Stream:
         return self.next + (((sequence - self.origin - self.next + _HALF) & _MASK) - _HALF)
 
     def in_order(self, sequence: int, data: bytes, wire_len: int) -> int:
-        """Take a segment that is the next one, whole, with nothing waiting: its offset. Else -1, and nothing is taken."""
+        """Take a segment that is the next one, whole, with nothing waiting: its offset. Else -1: nothing is taken."""
         offset = self.next
         if (sequence - self.origin - offset) & _MASK or self.waiting or len(data) != wire_len or self.end >= 0:
             return -1

@@ -27,7 +27,7 @@ class CaptureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     acked_hole_ns: int = 100_000_000  # the same where the peer has acknowledged it: it was lost here, not there
     idle_ns: int = 300_000_000_000  # a connection without packets for so long is over
     closed_ns: int = 5_000_000_000  # how long a closed one is remembered, for its late packets
-    #: Keep answers whose request was never seen, as exchanges with an empty request. Unset: imports do, live recordings,
+    #: Keep answers whose request was never seen, as exchanges with an empty request. Unset: imports do; recordings,
     #: whose readers ask when a request began, do not.
     keep_unpaired: bool | None = None
     batch_bytes: int = 256 << 10  # written when so much waits

@@ -109,7 +109,7 @@ class Demo:
             if recorder.poll() is not None or time.monotonic() > deadline:
                 raise ConfigError(f"the recorder did not start: {' / '.join(supervisor.errors_of('recorder'))}")
             time.sleep(0.02)
-        system.start_production(supervisor)
+        self.production = system.start_production(supervisor)
         began = time.monotonic()
         while (passed := time.monotonic() - began) < self.settings.record_s:
             megabytes = self.live.stat().st_size / 1e6
@@ -151,6 +151,8 @@ class Demo:
         return errors.OK if stopped else self.result.exit_code
 
     def _finish(self, supervisor: Supervisor, system: System, recorder: subprocess.Popen[bytes]) -> None:
+        # Production first: then the recorder has seen the end of everything, and its books can be closed.
+        supervisor.stop(self.production)
         supervisor.stop(recorder, grace_s=8)
         recording = Recording(self.live)
         self.story.chapter("account")

@@ -11,6 +11,7 @@ import json
 import re
 import secrets
 import socket
+import subprocess
 import sys
 import time
 import urllib.error
@@ -89,8 +90,8 @@ class System:
                     raise ConfigError(f"{self.path}: {name} did not start: {words}")
                 time.sleep(0.02)
 
-    def start_production(self, supervisor: Supervisor) -> None:
-        supervisor.spawn("production", self.argv(self.description.production))
+    def start_production(self, supervisor: Supervisor) -> subprocess.Popen[bytes]:
+        return supervisor.spawn("production", self.argv(self.description.production))
 
     def marked_requests(self) -> dict[str, int]:
         """How many marked requests each third party logged itself."""

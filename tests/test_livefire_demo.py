@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -99,11 +100,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 
 def test_the_guard_stopped_the_last_step_within_a_second(demo: Ran) -> None:
     drill = demo.figures["drill"]
-    assert drill["verdict"] == "stopped", demo.told
-    assert drill["stopped"]["step"] == len(drill["steps"]) - 1
+    assert drill["exit_code"] == 97, demo.told
+    assert [step["cut"] for step in drill["steps"]] == [False] * (len(drill["arithmetic"]) - 1) + [True]
     last = max(o["sent_ns"] for o in demo.livefire("outcomes", "--json") if o["kind"] == "stress")
-    assert last == drill["stopped"]["last_sent_ns"]
-    assert last - drill["stopped"]["decision_ns"] <= 1_000_000_000
+    assert last == drill["last_sent_ns"]
+    assert last - drill["decision_ns"] <= 1_000_000_000
+    assert f"the last request left {(last - drill['decision_ns']) / 1e6:.0f} ms after the decision" in demo.told
 
 
 def test_every_shot_is_in_the_storefronts_own_log(demo: Ran) -> None:
@@ -118,9 +120,10 @@ def test_every_shot_is_in_the_storefronts_own_log(demo: Ran) -> None:
     abandoned = sum(1 for o in outcomes if o["sent_ns"] and not o["status"])
     assert sum((answered - served).values()) == 0
     assert sum((served - answered).values()) <= abandoned
-    planned = demo.figures["drill"]["account"]
-    assert planned["planned"] == len(outcomes) == planned["sent"] + planned["shed"] + planned["unknown"]
-    assert planned["answered"] == sum(answered.values())
+    account = demo.figures["drill"]["account"]
+    stress = [o for o in outcomes if o["kind"] == "stress"]
+    assert account["planned"] == len(stress) == account["sent"] + account["shed"] + account["unknown"]
+    assert account["answered"] == sum(1 for o in stress if o["status"])
 
 
 def test_the_recording_lacks_nothing_that_the_storefront_served(demo: Ran) -> None:
@@ -136,9 +139,10 @@ def test_the_recording_lacks_nothing_that_the_storefront_served(demo: Ran) -> No
         for e in shown
         if e["server"] == entry and e["status"] is not None
     )
-    # What was in the air when production or the recorder ended may be on one side alone.
-    assert sum((served - recorded).values()) <= 12, served - recorded
-    assert sum((recorded - served).values()) <= 12, recorded - served
+    # A shopper that was stopped does not wait for its answer: that one request may be on one side alone.
+    shoppers = 6
+    assert sum((served - recorded).values()) <= shoppers, served - recorded
+    assert sum((recorded - served).values()) <= shoppers, recorded - served
     assert sum(recorded.values()) > 300
     assert demo.figures["record"]["balanced"] and demo.figures["cleanse"]["balanced"]
 
@@ -146,8 +150,9 @@ def test_the_recording_lacks_nothing_that_the_storefront_served(demo: Ran) -> No
 def test_stress_writes_are_in_the_shadow_alone_by_sql(demo: Ran) -> None:
     isolation = demo.figures["drill"]["isolation"]
     assert isolation["verdict"] == "proven", isolation
-    assert rows(demo.folder / "orders.db", marked=True) == isolation["in_production"] == 0
-    assert rows(demo.folder / "orders-shadow.db", marked=True) == isolation["in_shadow"] > 0
+    assert rows(demo.folder / "orders.db", marked=True) == isolation["rows_in_production"] == 0
+    assert rows(demo.folder / "orders-shadow.db", marked=True) == isolation["rows_in_shadow"] > 0
+    assert f"stress writes: {isolation['rows_in_shadow']:,} in shadow, 0 in production" in demo.told
     assert rows(demo.folder / "orders.db", marked=False) > 0
 
 
@@ -160,24 +165,23 @@ def test_the_third_party_was_reached_by_production_alone(demo: Ran) -> None:
 def test_windows_add_up_to_the_outcomes(demo: Ran) -> None:
     windows = [w for w in demo.livefire("windows", "--json", "--every", "5s") if w["route"] == "*"]
     outcomes = demo.livefire("outcomes", "--json")
-    for kind in ("stress", "canary"):
-        of_kind = [w for w in windows if w["kind"] == kind]
-        assert sum(w["offered"] for w in of_kind) == sum(1 for o in outcomes if o["kind"] == kind)
-        assert sum(w["completed"] for w in of_kind) == sum(1 for o in outcomes if o["kind"] == kind and o["status"])
+    stress = [w for w in windows if w["kind"] == "stress"]
+    assert sum(w["offered"] for w in stress) == sum(1 for o in outcomes if o["kind"] == "stress")
+    assert sum(w["completed"] for w in stress) == sum(1 for o in outcomes if o["kind"] == "stress" and o["status"])
     assert sum(w["completed"] for w in windows if w["kind"] == "production") > 100
 
 
 def test_live_values_took_the_place_of_recorded_ones(demo: Ran) -> None:
     """Sessions are kept per run: without the live token every authorised request would be 401."""
-    steps = [o for o in demo.livefire("outcomes", "--json") if o["step"] == 0 and o["status"]]
-    same = sum(1 for o in steps if o["verdict"] == "same")
-    assert same / len(steps) > 0.9, Counter((o["route"], o["status"], o["verdict"]) for o in steps)
+    first = [o for o in demo.livefire("outcomes", "--json") if o["step"] == 0 and o["status"]]
+    same = sum(1 for o in first if o["verdict"] == "same")
+    assert same / len(first) > 0.9, Counter((o["route"], o["status"], o["verdict"]) for o in first)
 
 
 def test_the_page_is_one_file_with_the_verdict(demo: Ran) -> None:
     page = (demo.folder / "report.html").read_text()
     assert demo.figures["drill"]["run_id"] in page
-    assert 'src="http' not in page and '<link rel="stylesheet" href="http' not in page
+    assert not re.findall(r"<(?:script|img|iframe)[^>]*\ssrc=|<link[^>]*\shref=", page)
 
 
 def test_nothing_secret_is_in_what_was_written(demo: Ran) -> None:
@@ -203,7 +207,7 @@ def test_a_leak_ends_with_98_and_is_named(tmp_path: Path, leak: str, named: str)
     assert named in ran.told
     assert ran.figures["drill"]["isolation"]["verdict"] == "violated"
     in_production = rows(ran.folder / "orders.db", marked=True)
-    assert in_production == ran.figures["drill"]["isolation"]["in_production"]
+    assert in_production == ran.figures["drill"]["isolation"]["rows_in_production"]
     assert (in_production > 0) == (leak == "raw")
     assert gone(ran.folder), processes_of(ran.folder)
 

@@ -50,14 +50,15 @@ def command(resolved: Resolved, run: str | None, as_json: bool, failed: bool) ->
 
 
 def outcomes_of(folder: Path) -> Iterator[Outcome]:
-    """All outcomes of a run, worker by worker, in the order in which they were written."""
-    reader = TopicReader(FileBus(folder), topics.OUTCOMES)
-    try:
-        for _, batch in reader.batches():
-            if batch.header.type is RecordType.OUTCOME:
-                yield from batch.records
-    finally:
-        reader.close()
+    """All outcomes of a run, its canaries first, worker by worker, in the order in which they were written."""
+    for part in (folder / "canary", folder):
+        reader = TopicReader(FileBus(part), topics.OUTCOMES)
+        try:
+            for _, batch in reader.batches():
+                if batch.header.type is RecordType.OUTCOME:
+                    yield from batch.records
+        finally:
+            reader.close()
 
 
 def outcome_json(outcome: Outcome) -> dict[str, object]:

@@ -1,0 +1,51 @@
+"""A spread of captures that nobody here made, against two independent readers. `bench/corpus.py` takes all of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from capture_corpus import corpus
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
+
+import corpus as bench
+
+SPREAD = 8  # every so many captures
+
+
+def test_a_spread_of_captures_agrees_and_balances() -> None:
+    folder = corpus("pcap")
+    expectations = sorted(folder.glob("*.expect.json"))[::SPREAD]
+    assert len(expectations) >= 40
+    found = total = extra = 0
+    for expect in expectations:
+        want = json.loads(expect.read_text())
+        got, account = bench.read(expect.with_name(want["file"]))
+        assert account.balanced, (want["file"], account.as_json())
+        one = bench.compare(want, got)
+        found, total, extra = found + one[0], total + one[1], extra + one[2]
+    assert total > 100
+    assert extra == 0
+    assert found / total >= 0.98
+
+
+def test_the_comparison_can_fail() -> None:
+    want = {
+        "count": 1, "agreed": 1,
+        "exchanges": [
+            {
+                "agreed": True, "client": "1.1.1.1:1", "server": "2.2.2.2:2", "method": "GET", "target": "/", "status": 200,
+                "request_body_length": 0, "request_body_sha256": None, "response_body_length": 3, "response_body_sha256": "x",
+            }
+        ],
+    }  # fmt: skip
+    seen = {
+        "client": "1.1.1.1:1", "server": "2.2.2.2:2", "method": "GET", "target": "/", "status": 200,
+        "request_body_bytes": 0, "request_body_sha256": None, "response_body_bytes": 3, "response_body_sha256": "x",
+    }  # fmt: skip
+    assert bench.compare(want, [seen])[:3] == (1, 1, 0)
+    assert bench.compare(want, [])[:3] == (0, 1, 0)
+    assert bench.compare(want, [{**seen, "response_body_bytes": 4}])[:3] == (0, 1, 1)
+    assert bench.compare(want, [seen, seen])[:3] == (1, 1, 1)
