@@ -11,9 +11,19 @@ from pathlib import Path
 import click
 import pytest
 
+from bus import frames
 from livefire.cli import COMMANDS, SUMMARIES
 
 ROOT = Path(__file__).parent.parent
+
+
+def header_of(version: int) -> bytes:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frames, "FILE_VERSION", version)
+        return frames.file_header(1)
+
+
+FUTURE = header_of(99) + bytes(64)
 
 
 def run(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -69,8 +79,9 @@ def test_a_word_that_is_no_command_gets_the_near_one() -> None:
         ("short.lf", b"LIVE", "holds no manifest"),
         ("foreign.lf", b"\x7fELF" + bytes(64), "not a Livefire file"),
         ("capture.lf", b"\xd4\xc3\xb2\xa1" + bytes(64), "livefire import"),
-        ("future.lf", b"LIVEFIRE\x00\x63" + bytes(64), "newer than this program reads"),
+        ("future.lf", FUTURE, "newer than this program reads"),
     ],
+    ids=["absent", "short", "foreign", "capture", "future"],
 )
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: bytes | None, told: str) -> None:
     path = tmp_path / name
