@@ -11,11 +11,10 @@ _DEFAULT = Path(__file__).resolve().parent.parent.parent / "shared" / "corpus"
 
 
 def corpus(part: str) -> Path:
-    """The folder of that part; skips where there is none, fails where everything is required."""
+    """The folder of that part; skips where there is none."""
     folder = Path(os.environ.get("LIVEFIRE_CORPUS") or _DEFAULT) / part
     if folder.is_dir():
         return folder
-    message = f"no corpus at {folder}: set LIVEFIRE_CORPUS to a folder that holds {part}/ (captures with expectations)"
-    if os.environ.get("LIVEFIRE_REQUIRE") == "all":
-        pytest.fail(message)
-    pytest.skip(message)
+    pytest.skip(
+        f"no corpus at {folder}: set LIVEFIRE_CORPUS to a folder that holds {part}/ (captures with expectations)"
+    )

@@ -83,14 +83,22 @@ def make(seed: int, sessions: int = 12, names: Names | None = None) -> Trace:
             content = json.dumps(body).encode() if body is not None else b""
             lines = [f"{method} {target} HTTP/1.1", "Host: app.test", "User-Agent: browser/1.0", *more]
             if state["token"]:
-                lines += [f"Authorization: Bearer {state['token']}", f"Cookie: theme=dark; {names.cookie}={state['cookie']}"]
+                lines += [
+                    f"Authorization: Bearer {state['token']}",
+                    f"Cookie: theme=dark; {names.cookie}={state['cookie']}",
+                ]
             if content:
                 lines += ["Content-Type: application/json", f"Content-Length: {len(content)}"]
             out = json.dumps(answer).encode()
             zipped = rng.random() < 0.3
             if zipped:
                 out = gzip.compress(out, mtime=0)
-            head = [f"HTTP/1.1 {status} OK", "Content-Type: application/json", *answer_more, f"Content-Length: {len(out)}"]
+            head = [
+                f"HTTP/1.1 {status} OK",
+                "Content-Type: application/json",
+                *answer_more,
+                f"Content-Length: {len(out)}",
+            ]
             head += ["Content-Encoding: gzip"] if zipped else []
             clock[0] += rng.randrange(1, 20) * MS
             start = clock[0]
@@ -134,7 +142,13 @@ def make(seed: int, sessions: int = 12, names: Names | None = None) -> Trace:
                  {names.product: sku, names.number: count}, more=(f"X-{names.header}: {state['crumb']}",))  # fmt: skip
 
         def change() -> None:
-            send("PUT", f"/basket/{rng.choice(state['lines'])}", 200, {names.number: 2}, {names.number: rng.randint(1, 9)})
+            send(
+                "PUT",
+                f"/basket/{rng.choice(state['lines'])}",
+                200,
+                {names.number: 2},
+                {names.number: rng.randint(1, 9)},
+            )
 
         def order() -> None:
             state["order"] = urlsafe(rng, 16)

@@ -33,18 +33,34 @@ def test_a_spread_of_captures_agrees_and_balances() -> None:
 
 def test_the_comparison_can_fail() -> None:
     want = {
-        "count": 1, "agreed": 1,
+        "count": 1,
+        "agreed": 1,
         "exchanges": [
             {
-                "agreed": True, "client": "1.1.1.1:1", "server": "2.2.2.2:2", "method": "GET", "target": "/", "status": 200,
-                "request_body_length": 0, "request_body_sha256": None, "response_body_length": 3, "response_body_sha256": "x",
+                "agreed": True,
+                "client": "1.1.1.1:1",
+                "server": "2.2.2.2:2",
+                "method": "GET",
+                "target": "/",
+                "status": 200,
+                "request_body_length": 0,
+                "request_body_sha256": None,
+                "response_body_length": 3,
+                "response_body_sha256": "x",
             }
         ],
-    }  # fmt: skip
+    }
     seen = {
-        "client": "1.1.1.1:1", "server": "2.2.2.2:2", "method": "GET", "target": "/", "status": 200,
-        "request_body_bytes": 0, "request_body_sha256": None, "response_body_bytes": 3, "response_body_sha256": "x",
-    }  # fmt: skip
+        "client": "1.1.1.1:1",
+        "server": "2.2.2.2:2",
+        "method": "GET",
+        "target": "/",
+        "status": 200,
+        "request_body_bytes": 0,
+        "request_body_sha256": None,
+        "response_body_bytes": 3,
+        "response_body_sha256": "x",
+    }
     assert bench.compare(want, [seen])[:3] == (1, 1, 0)
     assert bench.compare(want, [])[:3] == (0, 1, 0)
     assert bench.compare(want, [{**seen, "response_body_bytes": 4}])[:3] == (0, 1, 1)

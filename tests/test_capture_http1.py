@@ -145,14 +145,24 @@ def test_any_bytes_are_a_message_or_junk(data: bytes, step: int) -> None:
     st.lists(
         st.sampled_from(
             [
-                b"GET / HTTP/1.1\r\n", b"HTTP/1.1 200 OK\r\n", b"\r\n", b"\n", b"Content-Length: 5\r\n", b"5\r\n", b"0\r\n",
-                b"Transfer-Encoding: chunked\r\n", b"hello", b"Host: x\r\n", b"\x16\x03", b"Content-Length: 99999999999999\r\n",
+                b"GET / HTTP/1.1\r\n",
+                b"HTTP/1.1 200 OK\r\n",
+                b"\r\n",
+                b"\n",
+                b"Content-Length: 5\r\n",
+                b"5\r\n",
+                b"0\r\n",
+                b"Transfer-Encoding: chunked\r\n",
+                b"hello",
+                b"Host: x\r\n",
+                b"\x16\x03",
+                b"Content-Length: 99999999999999\r\n",
             ]
         ),
         max_size=20,
     ),
     st.integers(1, 40),
-)  # fmt: skip
+)
 @settings(max_examples=200, deadline=None)
 def test_any_mixture_of_pieces_balances(parts: list[bytes], step: int) -> None:
     read(b"".join(parts), step=step)

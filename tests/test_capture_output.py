@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -190,12 +193,48 @@ def test_show(tmp_path: Path) -> None:
     import_files([path], tmp_path / "x.lf")
     first, second = [exchange_json(e) for e in in_order(reversed(exchanges_of(tmp_path / "x.lf")))]
     assert list(first) == [
-        "session", "client", "server", "method", "target", "host", "request_start_ns", "request_body_bytes",
-        "request_body_sha256", "status", "response_start_ns", "response_body_bytes", "response_body_sha256", "missing_bytes",
+        "session",
+        "client",
+        "server",
+        "method",
+        "target",
+        "host",
+        "request_start_ns",
+        "request_body_bytes",
+        "request_body_sha256",
+        "status",
+        "response_start_ns",
+        "response_body_bytes",
+        "response_body_sha256",
+        "missing_bytes",
         "mode",
-    ]  # fmt: skip
+    ]
     assert (first["client"], first["server"]) == ("[fd00::1]:5", "[fd00::2]:80")
     assert (first["method"], first["target"], first["host"]) == ("POST", "/p?q=1", "h.example")
     assert first["request_body_sha256"] == hashlib.sha256(b"ab").hexdigest()
     assert (first["status"], first["response_body_bytes"], first["response_body_sha256"]) == (200, 0, None)
     assert (second["target"], second["status"], second["response_start_ns"]) == ("/2", None, None)
+
+
+def test_stdin_is_read_as_it_comes(tmp_path: Path) -> None:
+    """A batch is in the file while the pipe is still open and silent: `ssh host tcpdump -U -w - | livefire import -`."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2]);"
+        "from capture.app import import_files; import_files(['-'], sys.argv[1])"
+    )
+    to = tmp_path / "x.lf"
+    root = str(Path(__file__).resolve().parent.parent)
+    with subprocess.Popen([sys.executable, "-c", code, str(to), root], stdin=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        child.stdin.write(pcap(traffic(3).packets[:-3])[:-20])
+        child.stdin.flush()
+        until = time.monotonic() + 15
+        while time.monotonic() < until and not (to.exists() and account_of(to).ledger("messages").emitted >= 4):
+            time.sleep(0.05)
+        assert account_of(to).ledger("messages").emitted >= 4
+        child.stdin.close()
+        assert child.wait(15) == 0
+    assert len(exchanges_of(to)) == 3
+    with LogReader(to) as reader:
+        assert reader.manifest is not None
+        assert len(reader.manifest.owner_id) == 26

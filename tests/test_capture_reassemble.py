@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 from hypothesis import given, settings
@@ -40,7 +41,7 @@ def segmentations(draw: st.DrawFn) -> tuple[bytes, list[tuple[int, bytes]]]:
     data = bytes(random.Random(draw(st.integers(0, 1 << 30))).randbytes(draw(st.integers(1, 400))))
     cuts = sorted(draw(st.sets(st.integers(1, max(1, len(data) - 1)), max_size=20)))
     bounds = [0, *[c for c in cuts if c < len(data)], len(data)]
-    return data, [(a, data[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return data, [(a, data[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
 @given(segmentations(), st.integers(0, MASK), st.randoms(use_true_random=False), st.integers(1, 8))

@@ -28,7 +28,9 @@ def test_an_unknown_setting_is_told_with_its_place_and_the_near_word(tmp_path: P
 
 
 def test_a_wrong_value_is_told_with_its_origin(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="environment LIVEFIRE_LOG_FORMAT: log_format is 'xml', not one of text, json"):
+    with pytest.raises(
+        ConfigError, match="environment LIVEFIRE_LOG_FORMAT: log_format is 'xml', not one of text, json"
+    ):
         settings.resolve({"LIVEFIRE_LOG_FORMAT": "xml"}, {}, tmp_path)
 
 

@@ -1,0 +1,50 @@
+"""What every test run tells: which tests were skipped, and how to get what they need.
+
+With LIVEFIRE_REQUIRE=all (as in CI) a skip is a failure, so that a missing part cannot pass for a tested one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+ALL = "all" in os.environ.get("LIVEFIRE_REQUIRE", "").split(",")
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    return str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr).removeprefix("Skipped: ")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if ALL and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and LIVEFIRE_REQUIRE=all: {_reason(report)}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if ALL and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and LIVEFIRE_REQUIRE=all: {_reason(report)}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reasons: dict[str, int] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = _reason(report)
+        reasons[reason] = reasons.get(reason, 0) + 1
+    if reasons:
+        terminalreporter.section("skipped, and how to get it")
+        for reason, count in sorted(reasons.items()):
+            terminalreporter.line(f"{count} x {reason}")
