@@ -39,7 +39,7 @@ def exchange_of(
         faults.append(Fault.TRUNCATED)
     mode = request.mode if request is not None else STRICT
     if response is not None:
-        if _RANK[response.mode] > _RANK[mode]:
+        if response.mode is not mode and _RANK[response.mode] > _RANK[mode]:
             mode = response.mode
         if request is not None and (response.start_ns < request.end_ns or 0 <= response.ack < request.end_offset):
             faults.append(Fault.LATE)

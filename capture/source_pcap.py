@@ -115,9 +115,14 @@ class PcapSource:
         self._at += count
         return data
 
-    def _quiet(self) -> bool:
-        """Whether stdin has nothing to read for a while."""
-        return self._poll and not select.select([self._poll_fd], [], [], self._wait_s)[0]
+    def _ready(self, count: int) -> bool:
+        """Whether that much is there; False when stdin is silent for a while. Raises _Cut at the end of the input."""
+        while len(self._buffer) - self._at < count:
+            if self._poll and not select.select([self._poll_fd], [], [], self._wait_s)[0]:
+                return False
+            if not self._fill():
+                raise _Cut
+        return True
 
     # -- frames
 
@@ -147,21 +152,16 @@ class PcapSource:
         record = struct.Struct(order + "IIII").unpack_from
         while True:
             if len(self._buffer) - self._at < header:
-                while self._quiet():
+                while not self._ready(header):
                     yield None
-                try:
-                    self._need(header)
-                except _Cut:
-                    if len(self._buffer) == self._at:
-                        return
-                    raise
             seconds, fraction, size, wire_len = record(self._buffer, self._at)
             if size > _MAX_PACKET:
                 self._damaged(f"a packet of {size} bytes")
                 return
             start = self._at + header
             if len(self._buffer) < start + size:
-                self._need(header + size)
+                while not self._ready(header + size):
+                    yield None
                 start = self._at + header
             self._at = start + size
             self.packets += 1
@@ -173,14 +173,9 @@ class PcapSource:
         interfaces: list[_Interface] = []
         last_ns = 0
         while True:
-            while len(self._buffer) - self._at < 12 and self._quiet():
+            while not self._ready(12):
                 yield None
-            try:
-                head = self._peek(12)
-            except _Cut:
-                if len(self._buffer) == self._at:
-                    return
-                raise
+            head = self._peek(12)
             if head[:4] == _PCAPNG:
                 found = _BYTE_ORDER.get(head[8:12])
                 if found is None:
@@ -193,6 +188,8 @@ class PcapSource:
             if size < 12 or size > _MAX_BLOCK:
                 self._damaged(f"a block of {size} bytes")
                 return
+            while not self._ready((size + 3) & ~3):
+                yield None
             body = self._take((size + 3) & ~3)[8 : size - 4]
             frame: Frame | None = None
             try:

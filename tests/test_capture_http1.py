@@ -99,13 +99,15 @@ def test_cases_whole(name: str, data: bytes, messages: list[tuple[bytes, Mode, b
     assert heard.junk_bytes == junk
 
 
+#: After damage reading goes on where a segment begins like a message, so there the cuts matter.
+UNDAMAGED = [case for case in CASES if "bad_chunk" not in case[3]]
+
+
 @pytest.mark.parametrize("step", [1, 2, 7])
-@pytest.mark.parametrize(("name", "data", "messages", "junk"), CASES, ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(("name", "data", "messages", "junk"), UNDAMAGED, ids=[case[0] for case in UNDAMAGED])
 def test_cases_in_pieces(
     name: str, data: bytes, messages: list[tuple[bytes, Mode, bool]], junk: dict[str, int], step: int
 ) -> None:
-    if name == "chunk size that is none":
-        pytest.skip("where a segment begins like a message, reading goes on there")
     heard = read(data, step=step)
     assert [(body(m), m.mode, m.complete) for m in heard.messages] == messages
     assert sum(heard.junk_bytes.values()) == sum(junk.values())
