@@ -47,7 +47,7 @@ class PairSink(Protocol):
 class Pairer:
     """The sink of both readers of a connection."""
 
-    __slots__ = ("_lost", "_max_open", "_orphan", "_request_reader", "_response_reader", "_sink", "open", "tunnel")
+    __slots__ = ("_lost", "_max_open", "_orphans", "_request_reader", "_response_reader", "_sink", "open", "tunnel")
 
     def __init__(self, sink: PairSink, max_open: int) -> None:
         self.open: deque[Pair] = deque()
@@ -56,7 +56,8 @@ class Pairer:
         self._max_open = max_open
         self._request_reader: Reader | None = None
         self._response_reader: Reader | None = None
-        self._orphan: Pair | None = None  # an answer whose request was not seen, while it is read
+        # Answers whose request was not seen, while they are read: one a direction, for both may send answers.
+        self._orphans: dict[Reader, Pair] = {}
         self._lost = False  # answers may have been lost since the last one
 
     # -- from the readers
@@ -73,7 +74,7 @@ class Pairer:
         self._sink.head()
         pair = self._asked_by(message)
         if pair is None:
-            pair = self._orphan = Pair(None)
+            pair = self._orphans[reader] = Pair(None)
         status = message.status
         if status < 200 and status != 101:
             reader.expect(NONE)
@@ -119,11 +120,10 @@ class Pairer:
             return
         if not message.complete:
             self._lost = True
-        orphan = self._orphan
+        orphan = self._orphans.pop(reader, None)
         if orphan is not None:
             if message is not orphan.response:
                 orphan.interim.append(message)
-            self._orphan = None
             self._sink.pair(orphan)
             return
         if 100 <= message.status < 200 and message.status != 101:
@@ -170,9 +170,7 @@ class Pairer:
     def pair_of(self, message: Message) -> Pair | None:
         if message.kind is REQUEST:
             return self.open[-1] if self.open and self.open[-1].request is message else None
-        if self._orphan is not None:
-            return self._orphan
-        for pair in self.open:
+        for pair in (*self._orphans.values(), *self.open):
             if pair.response is message:
                 return pair
         return None
@@ -215,6 +213,6 @@ class Pairer:
     def messages(self) -> list[Message]:
         """All messages that wait here, for the account."""
         found: list[Message] = []
-        for pair in (*self.open, *((self._orphan,) if self._orphan is not None else ())):
+        for pair in (*self.open, *self._orphans.values()):
             found.extend(m for m in (pair.request, pair.response, *pair.interim) if m is not None)
         return found

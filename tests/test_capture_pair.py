@@ -335,3 +335,19 @@ def test_proxy_streams_give_the_same() -> None:
     assert e.response is not None
     assert (e.response.body, e.response_start_ns, e.response_end_ns, e.faults) == (b"until close", 5000, 6000, ())
     assert assembler.account.balanced
+
+
+def test_answers_from_both_directions_are_all_counted() -> None:
+    """Nothing forbids that both peers send answers only: each direction has an orphan of its own."""
+    assembler = Assembler("r", CaptureSettings(), None, b"k" * 32)
+    channel = assembler.connection_opened("10.0.0.1:1", "10.0.0.2:2", 1)
+    begun = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab"
+    channel.data(True, begun, 2)
+    channel.data(False, begun, 3)
+    channel.data(True, b"cde", 4)
+    channel.data(False, b"cde", 5)
+    channel.closed(True, 6)
+    channel.closed(False, 6)
+    assembler.finish()
+    assert assembler.account.balanced, assembler.account.as_json()
+    assert assembler.account.ledger("messages").drops == {"unpaired_response": 2}

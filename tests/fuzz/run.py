@@ -69,7 +69,7 @@ def fuzz_capture_file(data: bytes) -> None:
         source.write_bytes(data)
         try:
             account = import_files([source], Path(folder) / "x.lf", CaptureSettings(), Masker(KEY, MaskSettings()), KEY)
-        except BusError:
+        except (BusError, config.ConfigError):
             return
         assert account.balanced, f"the account does not balance: {account.as_json()}"
 
