@@ -203,7 +203,7 @@ class Heads:
         value = _unquoted(base)
         new = self._values.tokens.token(value) if self._values.looks_secret(value) else value
         if new != value:
-            base = quote(new, safe="!$&'()*+,=:@~").encode()
+            base = quote(new, safe="!$&'()*+,=:@~", errors="surrogateescape").encode()
         if semicolon:
             parameters = b";".join(self.pairs(part) for part in parameters.split(b";"))
         return base + semicolon + parameters
@@ -226,7 +226,9 @@ class Heads:
             else:
                 new = self._values.plain(value)
             if new != value:
-                parts[index] = (key + b"=" if equals else b"") + quote_plus(new, safe="~@/:").encode()
+                parts[index] = (key + b"=" if equals else b"") + quote_plus(
+                    new, safe="~@/:", errors="surrogateescape"
+                ).encode()
         return b"&".join(parts)
 
 
