@@ -61,14 +61,17 @@ class Aggregator:
         What is counted is in the store when this returns.
         """
         before = self.progress.outcomes + self.progress.production
+        self._take_all()
+        return self.progress.outcomes + self.progress.production - before
+
+    def _take_all(self) -> int:
+        """How many messages were read: some hold nothing that is counted, and there may be more behind them."""
         for partition in self._bus.partitions(topics.OUTCOMES):
             if partition not in self._readers:
                 at = self._store.resume(topics.OUTCOMES, partition)
                 self._readers[partition] = self._bus.reader(topics.OUTCOMES, partition, at)
-        for reader in self._readers.values():
-            self._take(reader.read(self._settings.batches))
-        self._poll_recording()
-        return self.progress.outcomes + self.progress.production - before
+        taken = sum(self._take(reader.read(self._settings.batches)) for reader in self._readers.values())
+        return taken + self._take_recording()
 
     def production_since(self, since_ns: int) -> None:
         """Leave out what production began before: call it before the first poll, when the start is known."""
@@ -77,12 +80,12 @@ class Aggregator:
 
     def drain(self) -> None:
         """Poll until there is nothing more."""
-        while self.poll():
+        while self._take_all():
             pass
 
-    def _poll_recording(self) -> None:
+    def _take_recording(self) -> int:
         if self._recording is None or self._production is None:
-            return
+            return 0
         if self._recording_reader is None:
             name = self._recording.name
             try:
@@ -92,12 +95,12 @@ class Aggregator:
             except BusError:
                 if self._recording.exists():
                     raise
-                return
-        self._take(self._recording_reader.read(self._settings.batches))
+                return 0
+        return self._take(self._recording_reader.read(self._settings.batches))
 
-    def _take(self, messages: list[Message]) -> None:
+    def _take(self, messages: list[Message]) -> int:
         if not messages:
-            return
+            return 0
         builder = PaneBuilder()
         fresh = Progress()
         for message in messages:
@@ -106,7 +109,7 @@ class Aggregator:
                 if header.type is RecordType.OUTCOME:
                     outcomes: list[Outcome] = list(codec.decode(message.data, header).records)
                     fresh.outcomes += len(outcomes)
-                    fresh.last_sent_ns = max((o.sent_ns for o in outcomes), default=fresh.last_sent_ns)
+                    fresh.last_sent_ns = max(fresh.last_sent_ns, max((o.sent_ns for o in outcomes), default=0))
                 elif header.type is RecordType.EXCHANGE and self._production is not None:
                     exchanges: list[Exchange] = list(codec.decode(message.data, header).records)
                     outcomes = [o for e in exchanges if (o := self._production.outcome(e)) is not None]
@@ -118,6 +121,7 @@ class Aggregator:
                 continue
             builder.add_all(outcomes)
         self._apply(builder, messages, fresh)
+        return len(messages)
 
     def _apply(self, builder: PaneBuilder, messages: list[Message], fresh: Progress) -> None:
         first, last = messages[0], messages[-1]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from test_analytics_windows import RUN, START, outcome, panes_of
 
 from analytics.app import PANES_FILE, Aggregator, aggregate, stored_windows, window_dicts
 from analytics.production import ProductionReader
+from analytics.settings import AnalyticsSettings
 from analytics.store_port import StoreError
 from analytics.store_sqlite import PaneStore, StoredPanes
 from analytics.windows import windows
@@ -194,6 +196,32 @@ def test_a_damaged_batch_is_counted_and_the_rest_is_read(tmp_path):
         aggregator = Aggregator(bus, store)
         aggregator.drain()
         assert (aggregator.progress.outcomes, aggregator.progress.unreadable) == (40, 1)
+
+
+def test_the_last_request_is_the_last_of_all_batches_of_a_poll(tmp_path):
+    """What is shed by a stop is booked after the last request that left, and must not hide it."""
+    bus = FileBus(tmp_path / RUN)
+    sent = batch_of(1)
+    with bus.writer("outcomes", "w0", manifest()) as writer, PaneStore(tmp_path / "panes.db") as store:
+        writer.write_records(sent)
+        writer.write_records([msgspec.structs.replace(outcome(0, failure=Failure.SHED_STOP), sent_ns=0, done_ns=0)])
+        aggregator = Aggregator(bus, store)
+        aggregator.poll()
+        assert aggregator.progress.last_sent_ns == max(o.sent_ns for o in sent)
+
+
+def test_draining_goes_on_behind_what_counts_for_nothing(tmp_path):
+    live = tmp_path / "live.lf"
+    with LogWriter(live, Manifest("raw", "0", "rec", START * NS, "test")) as writer:
+        for _ in range(3):
+            writer.write(codec.encode([exchange(1, server="10.0.0.9:5432")]))
+        writer.write(codec.encode([exchange(2)]))
+    with PaneStore(tmp_path / "panes.db") as store:
+        reader = ProductionReader(RUN, MATCHER, [":8080"], START * NS)
+        settings = AnalyticsSettings(batches=1)
+        aggregator = Aggregator(FileBus(tmp_path / RUN), store, settings, recording=live, production=reader)
+        aggregator.drain()
+        assert aggregator.progress.production == 1
 
 
 def test_the_watermark_stands_before_what_is_open(tmp_path):
