@@ -15,13 +15,13 @@ from __future__ import annotations
 import re
 from typing import Final, Protocol
 
+from capture import landmarks
 from capture.message import (
     CHUNKED,
     CLOSE,
     LENGTH,
     NONE,
     OPAQUE,
-    REQUEST,
     RESPONSE,
     UNKNOWN,
     Message,
@@ -54,18 +54,6 @@ class Sink(Protocol):
 
 (_BOUNDARY, _LENGTH, _SIZE, _CHUNK, _CHUNK_END, _TRAILERS, _CLOSE, _LOST, _TUNNEL) = range(9)
 
-#: In the middle of things only methods that are in use are believed.
-_METHODS = rb"(?:GET|POST|HEAD|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE|PROPFIND|REPORT|SEARCH|QUERY)"
-_SYNC = {
-    REQUEST: re.compile(_METHODS + rb" [!-~]+ HTTP/1\.[01]\r?\n"),
-    RESPONSE: re.compile(rb"HTTP/1\.[01] [1-5]\d\d[ \r]"),
-    UNKNOWN: re.compile(rb"(?:" + _METHODS + rb" [!-~]+ HTTP/1\.[01]\r?\n|HTTP/1\.[01] [1-5]\d\d[ \r])"),
-}
-_SYNC_START = {
-    REQUEST: re.compile(_METHODS + rb" [!-~]*"),
-    RESPONSE: re.compile(rb"HTTP/1\.[01] "),
-    UNKNOWN: re.compile(_METHODS + rb" [!-~]|HTTP/1\.[01] "),
-}
 _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\n]*)?\r?\Z")
 _BLANK: Final = b"\r\n"
 _MAX_CHUNK_LINE: Final = 16 << 10
@@ -365,46 +353,28 @@ class Reader:
         self._lost_reason = reason
 
     def _not_http(self, data: bytes, at: int) -> int:
-        first = data[at : at + 3]
-        if first[:2] == b"\x16\x03":
-            reason = "tls"
-        elif data.startswith(b"PRI * HTTP/2", at):
-            reason = "http2"
-        else:
-            reason = "not_http"
         self._state = _LOST
-        self._lost_reason = reason
+        self._lost_reason = landmarks.other_protocol(data, at)
         return self._search(data, at, at + 1)
 
     def _resync(self, offset: int, data: bytes) -> bool:
         """Lost, at the beginning of a segment: True when it is worth reading."""
-        first = data[:1]
-        if first.isalpha() and _SYNC_START[self.kind].match(data) and self._promising_or_whole(data):
+        if landmarks.may_begin(self.kind, data):
             self._state = _BOUNDARY
             return True
-        found = data.find(b"HTTP/1.")
-        if found < 0:
+        if not landmarks.may_hold(data):
             self._sink.junk(self, self._lost_reason, len(data))
             return False
         return True
 
-    def _promising_or_whole(self, data: bytes) -> bool:
-        return bool(_SYNC[self.kind].match(data)) or promising(self.kind, data, 0)
-
     def _search(self, data: bytes, at: int, begin: int = -1) -> int:
         """Lost, inside of a segment: go on where something begins like a message."""
-        begin = max(at, begin)
-        if (
-            self._lost_reason == "bad_chunk"
-        ):  # what follows is what somebody meant to be taken for a body, or for a message
-            begin = len(data)
-        found = _SYNC[self.kind].search(data, begin) if data.find(b"HTTP/1.", begin) >= 0 else None
-        while found is not None and found.start() and data[found.start() - 1] not in b"\r\n":
-            found = _SYNC[self.kind].search(data, found.start() + 1)
-        stop = found.start() if found else len(data)
+        # What follows a broken chunk is what somebody meant to be taken for a body, or for a message.
+        found = -1 if self._lost_reason == "bad_chunk" else landmarks.find(self.kind, data, max(at, begin))
+        stop = found if found >= 0 else len(data)
         if stop > at:
             self._sink.junk(self, self._lost_reason, stop - at)
-        if found:
+        if found >= 0:
             self._state = _BOUNDARY
         return stop
 
@@ -413,5 +383,5 @@ class Reader:
         response = message.kind is RESPONSE
         if not (self._state == _CLOSE if response else self._state == _LENGTH and not message.body_bytes):
             return
-        if _SYNC[message.kind].match(data) and self._sink.cut_short(message):
+        if landmarks.begins(message.kind, data) and self._sink.cut_short(message):
             self._finish(message, self._next, message.end_ns, complete=response)

@@ -1,0 +1,52 @@
+"""What a message begins like, for reading on in the middle of a stream. Only methods that are in use are believed."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from capture.message import REQUEST, RESPONSE, UNKNOWN, Kind, promising
+
+_METHODS: Final = rb"(?:GET|POST|HEAD|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE|PROPFIND|REPORT|SEARCH|QUERY)"
+_START_LINE: Final = {
+    REQUEST: re.compile(_METHODS + rb" [!-~]+ HTTP/1\.[01]\r?\n"),
+    RESPONSE: re.compile(rb"HTTP/1\.[01] [1-5]\d\d[ \r]"),
+    UNKNOWN: re.compile(rb"(?:" + _METHODS + rb" [!-~]+ HTTP/1\.[01]\r?\n|HTTP/1\.[01] [1-5]\d\d[ \r])"),
+}
+_FIRST_WORDS: Final = {
+    REQUEST: re.compile(_METHODS + rb" [!-~]*"),
+    RESPONSE: re.compile(rb"HTTP/1\.[01] "),
+    UNKNOWN: re.compile(_METHODS + rb" [!-~]|HTTP/1\.[01] "),
+}
+
+
+def begins(kind: Kind, data: bytes) -> bool:
+    """Whether a whole start line stands at the beginning."""
+    return bool(_START_LINE[kind].match(data))
+
+
+def may_begin(kind: Kind, data: bytes) -> bool:
+    """Whether what stands at the beginning is a start line, or as much of one as there is."""
+    return (
+        data[:1].isalpha() and bool(_FIRST_WORDS[kind].match(data)) and (begins(kind, data) or promising(kind, data, 0))
+    )
+
+
+def may_hold(data: bytes) -> bool:
+    """False where no start line can be."""
+    return data.find(b"HTTP/1.") >= 0
+
+
+def find(kind: Kind, data: bytes, begin: int) -> int:
+    """Where, from `begin` on, a line begins that is a start line; -1 where there is none."""
+    found = _START_LINE[kind].search(data, begin) if data.find(b"HTTP/1.", begin) >= 0 else None
+    while found is not None and found.start() and data[found.start() - 1] not in b"\r\n":
+        found = _START_LINE[kind].search(data, found.start() + 1)
+    return found.start() if found is not None else -1
+
+
+def other_protocol(data: bytes, at: int) -> str:
+    """What it is that is no HTTP/1: `tls`, `http2`, `not_http`."""
+    if data.startswith(b"\x16\x03", at):
+        return "tls"
+    return "http2" if data.startswith(b"PRI * HTTP/2", at) else "not_http"
