@@ -29,6 +29,7 @@ from drill.result import Canary, DrillResult, ThirdPartyResult, account_of
 from drill.run_files import StopAsked, route_table
 from drill.settings import DrillSettings
 from drill.verdict import capacity_of, fidelity_of, judge_step, verdict_of
+from replay.book import claimed
 from replay.conductor import Conductor
 from replay.recording import Recording, Survey
 from replay.recover import recover
@@ -119,7 +120,7 @@ class _Drill:
         mocks = self._mocks()
         self.proof.begin()
         canary = self._canary()
-        report = self.proof.check(writes_expected=canary.sessions > 0, unsafe=self.unsafe)
+        report = self.proof.check(writes_expected=self.unsafe, unsafe=self.unsafe)
         self._tell_isolation(report, "before the load")
         with contextlib.ExitStack() as stack:
             store = stack.enter_context(PaneStore(self.run_dir / PANES_FILE))
@@ -127,7 +128,7 @@ class _Drill:
                 self.tell(EventKind.STOPPED, "no load is fired")
                 return self._result(store, LoadRun((), None, 0, self.now(), {}, report), report, canary, mocks, 0)
             load, last_sent_ns = self._load(store, canary)
-            report = self._last_proof(canary)
+            report = self._last_proof()
             self._tell_isolation(report, "after the load")
             return self._result(store, load, report, canary, mocks, last_sent_ns)
 
@@ -173,13 +174,17 @@ class _Drill:
         recover(folder)
         canary = canary_result(choice, outcomes_of(bus))
         self.tell(EventKind.CANARY, canary.said(), **msgspec.to_builtins(canary))
+        if canary.left_out:
+            self.tell(
+                EventKind.NOTE, f"no canary for {', '.join(canary.left_out)}: only the load shows where those write"
+            )
         return canary
 
-    def _last_proof(self, canary: Canary) -> IsolationReport:
+    def _last_proof(self) -> IsolationReport:
         """A service may need a moment after the load until it answers."""
         deadline = self.now() + 6 * NS
         while True:
-            report = self.proof.check(writes_expected=canary.sessions > 0, unsafe=self.unsafe)
+            report = self.proof.check(writes_expected=self.unsafe, unsafe=self.unsafe)
             silent = any(service.problem for service in report.services)
             if not silent or self.now() >= deadline:
                 return report
@@ -258,8 +263,8 @@ class _Drill:
                 ).run()
         finally:
             conductor.close()
-        if recover(self.run_dir):
-            aggregator.drain()
+        recover(self.run_dir)
+        aggregator.drain()  # also what a worker booked that was ended when our patience was
         last_sent_ns = aggregator.progress.last_sent_ns
         self._notes(store, load, aggregator)
         if load.decision is not None and load.steps:
@@ -309,6 +314,7 @@ class _Drill:
         if load.isolation is not None and load.isolation.verdict is Proof.VIOLATED:
             report = load.isolation if report.verdict is not Proof.VIOLATED else report
         fidelity = fidelity_of(steps)
+        account = account_of(panes, claimed(FileBus(self.run_dir)))
         verdict = verdict_of(
             steps=steps,
             decision=load.decision,
@@ -317,6 +323,7 @@ class _Drill:
             fidelity=fidelity,
             enough_fidelity=self.settings.enough_fidelity,
             workers_failed=load.workers_failed,
+            lost=account.lost,
         )
         result = DrillResult(
             run_id=self.run_id,
@@ -329,7 +336,7 @@ class _Drill:
             steps=steps,
             isolation=report,
             canary=canary,
-            account=account_of(panes),
+            account=account,
             third_parties=self._third_parties(report, mocks),
             arithmetic=tuple(step.line() for step in self.steps),
             started_ns=load.started_ns or self.begun_ns,
@@ -351,7 +358,7 @@ class _Drill:
             "recording": str(self.plan.recording),
             "target": self.plan.target,
             "source": self.plan.source,
-            "plan": self.plan.text,
+            "plan": self.plan.shown_text,
             "arithmetic": [step.line() for step in self.steps],
         }
 

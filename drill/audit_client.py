@@ -56,9 +56,13 @@ class Audit(msgspec.Struct, frozen=True):
     lost_context: int = 0
     lost_places: dict[str, int] = {}
 
+    def same_process(self, other: Audit) -> bool:
+        """Whether both are of one process: counters begin anew with each."""
+        return (other.pid, other.since) == (self.pid, self.since)
+
     def since_then(self, before: Audit | None) -> Audit:
         """What was counted since `before`; everything, if the process was started anew in between."""
-        if before is None or (before.pid, before.since) != (self.pid, self.since):
+        if before is None or not self.same_process(before):
             return self
         held = {(v.kind, v.place, v.store, v.statement): v.count for v in before.violations}
         blocked = {(b.place, b.host): b.count for b in before.blocked_outbound}

@@ -114,7 +114,7 @@ class IsolationProof:
                 self._before.pop(name, None)  # said by `check`, when it still does not answer
 
     def check(self, *, writes_expected: bool = True, unsafe: bool = True) -> IsolationReport:
-        """Ask all witnesses now. `writes_expected`: stress writes were accepted, so shadows must hold rows.
+        """Ask all witnesses now. `writes_expected`: the recording has requests that write, so shadows must hold rows.
         `unsafe`: the recording has requests that may write; without an isolation section that is "not proven"."""
         if self._isolation is None:
             if unsafe:
@@ -126,9 +126,11 @@ class IsolationProof:
 
     def _service(self, name: str, url: str) -> ServiceWitness:
         try:
-            audit = self._client.read(url).since_then(self._before.get(name))
+            now = self._client.read(url)
         except AuditError as error:
             return ServiceWitness(name, url, str(error))
+        before = self._before.get(name)
+        audit = now.since_then(before)
         violations = [
             f"{name}: {_times(v.count)} {_words(v.kind or 'wrong_store')} at {v.place}"
             + (f" ({v.statement}{' on ' + v.store if v.store else ''})" if v.statement or v.store else "")
@@ -139,6 +141,10 @@ class IsolationProof:
         doubts = [
             f"{name}: {_times(b.count)} a call to {b.host} was stopped at {b.place}" for b in audit.blocked_outbound
         ]
+        if audit.blocked_outbound_elsewhere:
+            doubts.append(f"{name}: {_times(audit.blocked_outbound_elsewhere)} a call was stopped at further places")
+        if before is not None and not now.same_process(before):
+            doubts.append(f"{name} is not the process that it was when the run began: what that one counted is lost")
         if audit.lost_context:
             where = ", ".join(list(audit.lost_places)[:3]) or "an unknown place"
             doubts.append(f"{name}: {_times(audit.lost_context)} work had lost its context at {where}")
@@ -172,6 +178,8 @@ def weigh(
             refused = f"; it refused {sum(service.refused.values())}" if service.refused else ""
             doubts.append(f"{service.name} saw no stress request{refused}")
         doubts.extend(service.doubts)
+    if services and not stores and writes_expected and not any(service.shadow_writes for service in services):
+        doubts.append("no service counted a write to its shadow")
     for store in stores:
         if not store.problem and writes_expected and not any(store.shadow.values()):
             doubts.append(f"store {store.name}: no row of this run in the shadow either")

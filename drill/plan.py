@@ -20,6 +20,11 @@ from wire.locate import locate
 
 T = TypeVar("T")
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z0-9_.-]+)(?::-([^}\n]*))?\}")
+#: In URLs: what stands between the user's name and the host, and parameters that are named like secrets.
+_PASSWORD: Final = re.compile(
+    r"""(?P<before>://[^\s:/@'"]*:)[^\s'"]*(?=@)|(?P<name>[?&;][^\s=&'"]*(?:pass|pwd|secret|token|key)[^\s=&'"]*=)[^\s&;'"]+""",
+    re.IGNORECASE,
+)
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -129,7 +134,12 @@ class Plan(msgspec.Struct, frozen=True):
     production: Production | None
     isolation: Isolation | None
     third_parties: tuple[ThirdParty, ...]
-    text: str  # as read, variables replaced
+    text: str  # as read, variables replaced; it may hold passwords: see `shown_text`
+
+    @property
+    def shown_text(self) -> str:
+        """The text as it may be written down: without the passwords in its URLs."""
+        return _PASSWORD.sub(lambda m: f"{m['before'] or m['name']}***", self.text)
 
 
 def load_plan(path: Path, variables: Mapping[str, str] | None = None) -> Plan:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from analytics.windows import ALL_ROUTES, tallies
+from analytics.windows import ALL_ROUTES, Tally, tallies
 from drill.guard import Decision
 from drill.isolation import IsolationReport
 from drill.verdict import Capacity, Fidelity, StepResult, Verdict, figures
@@ -15,7 +15,10 @@ from wire.records import Kind, Pane
 
 
 class Account(msgspec.Struct, frozen=True):
-    """Of all stress shots of the load: planned = sent + shed + unknown; sent = answered + failed."""
+    """Of all stress shots of the load: planned = sent + shed + unknown; sent = answered + failed.
+
+    What was planned is counted from the workers' claims, all else from the panes that their outcomes became.
+    """
 
     planned: int
     sent: int
@@ -25,16 +28,18 @@ class Account(msgspec.Struct, frozen=True):
     unknown: int
 
     @property
+    def lost(self) -> int:
+        """Shots that were claimed, and of which nothing more is known; below 0: outcomes that nobody claimed."""
+        return self.planned - self.sent - self.shed - self.unknown
+
+    @property
     def balanced(self) -> bool:
-        return self.planned == self.sent + self.shed + self.unknown and self.sent == self.answered + self.failed
+        return self.lost == 0 and self.sent == self.answered + self.failed
 
 
-def account_of(panes: list[Pane]) -> Account:
-    found = tallies(panes, -(1 << 40), 1 << 40)
-    t = found.get((Kind.STRESS, ALL_ROUTES))
-    if t is None:
-        return Account(0, 0, 0, 0, 0, 0)
-    return Account(t.offered, t.finished, t.completed, t.failed, t.shed, t.unknown)
+def account_of(panes: list[Pane], claimed: int) -> Account:
+    t = tallies(panes, -(1 << 40), 1 << 40).get((Kind.STRESS, ALL_ROUTES), Tally())
+    return Account(claimed, t.finished, t.completed, t.failed, t.shed, t.unknown)
 
 
 class Canary(msgspec.Struct, frozen=True):

@@ -223,11 +223,15 @@ def verdict_of(
     fidelity: Fidelity,
     enough_fidelity: float,
     workers_failed: Mapping[str, str],
+    lost: int = 0,
 ) -> Verdict:
+    """`lost`: shots that were claimed and have no outcome, or, below 0, outcomes that nobody claimed."""
     capacity = capacity_of(steps)
     if isolation.verdict is Proof.VIOLATED:
         return Verdict(VIOLATED, "isolation is violated", isolation.violations)
     doubts = _doubts(steps, decision, isolation, disposable, fidelity, enough_fidelity, workers_failed)
+    if lost:
+        doubts.append(f"the account does not balance: {abs(lost):,} shots {'lost' if lost > 0 else 'too many'}")
     if doubts:
         return Verdict(INCONCLUSIVE, "inconclusive", tuple(doubts))
     if decision is not None:

@@ -93,6 +93,18 @@ def unsettled(claims: Reader, outcomes: Reader | None) -> tuple[list[ShotKey], i
     return left, last_due
 
 
+def claimed(bus: Bus) -> int:
+    """How many shots the workers of a run have claimed, all together."""
+    count = 0
+    for worker in bus.partitions(topics.CLAIMS):
+        reader = bus.reader(topics.CLAIMS, worker)
+        try:
+            count += sum(len(claim.shots) for claim in records_of(reader, RecordType.CLAIM))
+        finally:
+            reader.close()
+    return count
+
+
 def unknown(shot: ShotKey, run_id: str, worker: str, kind: Kind) -> Outcome:
     """The outcome of a shot of which only the claim is known: it may or may not have been sent."""
     return Outcome(

@@ -9,10 +9,11 @@ import threading
 import time
 from collections import deque
 
+import msgspec
 import pytest
 
 from analytics.app import window_dicts
-from bus.logfile import LogWriter
+from bus.logfile import LogReader, LogWriter
 from drill.app import run
 from drill.events import EventKind
 from drill.fleet import plain_spawn
@@ -20,6 +21,7 @@ from drill.isolation import Proof
 from drill.plan import parse_plan
 from drill.settings import DrillSettings
 from livefire_shadow.marker import BadMarker, verify_headers
+from wire import codec
 from wire.config import ConfigError
 from wire.records import Baseline, Flows, Framing, Manifest, Request, Route, RouteTable, Stamped
 
@@ -256,3 +258,38 @@ def test_writes_without_an_isolation_section_are_refused_before_anything_is_sent
         run(plan, settings_for(tmp_path))
     assert shop.seen == []
     assert not (tmp_path / "runs").exists()
+
+
+def test_without_a_canary_there_is_no_proof_and_no_load(shop_of, tmp_path):
+    """Stores that hold no row of the run prove nothing when nothing was written."""
+    shop = shop_of()
+    path = tmp_path / "clean.lf"
+    with LogReader(path) as reader:
+        records = [r for m in reader.read() for r in codec.decode(m.data).records if isinstance(r, Stamped)]
+    path.unlink()
+    with LogWriter(path, Manifest("clean", "0", "rec", 0, "test", sorted=True)) as writer:
+        writer.write_records([msgspec.structs.replace(r, session_index=r.session_index + 1) for r in records])
+        writer.end(sorted=True)
+    plan = plan_for(shop, tmp_path, "[{load: 1x, for: 1s}]")
+    plan = msgspec.structs.replace(plan, isolation=msgspec.structs.replace(plan.isolation, services={}))
+    result = run(plan, settings_for(tmp_path))
+    assert result.isolation.verdict is Proof.NOT_PROVEN
+    assert (result.exit_code, result.canary.sessions, result.account.planned, shop.seen) == (96, 0, 0, [])
+
+
+def test_passwords_of_the_plan_are_not_written_down(shop_of, tmp_path):
+    shop = shop_of(leak=True)
+    plan = plan_for(shop, tmp_path, "[{load: 1x, for: 1s}]")
+    urls = (
+        "postgresql://reader:hunter2@db/orders", "postgresql://reader:p@ss:hunter2@db:5432/orders?sslmode=require",
+        "mysql://db/orders?user=reader&password=hunter2", "https://:hunter2@host/",
+    )  # fmt: skip
+    text = plan.text + "".join(f"# {url}\n" for url in urls)
+    result = run(msgspec.structs.replace(plan, text=text), settings_for(tmp_path))
+    told = (result.run_dir / "run.json").read_text()
+    assert "hunter2" not in told and "p@ss" not in told
+    assert "postgresql://reader:***@db/orders" in told and "postgresql://reader:***@db:5432/orders?sslmode" in told
+    assert json.loads(told)["plan"].startswith(plan.text), "all else is as it was written"
+    for path in result.run_dir.rglob("*"):
+        if path.is_file():
+            assert KEY.hex().encode() not in path.read_bytes() and KEY not in path.read_bytes(), path

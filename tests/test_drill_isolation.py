@@ -167,6 +167,36 @@ def test_what_happened_before_the_run_is_not_its_fault(service, stores):
     assert proof.check().verdict is Proof.VIOLATED
 
 
+def test_not_proven_when_a_service_was_started_anew_in_the_middle(service, stores):
+    """What its first process caught is gone with it."""
+    proof = proof_of(service, stores)
+    stressed(service, stores)
+    service.counters["pid"] = 2
+    report = proof.check()
+    assert report.verdict is Proof.NOT_PROVEN
+    assert report.reasons == (
+        "orders is not the process that it was when the run began: what that one counted is lost",
+    )
+
+
+def test_not_proven_when_calls_were_stopped_beyond_the_list(service, stores):
+    proof = proof_of(service, stores)
+    stressed(service, stores)
+    service.counters["blocked_outbound_elsewhere"] = 2
+    assert proof.check().reasons == ("orders: 2 times a call was stopped at further places",)
+
+
+def test_not_proven_without_a_single_write_in_a_shadow(service):
+    """Audits alone: services that saw stress, and wrote nothing that they know of, may write past the router."""
+    proof = IsolationProof(Isolation({"orders": service.url}, ()), RUN, client())
+    proof.begin()
+    service.counters["marked_requests"] = 5
+    assert proof.check().reasons == ("no service counted a write to its shadow",)
+    assert proof.check(writes_expected=False).verdict is Proof.PROVEN
+    service.counters["shadow_writes"] = {"orders": 1}
+    assert proof.check().verdict is Proof.PROVEN
+
+
 def test_not_proven_when_a_service_does_not_answer(service, stores):
     proof = proof_of(service, stores, storefront="http://127.0.0.1:1")
     stressed(service, stores)

@@ -143,7 +143,7 @@ def write_run(folder, seed=7, *, violated=False, rate=RECORDED):
     result = DrillResult(
         RUN, run_dir, "shop, evening rush", verdict.exit_code, verdict, capacity_of(steps), fidelity, tuple(steps),
         isolation,
-        Canary(2, 14, 4, ("POST /orders",)), account_of(panes),
+        Canary(2, 14, 4, ("POST /orders",)), account_of(panes, sum(pane.offered for pane in panes if pane.kind is Kind.STRESS)),
         (ThirdPartyResult("payments", "127.0.0.1:9082", "127.0.0.1:9700", 106, 106, 0),),
         tuple(arithmetic(scale=1, speed=1, load=load, recorded_rate=RECORDED).line() for load, _ in LOADS),
         START * NS, START * NS + 40 * NS, decision, decision.at_ns, max(sent),

@@ -6,6 +6,7 @@ from test_analytics_windows import START, outcome, panes_of
 from drill.guard import Cause, Decision
 from drill.isolation import IsolationReport, Proof
 from drill.pressure import arithmetic
+from drill.result import account_of
 from drill.thresholds import Grade, parse_threshold
 from drill.verdict import StepRun, capacity_of, fidelity_of, judge_step, verdict_of
 from wire.records import Failure, Kind, Verdict
@@ -142,3 +143,20 @@ def test_production_is_judged_by_the_time_of_the_step():
     found = judge_step(run, panes_of(made), [parse_threshold("production p90 < 600ms over 2s")], None)
     assert found.held is False
     assert found.stress.offered == 500 and found.production.completed > 0
+
+
+def test_an_account_that_does_not_balance_is_inconclusive():
+    steps = [step_of(0, 1)]
+    assert verdict(steps, lost=0).exit_code == 0
+    found = verdict(steps, lost=3)
+    assert (found.exit_code, found.reasons) == (96, ("the account does not balance: 3 shots lost",))
+    assert "1 shots too many" in verdict(steps, lost=-1).reasons[0]
+
+
+def test_what_was_planned_is_what_was_claimed_not_what_came_out():
+    panes = panes_of([outcome(1), outcome(2, failure=Failure.SHED_RATE), outcome(3, failure=Failure.TIMEOUT)])
+    account = account_of(panes, 3)
+    assert (account.balanced, account.sent, account.shed, account.lost) == (True, 2, 1, 0)
+    assert not account_of(panes, 4).balanced and account_of(panes, 4).lost == 1
+    assert not account_of(panes, 2).balanced
+    assert account_of([], 0).balanced and not account_of([], 1).balanced
