@@ -29,6 +29,7 @@ from drill.result import Canary, DrillResult, ThirdPartyResult, account_of
 from drill.run_files import StopAsked, route_table
 from drill.settings import DrillSettings
 from drill.verdict import capacity_of, fidelity_of, judge_step, verdict_of
+from replay import targets
 from replay.book import claimed
 from replay.conductor import Conductor
 from replay.recording import Recording, Survey
@@ -100,6 +101,10 @@ class _Drill:
                 f"{plan.source}: the recording has requests that may change state ({kinds}): add an isolation section, "
                 f"or declare the target with --disposable-target"
             )
+        # Once, for the canaries and every worker: what the canaries proved must be what the load is fired at.
+        self.pinned = targets.admit(
+            plan.target, refused_sources=settings.refused_sources, named_sources=settings.refused_sources
+        ).address
         self.begun_ns = self.now()
         self.run_id = settings.run_id or ulid(self.begun_ns)
         self.run_dir = settings.runs_dir / self.run_id
@@ -205,6 +210,7 @@ class _Drill:
             workers=workers,
             recording=str(recording),
             target=plan.target,
+            pinned=self.pinned,
             refused_sources=settings.refused_sources,
             named_sources=settings.refused_sources,  # the plan names its target, so it may be where it was recorded
             speed=plan.speed,

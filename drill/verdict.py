@@ -21,6 +21,7 @@ STOPPED: Final = 97
 VIOLATED: Final = 98
 FAILED: Final = 99
 MAX_SHED: Final = 0.05  # of the shots of a step; above, what was offered is not what was meant
+MIN_REACHED: Final = 0.7  # of a step's planned rate; below, its load was never on
 
 
 class StepRun(msgspec.Struct, frozen=True):
@@ -57,6 +58,12 @@ class StepResult(msgspec.Struct, frozen=True):
     @property
     def completed_rate(self) -> float:
         return self.stress.completed / self.seconds if self.seconds else 0.0
+
+    @property
+    def reached(self) -> float:
+        """The share of the planned rate that was offered. New copies begin with their sessions' first requests, so a
+        step up takes about a session's length until all of it is on."""
+        return self.offered_rate / self.planned_rate if self.planned_rate else 1.0
 
     @property
     def shed_share(self) -> float:
@@ -164,12 +171,14 @@ class Capacity(msgspec.Struct, frozen=True):
     load: float = 0.0
     rate: float = 0.0
     limited: bool = False  # a higher step was not held: the knee lies between
+    reached: float = 1.0  # the share of the step's planned rate that was offered
 
     def said(self) -> str:
         if self.step is None:
             return "no step was held" if self.limited else "no step could be judged"
         more = "" if self.limited else "at least "
-        return f"{more}{self.load:g}x = {self.rate:,.0f} requests/s"
+        part = f" ({self.reached:.0%} of it were offered)" if self.reached < 0.95 else ""
+        return f"{more}{self.load:g}x{part} = {self.rate:,.0f} requests/s"
 
 
 def capacity_of(steps: Sequence[StepResult]) -> Capacity:
@@ -183,7 +192,7 @@ def capacity_of(steps: Sequence[StepResult]) -> Capacity:
             best = step
     if best is None:
         return Capacity(limited=limited)
-    return Capacity(best.index, best.load, best.offered_rate, limited)
+    return Capacity(best.index, best.load, best.offered_rate, limited, best.reached)
 
 
 class Fidelity(msgspec.Struct, frozen=True):
@@ -273,6 +282,12 @@ def _doubts(
         )
     shed = [s for s in steps if s.shed_share > MAX_SHED and not s.cut]
     doubts.extend(f"step {s.index + 1} ({s.load:g}x): {s.shed_share:.0%} of the shots were shed" for s in shed)
+    doubts.extend(
+        f"step {s.index + 1} ({s.load:g}x): {s.offered_rate:,.0f}/s were offered of {s.planned_rate:,.0f}/s planned: "
+        f"it is shorter than the recorded sessions, or fires a quiet part of them; make it longer"
+        for s in steps
+        if s.reached < MIN_REACHED and not s.cut
+    )
     if all(step.held is None for step in steps) and steps[0].judgements:
         doubts.append("no threshold had enough samples")
     return doubts

@@ -1,4 +1,8 @@
-"""What the conductor says, as a worker hears it: steps, hold, stop, end, and the lease."""
+"""What the conductor says, as a worker hears it: steps, hold, stop, end, and the lease.
+
+The conductor's clock and ours were read at different moments, and somebody may have set the wall clock in between.
+So a lease lasts no longer from when it is heard than it was given for, and a stop comes no later than it was meant.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +41,14 @@ class Orders:
             if batch.header.type == RecordType.CONTROL:
                 for control in batch.records:
                     if control.run_id in (self._run_id, "*"):
-                        self._obey(control, made_ns)
+                        self._obey(control, now_ns, made_ns)
             elif batch.header.type == RecordType.LEASE:
                 for lease in batch.records:
                     if lease.run_id == self._run_id:
-                        self.lease_ns = max(self.lease_ns, lease.expires_ns)
+                        heard = _no_later(lease.expires_ns, lease.issued_ns, now_ns)
+                        self.lease_ns = max(self.lease_ns, heard)
 
-    def _obey(self, control: Control, made_ns: int) -> None:
+    def _obey(self, control: Control, now_ns: int, made_ns: int) -> None:
         if control.action == Action.STEP:
             self._timeline.add(Step(max(control.effective_ns, made_ns), control.step, control.load))
             self.holding = False
@@ -51,10 +56,16 @@ class Orders:
             self._timeline.hold(max(control.effective_ns, made_ns))
             self.holding = True
         elif control.action == Action.STOP:
-            if self.stop_ns is None or control.effective_ns < self.stop_ns:
-                self.stop_ns, self.stop_reason = control.effective_ns, control.reason
+            stop_ns = _no_later(control.effective_ns, control.issued_ns, now_ns)
+            if self.stop_ns is None or stop_ns < self.stop_ns:
+                self.stop_ns, self.stop_reason = stop_ns, control.reason
         elif control.action == Action.END:
             self.end_ns = control.effective_ns if self.end_ns is None else min(self.end_ns, control.effective_ns)
 
     def close(self) -> None:
         self._reader.close()
+
+
+def _no_later(ns: int, issued_ns: int, heard_ns: int) -> int:
+    """A time of the conductor's clock, or, if that comes first, as long after it is heard as it lay ahead when said."""
+    return min(ns, heard_ns + max(ns - issued_ns, 0)) if issued_ns else ns

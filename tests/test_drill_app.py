@@ -293,3 +293,30 @@ def test_passwords_of_the_plan_are_not_written_down(shop_of, tmp_path):
     for path in result.run_dir.rglob("*"):
         if path.is_file():
             assert KEY.hex().encode() not in path.read_bytes() and KEY not in path.read_bytes(), path
+
+
+def test_a_target_is_resolved_once_for_canaries_and_workers(shop_of, tmp_path):
+    """A name that changes its address between the proof and the load would be fired at without proof."""
+    shop = shop_of()
+    lines = []
+
+    def spawn(name, argv, line):
+        lines.append((name, json.loads(line)["pinned"]))
+        return plain_spawn(name, argv, line)
+
+    plan = plan_for(shop, tmp_path, "[{load: 1x, for: 1s}]")
+    run(
+        msgspec.structs.replace(plan, target=plan.target.replace("127.0.0.1", "localhost")),
+        settings_for(tmp_path),
+        spawn,
+    )
+    assert lines == [("canary-worker-c0", "127.0.0.1"), ("worker-w0", "127.0.0.1")]
+
+
+def test_a_target_that_must_not_be_fired_at_is_refused_before_anything_is_sent(shop_of, tmp_path):
+    shop = shop_of()
+    plan = plan_for(shop, tmp_path, "[{load: 1x, for: 1s}]")
+    for url in ("http://169.254.169.254", "https://127.0.0.1:1"):
+        with pytest.raises(ConfigError, match=url):
+            run(msgspec.structs.replace(plan, target=url), settings_for(tmp_path))
+    assert shop.seen == [] and not (tmp_path / "runs").exists()

@@ -126,7 +126,7 @@ def test_low_fidelity_voids_the_verdict():
     assert fidelity_of(bad).score == 0.0
     assert verdict(bad).exit_code == 96 and "fidelity 0% is below 80%" in verdict(bad).reasons[0]
     # it is measured at the load nearest to 1x alone: under more load answers may well differ
-    assert verdict([step_of(0, 1), step_of(1, 2, verdict=Verdict.STATUS)]).exit_code == 0
+    assert verdict([step_of(0, 1), step_of(1, 2, rate=120, verdict=Verdict.STATUS)]).exit_code == 0
 
 
 def test_shots_that_were_shed_make_a_step_say_nothing():
@@ -160,3 +160,15 @@ def test_what_was_planned_is_what_was_claimed_not_what_came_out():
     assert not account_of(panes, 4).balanced and account_of(panes, 4).lost == 1
     assert not account_of(panes, 2).balanced
     assert account_of([], 0).balanced and not account_of([], 1).balanced
+
+
+def test_a_load_that_was_never_on_is_no_load_that_was_held():
+    """Copies begin with their sessions: a step of 4x that is shorter than those may offer little more than 1x."""
+    steps = [step_of(0, 1), step_of(1, 4, rate=160)]
+    found = verdict(steps)
+    assert (found.exit_code, capacity_of(steps).reached) == (96, pytest.approx(2 / 3, rel=0.01))
+    assert found.reasons[0].startswith("step 2 (4x): 160/s were offered of 240/s planned")
+    nearly = verdict([step_of(0, 1), step_of(1, 4, rate=200)])
+    assert (nearly.exit_code, nearly.headline) == (
+        0, "every step was held; capacity at least 4x (83% of it were offered) = 200 requests/s",
+    )  # fmt: skip
