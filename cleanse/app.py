@@ -131,6 +131,7 @@ def _write(
         settings=msgspec.to_builtins(settings),
         inputs=(source.name,),
         sorted=True,
+        servers=tuple(sorted(pipeline.servers)),
     )
     routes, flows = pipeline.routes, pipeline.flows
     last_offset_ns = 0

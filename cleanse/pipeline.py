@@ -20,6 +20,7 @@ from wire.records import Exchange, Flows, RouteTable, Stamped
 from wire.routes import RouteMatcher
 
 LEDGER = "messages"
+MAX_SERVERS = 10_000
 
 
 class Pipeline:
@@ -30,6 +31,7 @@ class Pipeline:
         self.account = Account()
         self.first_ns = 0  # when the first exchange that stays began
         self.sessions = Sessions()
+        self.servers: set[str] = set()  # of what stays; a replay is not fired at them by accident
         self._settings = settings
         self._recording_id = recording_id
         self._until_ns = until_ns
@@ -58,6 +60,8 @@ class Pipeline:
                 continue
             kept.append(exchange)
             ledger.in_flight += 1
+            if len(self.servers) < MAX_SERVERS:
+                self.servers.add(exchange.server)
             if not self.first_ns or start < self.first_ns:
                 self.first_ns = start
             self._note_route(exchange)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import resource
 import subprocess
@@ -118,6 +119,7 @@ def run(
         refuse_unsafe(survey, settings.recording)
     if settings.skip_unsafe and survey.unsafe_count == survey.exchanges:
         raise ConfigError(f"{settings.recording}: every request may change state; with --skip-unsafe nothing is left")
+    settings = _with_sources(settings, recording)
     target = targets.admit(
         settings.target,
         allowed=settings.allowed_targets,
@@ -150,6 +152,20 @@ def run(
     own, children = (now - before for now, before in zip(_cpu_s(), used, strict=True))
     summary.cpu_s = round(own + max(children, sum(beat.cpu_s for beat in beats.values())), 3)
     return summary
+
+
+def _with_sources(settings: ReplaySettings, recording: Recording) -> ReplaySettings:
+    """Where the recording was captured is refused. Who writes that very address as the target has named it; a name that
+    happens to lead there has not."""
+    host, _ = targets.split_url(settings.target)
+    named = settings.named_sources
+    try:
+        ipaddress.ip_address(host)
+        named += (host,)
+    except ValueError:
+        pass
+    refused = (*settings.refused_sources, *recording.manifest.servers)
+    return msgspec.structs.replace(settings, refused_sources=refused, named_sources=named)
 
 
 class _Crew:

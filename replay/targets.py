@@ -122,7 +122,7 @@ def admit(
         if source and not any(_matches(entry, this) for entry in named_sources):
             raise ConfigError(
                 f"target {url!r} is refused: {source} is where the recording was captured (production?); "
-                f"name {this.end} as an allowed source to fire at it all the same"
+                f"write its address, http://{this.end}, as the target to fire at it all the same"
             )
     return target
 

@@ -251,3 +251,23 @@ def test_an_empty_recording_gives_an_empty_one(tmp_path: Path) -> None:
     result = cleanse(write(tmp_path / "raw.lf", []), tmp_path / "clean.lf")
     assert (result.exchanges, result.account.balanced) == (0, True)
     assert summary_lines(result) == ["kept 0 of 0 exchanges in 0 sessions, 0 routes, 0 flows"]
+
+
+def test_the_servers_of_what_stays_are_told_so_that_nobody_fires_at_them_by_accident(tmp_path: Path) -> None:
+    other = exchange(3, server="[2001:db8::1]:80")
+    gone = exchange(4, server="10.9.9.9:80", faults=(Fault.AMBIGUOUS,))
+    cleanse(write(tmp_path / "raw.lf", [exchange(1), exchange(2), other, gone]), tmp_path / "clean.lf")
+    with LogReader(tmp_path / "clean.lf") as reader:
+        assert reader.manifest is not None and reader.manifest.servers == (SERVER, "[2001:db8::1]:80")
+
+
+def test_exchanges_of_a_batch_that_cannot_be_read_are_counted_as_seen_and_lost(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw.lf", [exchange(1)], end=False)
+    whole = codec.encode([exchange(2), exchange(3)], compress=False)
+    with LogWriter(raw, Manifest("raw", "0", "rec-1", START_NS, "test")) as writer:
+        writer.write(whole[:-40] + b"\xff" * 40)  # its header can be told, its records cannot
+        writer.end()
+    result = cleanse(raw, tmp_path / "clean.lf")
+    ledger = result.account.ledger("messages")
+    assert (ledger.seen, ledger.emitted, ledger.drops) == (3, 1, {"unreadable": 2})
+    assert result.account.balanced and result.account.notes["unreadable_batches"] == 1

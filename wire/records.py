@@ -37,6 +37,7 @@ class Manifest(Record, frozen=True, array_like=True):
     inputs: tuple[str, ...] = ()  # what it was made from: file names, interfaces, upstream recordings
     sorted: bool = False  # records are in time order
     masked: bool = True
+    servers: tuple[str, ...] = ()  # "ip:port" of the servers whose traffic it holds, as far as its writer says so
 
 
 class End(Record, frozen=True, array_like=True):
