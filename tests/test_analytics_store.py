@@ -208,6 +208,9 @@ def test_the_last_request_is_the_last_of_all_batches_of_a_poll(tmp_path):
         aggregator = Aggregator(bus, store)
         aggregator.poll()
         assert aggregator.progress.last_sent_ns == max(o.sent_ns for o in sent)
+        writer.write_records(batch_of(0))  # another worker's, behind by a little
+        aggregator.poll()
+        assert aggregator.progress.last_sent_ns == max(o.sent_ns for o in sent)
 
 
 def test_draining_goes_on_behind_what_counts_for_nothing(tmp_path):

@@ -119,7 +119,7 @@ def test_a_stage_goes_on_from_the_offsets_in_its_own_output(tmp_path: Path) -> N
 
 def test_resuming_takes_each_input_s_furthest_offset(tmp_path: Path) -> None:
     with LogWriter(tmp_path / "a.lf", manifest()) as writer:
-        for sources in ([("raw", "a", 0, 50), ("raw", "b", 16, 40)], [("raw", "a", 50, 70)], [("raw", "b", 16, 40)]):
+        for sources in ([("raw", "a", 0, 50), ("raw", "b", 16, 40)], [("raw", "a", 50, 70)], [("raw", "b", 16, 30)]):
             writer.write_records([Drop("a", "b", False, 1)], sources=tuple(SourceRange(*source) for source in sources))
     with LogReader(tmp_path / "a.lf") as reader:
         assert resume_offsets(reader) == {("raw", "a"): 70, ("raw", "b"): 40}

@@ -67,3 +67,10 @@ def test_keys_matter() -> None:
 def test_unknown_sources_are_refused(source: str) -> None:
     with pytest.raises(ConfigError, match="source of sessions"):
         SessionFinder(KEY, [source])
+
+
+def test_without_anything_else_a_session_is_a_connection() -> None:
+    one = session(["cookie:sid"], request())
+    assert one == session(["cookie:sid"], request(), client="9.9.9.9:9")
+    assert one != session(["cookie:sid"], request(), connection=b"d" * 16)
+    assert one == session(["connection"], request())

@@ -320,3 +320,21 @@ def test_a_target_that_must_not_be_fired_at_is_refused_before_anything_is_sent(s
         with pytest.raises(ConfigError, match=url):
             run(msgspec.structs.replace(plan, target=url), settings_for(tmp_path))
     assert shop.seen == [] and not (tmp_path / "runs").exists()
+
+
+def test_a_leak_that_begins_under_load_stops_it(shop_of, tmp_path):
+    shop = shop_of()
+    events = Events()
+
+    def on_event(event):
+        events(event)
+        if event.kind is EventKind.WINDOW:
+            shop.leak = True
+
+    asked = msgspec.structs.replace(settings_for(tmp_path), proof_ns=NS // 4)
+    result = run(plan_for(shop, tmp_path, "[{load: 1x, for: 20s}]"), asked, plain_spawn, on_event)
+    assert (result.exit_code, result.isolation.verdict) == (98, Proof.VIOLATED)
+    assert result.decision is not None and result.decision.cause == "isolation"
+    assert "in production" in events.texts(EventKind.DECISION)[0]
+    assert result.ended_ns - result.started_ns < 10 * NS, "long before the step was over"
+    assert max(at for at, _, _ in shop.seen) - result.decision_ns < NS

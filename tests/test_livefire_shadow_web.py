@@ -20,6 +20,7 @@ from livefire_shadow import (
     bind,
     current,
     run_id,
+    shadow_setup,
     sign,
     verify,
 )
@@ -241,3 +242,96 @@ def test_client_refuses_a_plan_that_is_unclear() -> None:
             shadow_client(inside=[address])
     with pytest.raises(ValueError):
         shadow_client(mocks={"a:1": "m:2"})
+
+
+def test_client_a_proxy_is_a_host_like_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that the environment names: it would see the request before the host that is inside."""
+
+    async def test() -> None:
+        audit, log = Audit(), []
+        async with far_end(log, "stock") as stock, far_end(log, "mock") as mock, far_end(log, "proxy") as proxy:
+            monkeypatch.setenv("http_proxy", f"http://{proxy}")
+            shadow = shadow_client(inside=[stock], mocks={"payments.example:80": f"http://{mock}"}, audit=audit)
+            with_proxy = shadow_client(inside=[stock, proxy], audit=audit)
+            async with (
+                aiohttp.ClientSession(middlewares=[shadow], trust_env=True) as session,
+                aiohttp.ClientSession(middlewares=[with_proxy], trust_env=True) as through,
+            ):
+                with bind(stress()):
+                    with pytest.raises(OutboundBlocked, match=proxy):
+                        await session.get(f"http://{stock}/")
+                    assert log == []
+                    async with session.get("http://payments.example/") as answer:
+                        assert await answer.text() == "mock"
+                    async with through.get(f"http://{stock}/") as answer:
+                        assert await answer.text() == "proxy"
+                with bind(PRODUCTION):
+                    async with session.get(f"http://{stock}/") as answer:
+                        assert await answer.text() == "proxy"
+        assert [name for name, _ in log] == ["mock", "proxy", "proxy"]
+        assert audit.snapshot()["blocked_outbound"][0]["host"] == proxy
+
+    run(test)
+
+
+def test_client_start_up_code_for_shadows_calls_nobody() -> None:
+    async def test() -> None:
+        log: list[Any] = []
+        async with (
+            far_end(log, "stock") as stock,
+            aiohttp.ClientSession(middlewares=[shadow_client(inside=[stock], audit=Audit())]) as session,
+        ):
+            with shadow_setup(), pytest.raises(OutboundBlocked):
+                await session.get(f"http://{stock}/")
+            with bind(stress()), pytest.raises(OutboundBlocked):
+                await session.ws_connect("http://127.0.0.1:1/ws")
+        assert log == []
+
+    run(test)
+
+
+def test_aiohttp_what_runs_behind_the_middleware_has_no_context() -> None:
+    """Neither the request's own, nor, worse, that of the one before it on the connection."""
+
+    async def test() -> None:
+        seen: list[str] = []
+
+        def note(where: str) -> None:
+            try:
+                seen.append(f"{where} {run_id() or 'production'}")
+            except LostContext:
+                seen.append(f"{where} lost")
+
+        async def lines() -> AsyncIterator[bytes]:
+            note("body")
+            yield b"x"
+
+        async def generated(request: web.Request) -> web.Response:
+            return web.Response(body=lines())
+
+        async def streamed(request: web.Request) -> web.StreamResponse:
+            answer = web.StreamResponse()
+            await answer.prepare(request)
+            note("stream")
+            await answer.write_eof()
+            return answer
+
+        async def prepare(request: web.Request, answer: web.StreamResponse) -> None:
+            note("prepare")
+
+        app = web.Application(middlewares=[shadow_middleware(SETTINGS, audit=Audit())])
+        app.on_response_prepare.append(prepare)
+        app.router.add_get("/generated", generated)
+        app.router.add_get("/streamed", streamed)
+        async with TestClient(TestServer(app)) as client:
+            for path, headers in (
+                ("/streamed", {}), ("/generated", {HEADER: marker("run-1")}), ("/streamed", {HEADER: marker("run-1")}),
+                ("/generated", {}),
+            ):  # fmt: skip
+                await (await client.get(path, headers=headers)).read()
+        assert seen == [
+            "prepare production", "stream production", "prepare lost", "body lost", "prepare run-1", "stream run-1",
+            "prepare lost", "body lost",
+        ]  # fmt: skip
+
+    run(test)

@@ -386,7 +386,22 @@ def test_counts_say_what_was_masked() -> None:
 )
 def test_bytes_that_are_no_utf8_are_masked_like_others(target: bytes) -> None:
     e = post(b"Content-Type: text/plain\r\n", b"\xff password=\xfe\xff a@b.com")
-    e = msgspec.structs.replace(e, request=msgspec.structs.replace(e.request, head=e.request.head.replace(b"/a", target, 1)))
+    e = msgspec.structs.replace(
+        e, request=msgspec.structs.replace(e.request, head=e.request.head.replace(b"/a", target, 1))
+    )
     written = masked(e).request
     assert b"a@b.com" not in written.head + written.body
     assert b"password=\xfe" not in written.body and b"=%ff%fe\xff" not in written.head
+
+
+def test_what_follows_a_switch_of_protocols_is_not_written() -> None:
+    """Bytes of another protocol, which no rule here reads: whatever their type was said to be."""
+    e = exchange(
+        b"GET /ws HTTP/1.1\r\n\r\n", response=b"HTTP/1.1 101 X\r\nContent-Type: image/png\r\n\r\n", answer=b"pin 1234"
+    )
+    assert e.response is not None
+    e = msgspec.structs.replace(e, response=msgspec.structs.replace(e.response, status=101))
+    masked = Masker(KEY).exchange(e)
+    assert masked.response is not None and masked.response.body == b"*" * 8
+    ordinary = msgspec.structs.replace(e, response=msgspec.structs.replace(e.response, status=200))
+    assert Masker(KEY).exchange(ordinary).response == ordinary.response

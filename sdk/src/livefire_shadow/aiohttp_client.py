@@ -4,7 +4,8 @@
     session = aiohttp.ClientSession(middlewares=[shadow])
 
 Middlewares given to a single call *replace* those of the session: a call that names its own must
-name this one too. Redirects pass through it hop by hop.
+name this one too. Redirects pass through it hop by hop. A proxy, also one that the environment names, is a host like
+others: under stress it must be inside.
 """
 
 from collections.abc import Iterable, Mapping
@@ -38,11 +39,11 @@ def shadow_client(
         context = current()
         if isinstance(context, Production):
             return await handler(request)
-        host = f"{request.url.host}:{request.url.port}".lower()
+        host = _end_of(request.url)
         if not context.value or (host not in inside_hosts and host not in mock_urls):
-            place = nearest_place()
-            audit.blocked_outbound(host, place)
-            raise OutboundBlocked(f"{place}: stress request for {host}, which is neither inside nor mocked")
+            raise _blocked(host, audit)
+        if host in inside_hosts and request.proxy is not None and _end_of(request.proxy) not in inside_hosts:
+            raise _blocked(_end_of(request.proxy), audit)
         request.headers[HEADER] = context.value
         if host in inside_hosts:
             audit.propagated()
@@ -57,6 +58,16 @@ def shadow_client(
         return await handler(request)
 
     return shadow
+
+
+def _end_of(url: URL) -> str:
+    return f"{url.host}:{url.port}".lower()
+
+
+def _blocked(host: str, audit: Audit) -> OutboundBlocked:
+    place = nearest_place()
+    audit.blocked_outbound(host, place)
+    return OutboundBlocked(f"{place}: stress request for {host}, which is neither inside nor mocked")
 
 
 def _host_port(address: str) -> str:
