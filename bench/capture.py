@@ -1,9 +1,11 @@
-"""Packets to exchanges: microseconds of one core an exchange, from a pcap to a recording.
+"""Packets to exchanges: microseconds of one core an exchange, from a pcap to a recording, unmasked and masked.
 
-    python bench/capture.py [--exchanges N]
+    python bench/capture.py [--exchanges N] [--profile | --profile-masked]
 
-Three data packets an exchange (request, two of the answer), 18 header fields, answers of 300 bytes, keep-alive
-connections.
+Three data packets an exchange (request, two of the answer), 18 header fields, answers of 300 bytes of JSON, keep-alive
+connections. In `fresh` traffic every head has an id and every connection a cookie of its own, and bodies differ; in
+`alike` traffic all heads have the same fields, and all bodies are one. The floor reads the packets and gives each
+payload to llhttp (httptools), and does nothing else: no order, no pairs, no records.
 """
 
 from __future__ import annotations
@@ -19,18 +21,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import httptools  # noqa: E402
 from pcap_build import Conversation, Packet, pcap  # noqa: E402
 
 from capture.app import import_files  # noqa: E402
 from capture.assembler import Assembler  # noqa: E402
 from capture.settings import CaptureSettings  # noqa: E402
 from capture.source_pcap import PcapSource  # noqa: E402
+from mask.masker import Masker  # noqa: E402
+
+KEY = b"a key of 32 bytes for this bench"
 
 
-def traffic(exchanges: int, per_connection: int = 50) -> list[Packet]:
-    fields = b"".join(b"X-Field-%d: value number %d of a usual length\r\n" % (i, i) for i in range(16))
-    answer_head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 300\r\n" + fields + b"\r\n"
-    body = b'{"x": "%s"}' % (b"y" * 291)
+def traffic(exchanges: int, fresh: bool, per_connection: int = 50) -> list[Packet]:
+    fields = b"".join(b"X-Field-%d: value number %d of a usual length\r\n" % (i, i) for i in range(13 if fresh else 16))
+    answer_head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" + fields
     packets: list[Packet] = []
     for number in range(max(1, exchanges // per_connection)):
         client = (f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}", 1024 + number % 60000)
@@ -38,53 +43,105 @@ def traffic(exchanges: int, per_connection: int = 50) -> list[Packet]:
         talk.now_ns += number * 1_000_000
         talk.open()
         for index in range(per_connection):
-            head = b"GET /orders/%d HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: bench\r\n" % index
-            talk.client(head + fields + b"\r\n").server(answer_head).server(body)
+            head = b"GET /orders/%d HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: bench\r\n" % index + fields
+            body = b'{"x": "%s"}' % (b"y" * 291)
+            answer = answer_head
+            if fresh:
+                one = number * per_connection + index
+                own = b"X-Request-Id: %032x\r\nDate: Fri, 20 Nov 2026 12:%02d:%02d GMT\r\n" % (
+                    one * 0x9E3779B97F4A7C15F39CC0605CEDC835 % (1 << 128), one // 60 % 60, one % 60,
+                )  # fmt: skip
+                head += own + b"Cookie: theme=dark; sid=%032x\r\n" % (number * 0x9E3779B97F4A7C15 + 1)
+                answer += own + b'ETag: "%x"\r\n' % one
+                items = b", ".join(b'{"sku": "sku-%05d", "n": %d, "price": %d}' % (one + k, k, one) for k in range(4))
+                body = b'{"id": %d, "state": "paid", "lines": [%s], "note": "%s"}' % (one, items, b"ring twice " * 9)
+                body = body[:298] + b'"}'
+            talk.client(head + b"\r\n").server(answer % len(body) + b"\r\n").server(body)
         talk.close()
         packets += talk.packets
     packets.sort(key=lambda packet: packet[0])
     return packets
 
 
+class Nobody:
+    """What a parser tells is not listened to."""
+
+
+def floor(path: Path) -> int:
+    parsers: dict[bytes, httptools.HttpRequestParser | httptools.HttpResponseParser] = {}
+    nobody = Nobody()
+    requests = 0
+    for frame in PcapSource(path).frames():
+        if frame is None or len(frame[1]) <= 54:
+            continue
+        data = frame[1]
+        key, payload = data[26:38], data[54:]
+        parser = parsers.get(key)
+        if parser is None:
+            request = data[36:38] == b"\0\x50"
+            kind = httptools.HttpRequestParser if request else httptools.HttpResponseParser
+            parser = parsers[key] = kind(nobody)
+        parser.feed_data(payload)
+        requests += data[36:38] == b"\0\x50"
+    return requests
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--exchanges", type=int, default=50_000)
+    parser.add_argument("--exchanges", type=int, default=20_000)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--profile-masked", action="store_true")
     count = (args := parser.parse_args()).exchanges
+    settings = CaptureSettings()
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "x.pcap"
-        path.write_bytes(pcap(traffic(count)))
-        settings = CaptureSettings()
+        for name in ("fresh", "alike"):
+            path = Path(folder) / f"{name}.pcap"
+            path.write_bytes(pcap(traffic(count, name == "fresh")))
 
-        def assemble() -> int:
-            assembler = Assembler("bench", settings, None, b"bench")
-            total = 0
-            for frame in PcapSource(path).frames():
-                if frame is not None:
-                    assembler.packet(*frame)
-                if len(assembler.ready) >= 1000:
-                    total += len(assembler.take())
-            total += len(assembler.finish())
-            assert assembler.account.balanced
-            return total
+            def assemble(masked: bool, path: Path = path) -> int:
+                masker = Masker(KEY) if masked else None
+                assembler = Assembler("bench", settings, masker, KEY)
+                total = 0
+                for frame in PcapSource(path).frames():
+                    if frame is not None:
+                        assembler.packet(*frame)
+                    if len(assembler.ready) >= 1000:
+                        total += len(assembler.take())
+                total += len(assembler.finish())
+                assert assembler.account.balanced
+                return total
 
-        def record() -> int:
-            target = Path(folder) / "x.lf"
-            target.unlink(missing_ok=True)
-            account = import_files([path], target, settings)
-            assert account.balanced
-            return account.ledger("messages").emitted // 2
+            def record(masked: bool, path: Path = path) -> int:
+                target = Path(folder) / "x.lf"
+                target.unlink(missing_ok=True)
+                account = import_files([path], target, settings, Masker(KEY) if masked else None, KEY)
+                assert account.balanced
+                return account.ledger("messages").emitted // 2
 
-        if args.profile:
-            profile = cProfile.Profile()
-            profile.runcall(assemble)
-            pstats.Stats(profile).sort_stats("tottime").print_stats(40)
-            return
-        for name, run in (("pcap -> exchanges", assemble), ("pcap -> recording, unmasked", record)):
-            begun, cpu = time.perf_counter(), time.process_time()
-            total = run()
-            cpu, wall = time.process_time() - cpu, time.perf_counter() - begun
-            print(f"{name}: {total} exchanges, {total / wall:,.0f}/s, {1e6 * cpu / total:.1f} us CPU each")
+            if args.profile or args.profile_masked:
+                profile = cProfile.Profile()
+                profile.runcall(assemble, args.profile_masked)
+                pstats.Stats(profile).sort_stats("tottime").print_stats(30)
+                continue
+            print(f"{name} traffic")
+            lowest = 0.0
+            for what, run in (
+                ("floor: packets and llhttp", lambda path=path: floor(path)),
+                ("pcap -> exchanges", lambda: assemble(False)),
+                ("pcap -> exchanges, masked", lambda: assemble(True)),
+                ("pcap -> recording", lambda: record(False)),
+                ("pcap -> recording, masked", lambda: record(True)),
+            ):
+                best, wall, total = float("inf"), 0.0, 0
+                for _ in range(3):
+                    begun, cpu = time.perf_counter(), time.process_time()
+                    total = run()
+                    cpu = time.process_time() - cpu
+                    if cpu < best:
+                        best, wall = cpu, time.perf_counter() - begun
+                us = 1e6 * best / total
+                lowest = lowest or us
+                print(f"  {what:28} {us:7.1f} us CPU each {us / lowest:6.1f} x floor {total / wall:10,.0f}/s")
 
 
 if __name__ == "__main__":

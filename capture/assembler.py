@@ -12,25 +12,27 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from capture.connection import Connection, Side
+from capture.channel import Channel
+from capture.connection import FAR, Connection, Side
 from capture.decode import Fragment, Segment, decode
-from capture.exchange import exchange_of
+from capture.exchange import ExchangeMaker
 from capture.flows import Flows
 from capture.fragments import Fragments
 from capture.frames import PacketClock
+from capture.lane import Lane
 from capture.ledgers import Ledgers
-from capture.message import REQUEST, RESPONSE
 from capture.pair import Pair
 from capture.ready import Ready
 from capture.session import SessionFinder
 from capture.settings import CaptureSettings
 from wire.account import Account
-from wire.ids import connection_id
 from wire.records import Exchange
 
 _SWEEP_NS = 50_000_000
 _TCP = struct.Struct(">IIBB").unpack_from
-_HEADS = struct.Struct(">HHH").unpack_from
+#: Of Ethernet, IPv4 without options, TCP: EtherType, version and length of the header, length, fragment, protocol,
+#: addresses and ports, sequence, acknowledgement, offset of the data, flags.
+_FRAME = struct.Struct(">12xHBxH2xHxB2x12sIIBB").unpack_from
 _SYN = 2
 
 
@@ -46,14 +48,22 @@ class Assembler:
     """Not for use by several threads. Never raises on what packets hold."""
 
     def __init__(
-        self, recording_id: str, settings: CaptureSettings, masker: Masker | None, key: bytes, *, host: str = ""
+        self,
+        recording_id: str,
+        settings: CaptureSettings,
+        masker: Masker | None,
+        key: bytes,
+        *,
+        host: str = "",
+        general: bool = False,
     ) -> None:
-        """Raises ConfigError for sources of sessions that are not known."""
+        """`general` turns the fast paths off, for tests: the result is the same. Raises ConfigError for sources of
+        sessions that are not known."""
         self.recording_id = recording_id
         self.settings = settings
         self.host = host
         self._masker = masker
-        self._sessions = SessionFinder(key, settings.sessions)
+        self._maker = ExchangeMaker(recording_id, SessionFinder(key, settings.sessions), host)
         self._ledgers = Ledgers()
         self._packets = self._ledgers.packets
         self._bytes = self._ledgers.bytes
@@ -68,7 +78,9 @@ class Assembler:
         self._clock = PacketClock()
         self._next_sweep = 0
         self._next_idle = 0
-        self._kept = 0  # body bytes in memory
+        self.kept = 0  # body bytes in memory
+        self._lane = Lane(self, settings.max_head_bytes, settings.max_body_bytes, settings.max_total_bytes)
+        self._general = general
         self.ready = Ready(self._ledgers)  # complete, and not yet taken
         #: Asked with each request's head: why its exchange is not wanted (a reason of `INTENTIONAL`), "" to keep it.
         self.leave_out: Callable[[bytes], str] | None = None
@@ -133,19 +145,25 @@ class Assembler:
             self._clock.now_ns = ts_ns
             if ts_ns >= self._next_sweep:
                 self.expire(ts_ns)
-        # Nearly all packets are Ethernet, IPv4 without options, TCP, no fragment: those take no detour.
-        if (
-            linktype == 1
-            and len(data) >= 54
-            and data[12:15] == b"\x08\x00\x45"
-            and data[23] == 6
-            and not (data[20] & 0x3F or data[21])
-        ):
-            key = data[26:38]
-            length = data[16] << 8 | data[17]
-            end = 14 + length if length else wire_len
-            self._segment(key, None, data, 34, end, wire_len, ts_ns, interface, 4)
-            return
+        if linktype == 1 and len(data) >= 54:
+            ethertype, version, length, fragment, protocol, key, sequence, ack, header, flags = _FRAME(data)
+            if ethertype == 0x0800 and version == 0x45 and protocol == 6 and not fragment & 0x3FFF:
+                end = 14 + length if length else wire_len
+                # Nearly all packets are ACKs, with or without data, of known connections, next in their direction.
+                if flags & 0x17 == 0x10 and not self._general:
+                    side = self._sides.get(key)
+                    at = 34 + (header >> 4) * 4
+                    if (
+                        side is not None
+                        and side.interface == interface
+                        and 54 <= at <= end <= wire_len
+                        and end <= len(data)
+                        and not side.connection.closed
+                        and self._next(side, sequence, ack, data, at, end, ts_ns)
+                    ):
+                        return
+                self._segment(key, None, data, 34, end, wire_len, ts_ns, interface, 4)
+                return
         found = decode(linktype, data)
         if isinstance(found, Fragment):
             whole = self._fragments.add(found, ts_ns)
@@ -167,6 +185,44 @@ class Assembler:
             return
         end = found.end if found.end > len(found.data) else min(found.end, len(found.data))
         self._segment(found.key, found, found.data, found.tcp_at, end, wire_len, ts_ns, interface, found.version)
+
+    def _next(self, side: Side, sequence: int, ack: int, data: bytes, at: int, end: int, ts_ns: int) -> bool:
+        """`Connection.segment` for what is next in its direction, with nothing held or waiting; False: not taken."""
+        stream, other = side.stream, side.other
+        theirs = other.stream
+        offset = stream.next
+        if (
+            stream.end >= 0
+            or stream.waiting
+            or side.held
+            or other.held
+            or not theirs.started
+            or not stream.started
+            or (sequence - stream.origin - offset) & 0xFFFFFFFF
+        ):
+            return False
+        connection = side.connection
+        self._packets.emitted += 1
+        connection.last_ns = ts_ns
+        side.seen = True
+        expected = theirs.next
+        ahead = ((ack - theirs.origin - expected + 0x80000000) & 0xFFFFFFFF) - 0x80000000
+        received = expected + ahead
+        if received > theirs.acked and ahead < FAR:
+            theirs.acked = received
+            if ahead > 1 and other.seen:
+                self.holes(connection)
+        size = end - at
+        if not size:
+            return True
+        self._bytes.seen += size
+        payload = data[at:end]
+        stream.take(payload, size)
+        if ahead > 0:
+            connection.deliver(side, [(offset, payload, size, ts_ns, received)])
+        elif not self._lane.take(side, offset, payload, ts_ns, received):
+            side.reader.feed(offset, payload, ts_ns, received)
+        return True
 
     def _segment(
         self,
@@ -238,15 +294,7 @@ class Assembler:
             side.stream.start(0xFFFFFFFF, syn=True)
             side.interface = interface
             side.seen = True
-        return Channel(self, connection)
-
-    def stream_data(self, side: Side, data: bytes, ts_ns: int) -> None:
-        self._clock.advance(ts_ns)
-        self._bytes.seen += len(data)
-        if side.connection.closed or side.ended:
-            self.drop_bytes("after_close", len(data))
-        elif data:
-            side.connection.data(side, data, ts_ns)
+        return Channel(connection, self._clock, self._ledgers)
 
     # -- time
 
@@ -283,15 +331,15 @@ class Assembler:
     def keep(self, pair: Pair | None, count: int) -> bool:
         if pair is None or pair.shed:
             return False
-        if self._kept + count > self.settings.max_total_bytes:
+        if self.kept + count > self.settings.max_total_bytes:
             pair.shed = True
             for message in (pair.request, pair.response):
                 if message is not None:
-                    self._kept -= message.kept_bytes
+                    self.kept -= message.kept_bytes
                     message.kept_bytes = 0
                     message.parts.clear()
             return False
-        self._kept += count
+        self.kept += count
         return True
 
     def gap(self, count: int) -> None:
@@ -315,11 +363,11 @@ class Assembler:
         if request is not None:
             count += 1
             wire_bytes += request.wire_bytes
-            self._kept -= request.kept_bytes
+            self.kept -= request.kept_bytes
         if response is not None:
             count += 1
             wire_bytes += response.wire_bytes
-            self._kept -= response.kept_bytes
+            self.kept -= response.kept_bytes
         reason = "shed" if pair.shed else ""
         if request is None:
             self._ledgers.account.note("unpaired")
@@ -333,50 +381,7 @@ class Assembler:
             return
         if response is None:
             self._ledgers.account.note("unanswered")
-        first, second = connection.sides
-        if second.reader.kind is REQUEST or (request is None and first.reader.kind is RESPONSE):
-            first, second = second, first
-        if not connection.id:
-            connection.id = connection_id(
-                self.recording_id, first.address, second.address, connection.link, connection.first_seq
-            )
-        head, low = (request.head, request.low) if request is not None else (b"", b"")
-        session = self._sessions.of(head, low, first.address, connection.id)
-        exchange = exchange_of(
-            pair,
-            session=session,
-            connection=connection.id,
-            client=first.address,
-            server=second.address,
-            client_stream=first.stream,
-            server_stream=second.stream,
-            midstream=connection.midstream,
-            interface=first.interface or second.interface or "",
-            host=self.host,
-        )
+        exchange = self._maker.exchange(connection, pair)
         if self._masker is not None:
             exchange = self._masker.exchange(exchange)
         self.ready.add(exchange, count, wire_bytes)
-
-
-class Channel:
-    """A connection that a proxy passes on."""
-
-    __slots__ = ("_assembler", "_connection")
-
-    def __init__(self, assembler: Assembler, connection: Connection) -> None:
-        self._assembler = assembler
-        self._connection = connection
-
-    def data(self, from_client: bool, data: bytes, ts_ns: int) -> None:
-        self._assembler.stream_data(self._connection.sides[0 if from_client else 1], data, ts_ns)
-
-    def closed(self, from_client: bool, ts_ns: int) -> None:
-        """This direction has sent its last byte."""
-        if not self._connection.closed:
-            self._connection.end(self._connection.sides[0 if from_client else 1], ts_ns)
-
-    def reset(self, ts_ns: int) -> None:
-        """Both directions ended abruptly."""
-        self._connection.was_reset = True
-        self._connection.close(ts_ns, closed=True)

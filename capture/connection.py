@@ -15,8 +15,9 @@ from capture.message import REQUEST, RESPONSE, UNKNOWN
 from capture.pair import Pair, Pairer
 from capture.reassemble import Piece, Stream
 from capture.settings import CaptureSettings
+from wire.ids import ExchangeIds
 
-_FAR = 1 << 30  # the largest window of TCP (RFC 7323 section 2.3)
+FAR = 1 << 30  # the largest window of TCP (RFC 7323 section 2.3)
 _RESET_REACH = 1 << 20
 
 
@@ -86,6 +87,9 @@ class Connection:
         self.last_ns = 0
         self.first_seq = 0
         self.id = b""  # given when the first exchange asks for it
+        self.exchange_ids: ExchangeIds | None = None
+        self.session = b""  # of the exchange before, and the fields that told
+        self.session_low = b""
         self.keys: tuple[bytes, ...] = ()  # that its packets are found by
         self.handshake = b""  # five-tuple and first sequence number
         self.pairer = Pairer(self, settings.max_pipelined)
@@ -136,9 +140,9 @@ class Connection:
             if offset < 0:
                 pieces = stream.segment(sequence, data, wire_len, ts_ns, received)
                 if pieces:
-                    self._deliver(side, pieces)
+                    self.deliver(side, pieces)
             elif side.held or other.held or received > other.stream.next:
-                self._deliver(side, [(offset, data, wire_len, ts_ns, received)])
+                self.deliver(side, [(offset, data, wire_len, ts_ns, received)])
             else:
                 side.reader.feed(offset, data, ts_ns, received)
             if stream.waiting:
@@ -158,7 +162,7 @@ class Connection:
                 return -1
             theirs.start(ack - 1, syn=True)  # the handshake: nothing but SYN can have been acknowledged
         offset = theirs.offset_of(ack)
-        if offset > theirs.acked and offset - theirs.next < _FAR:
+        if offset > theirs.acked and offset - theirs.next < FAR:
             theirs.acked = offset
             if offset > theirs.next + 1 and other.seen:
                 self._host.holes(self)
@@ -169,7 +173,7 @@ class Connection:
         stream = side.stream
         self.last_ns = ts_ns
         offset = stream.next
-        self._deliver(side, stream.segment(offset & 0xFFFFFFFF, data, len(data), ts_ns, side.other.stream.next))
+        self.deliver(side, stream.segment(offset & 0xFFFFFFFF, data, len(data), ts_ns, side.other.stream.next))
 
     def end(self, side: Side, ts_ns: int) -> None:
         if not side.ended:
@@ -178,7 +182,7 @@ class Connection:
 
     # -- delivery
 
-    def _deliver(self, side: Side, pieces: list[Piece]) -> None:
+    def deliver(self, side: Side, pieces: list[Piece]) -> None:
         other = side.other
         early = 0 if side.held else next((i for i, p in enumerate(pieces) if self._early(side, other, p)), len(pieces))
         if early < len(pieces):
@@ -269,7 +273,7 @@ class Connection:
         stream = side.stream
         pieces = stream.give_up(to=stream.acked, ts_ns=ts_ns)
         if pieces:
-            self._deliver(side, pieces)
+            self.deliver(side, pieces)
         if side.other.held:
             self._release(side.other)
         if stream.end >= 0 and not side.ended and stream.next >= stream.end:
@@ -284,7 +288,7 @@ class Connection:
         for side in self.sides:
             pieces = side.stream.flush(ts_ns)
             if pieces:
-                self._deliver(side, pieces)
+                self.deliver(side, pieces)
         for side in self.sides:
             held = list(side.held)
             side.held.clear()

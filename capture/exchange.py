@@ -2,30 +2,115 @@
 
 from __future__ import annotations
 
-from capture.message import LENIENT, OPAQUE, STRICT, Message
+from capture.connection import Connection
+from capture.message import LENIENT, OPAQUE, REQUEST, RESPONSE, STRICT, Message
 from capture.pair import Pair
 from capture.reassemble import Stream
-from wire.ids import exchange_id
-from wire.records import Exchange, Fault, Request, Response
+from capture.session import SessionFinder
+from wire.ids import ExchangeIds, connection_id
+from wire.records import Exchange, Fault, Mode, Request, Response
 
 _ORPHAN_OFFSET = 1 << 63  # an answer without a request has its place in the server's stream
 _RANK = {STRICT: 0, LENIENT: 1, OPAQUE: 2}
 
 
-def exchange_of(
-    pair: Pair,
-    *,
-    session: bytes,
-    connection: bytes,
-    client: str,
-    server: str,
-    client_stream: Stream,
-    server_stream: Stream,
-    midstream: bool,
-    interface: str,
-    host: str,
-) -> Exchange:
-    request, response = pair.request, pair.response
+class ExchangeMaker:
+    """Makes the exchanges of one recording."""
+
+    def __init__(self, recording_id: str, sessions: SessionFinder, host: str) -> None:
+        self._recording_id = recording_id
+        self._sessions = sessions
+        self._host = host
+
+    def exchange(self, connection: Connection, pair: Pair) -> Exchange:
+        request, response = pair.request, pair.response
+        first, second = connection.sides
+        if second.reader.kind is REQUEST or (request is None and first.reader.kind is RESPONSE):
+            first, second = second, first
+        ids = connection.exchange_ids
+        if ids is None:
+            connection.id = connection_id(
+                self._recording_id, first.address, second.address, connection.link, connection.first_seq
+            )
+            ids = connection.exchange_ids = ExchangeIds(connection.id)
+        if request is not None:
+            offset = request.start_offset
+            low = request.low
+            sent = Request(
+                request.head,
+                b"".join(request.parts) if request.parts else b"",
+                request.body_bytes,
+                request.framing,
+                request.missing_bytes,
+                request.body_bytes - request.kept_bytes,
+                request.trailers,
+            )
+            if low is connection.session_low and low:
+                session = connection.session
+            else:
+                session = self._sessions.of(request.head, low, first.address, connection.id)
+                connection.session, connection.session_low = session, low
+        else:
+            offset = _ORPHAN_OFFSET + (response.start_offset if response is not None else 0)
+            sent = Request(b"")
+            session = self._sessions.of(b"", b"", first.address, connection.id)
+        got = None
+        if response is not None:
+            parts = response.parts
+            got = Response(
+                response.status,
+                response.head,
+                parts[0] if len(parts) == 1 else b"".join(parts),
+                response.body_bytes,
+                response.framing,
+                response.missing_bytes,
+                response.body_bytes - response.kept_bytes,
+                response.trailers,
+                tuple(message.head for message in pair.interim) if pair.interim else (),
+            )
+        return Exchange(
+            ids.at(offset),
+            session,
+            connection.id,
+            first.address,
+            second.address,
+            sent,
+            got,
+            request.start_ns if request is not None else 0,
+            request.end_ns if request is not None else 0,
+            response.start_ns if response is not None else 0,
+            response.end_ns if response is not None else 0,
+            _mode(request, response),
+            first.interface or second.interface or "",
+            "http/1",
+            _faults(request, response, connection.midstream, first.stream, second.stream),
+            self._host,
+        )
+
+
+def _mode(request: Message | None, response: Message | None) -> Mode:
+    """The worse of both."""
+    mode = request.mode if request is not None else STRICT
+    if response is not None and response.mode is not mode and _RANK[response.mode] > _RANK[mode]:
+        return response.mode
+    return mode
+
+
+def _faults(
+    request: Message | None, response: Message | None, midstream: bool, client: Stream, server: Stream
+) -> tuple[Fault, ...]:
+    if (
+        request is not None
+        and response is not None
+        and request.complete
+        and response.complete
+        and not (request.gap or response.gap or midstream or request.ambiguous or response.ambiguous)
+        and not (client.conflicts or server.conflicts)
+        and request.body_bytes == request.kept_bytes
+        and response.body_bytes == response.kept_bytes
+        and not _overlap(request, response)
+    ):
+        return ()
     faults: list[Fault] = []
     if (request is not None and request.gap) or (response is not None and response.gap):
         faults.append(Fault.GAP)
@@ -33,50 +118,17 @@ def exchange_of(
         faults.append(Fault.MIDSTREAM)
     if request is None or not request.complete or response is None or not response.complete:
         faults.append(Fault.UNFINISHED)
-    if _ambiguous(request, client_stream) or _ambiguous(response, server_stream):
+    if _ambiguous(request, client) or _ambiguous(response, server):
         faults.append(Fault.AMBIGUOUS)
     if _cut(request) or _cut(response):
         faults.append(Fault.TRUNCATED)
-    mode = request.mode if request is not None else STRICT
-    if response is not None:
-        if response.mode is not mode and _RANK[response.mode] > _RANK[mode]:
-            mode = response.mode
-        if request is not None and (response.start_ns < request.end_ns or 0 <= response.ack < request.end_offset):
-            faults.append(Fault.LATE)
-    if request is not None:
-        offset = request.start_offset
-        sent = Request(
-            request.head, b"".join(request.parts), request.body_bytes, request.framing, request.missing_bytes,
-            request.body_bytes - request.kept_bytes, request.trailers,
-        )  # fmt: skip
-    else:
-        offset = _ORPHAN_OFFSET + (response.start_offset if response is not None else 0)
-        sent = Request(b"")
-    got = None
-    if response is not None:
-        got = Response(
-            response.status, response.head, b"".join(response.parts), response.body_bytes, response.framing,
-            response.missing_bytes, response.body_bytes - response.kept_bytes, response.trailers,
-            tuple(message.head for message in pair.interim),
-        )  # fmt: skip
-    return Exchange(
-        exchange_id(connection, offset),
-        session,
-        connection,
-        client,
-        server,
-        sent,
-        got,
-        request.start_ns if request is not None else 0,
-        request.end_ns if request is not None else 0,
-        response.start_ns if response is not None else 0,
-        response.end_ns if response is not None else 0,
-        mode,
-        interface,
-        "http/1",
-        tuple(faults),
-        host,
-    )
+    if request is not None and response is not None and _overlap(request, response):
+        faults.append(Fault.LATE)
+    return tuple(faults)
+
+
+def _overlap(request: Message, response: Message) -> bool:
+    return response.start_ns < request.end_ns or 0 <= response.ack < request.end_offset
 
 
 def _ambiguous(message: Message | None, stream: Stream) -> bool:

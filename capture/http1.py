@@ -52,7 +52,7 @@ class Sink(Protocol):
         another message of the same direction."""
 
 
-(_BOUNDARY, _LENGTH, _SIZE, _CHUNK, _CHUNK_END, _TRAILERS, _CLOSE, _LOST, _TUNNEL) = range(9)
+(BOUNDARY, IN_LENGTH, _SIZE, _CHUNK, _CHUNK_END, _TRAILERS, _CLOSE, _LOST, _TUNNEL) = range(9)
 
 _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\n]*)?\r?\Z")
 _BLANK: Final = b"\r\n"
@@ -64,8 +64,8 @@ class Reader:
     """One direction. Feed it what the reassembler gives, in order."""
 
     __slots__ = (
-        "_ack", "_buffer", "_left", "_lost_reason", "_max_body", "_max_head", "_next", "_offset", "_sink", "_state",
-        "_ts_ns", "kind", "message", "synced",
+        "_ack", "_lost_reason", "_max_body", "_max_head", "_offset", "_sink", "_ts_ns", "buffer", "kind", "left",
+        "message", "next", "state", "synced",
     )  # fmt: skip
 
     def __init__(self, sink: Sink, max_head: int, max_body: int, *, midstream: bool = False) -> None:
@@ -75,86 +75,86 @@ class Reader:
         self._sink = sink
         self._max_head = max_head
         self._max_body = max_body
-        self._state = _LOST if midstream else _BOUNDARY
+        self.state = _LOST if midstream else BOUNDARY
         self._lost_reason = "midstream" if midstream else "not_http"
-        self._left = 0  # bytes of the body, or of the chunk
-        self._buffer = b""  # the beginning of a head or a line
+        self.left = 0  # bytes of the body, or of the chunk
+        self.buffer = b""  # the beginning of a head or a line
         self._offset = 0  # of the buffer's first byte; its time, its ack
         self._ts_ns = 0
         self._ack = -1
-        self._next = 0  # the offset after what was fed
+        self.next = 0  # the offset after what was fed
 
     @property
     def waiting_bytes(self) -> int:
-        return len(self._buffer)
+        return len(self.buffer)
 
     @property
     def tunnel(self) -> bool:
-        return self._state == _TUNNEL
+        return self.state == _TUNNEL
 
     @property
     def until_close(self) -> bool:
-        return self._state == _CLOSE
+        return self.state == _CLOSE
 
     @property
     def idle(self) -> bool:
         """Between messages, with nothing begun."""
-        return self._state == _BOUNDARY and not self._buffer
+        return self.state == BOUNDARY and not self.buffer
 
     def expect(self, framing: Framing) -> None:
         """Called by the sink inside `head`: the body is framed so, whatever the head says (only NONE and CLOSE)."""
         message = self.message
         if message is not None:
             message.framing = framing
-            self._left = 0
+            self.left = 0
 
     def open_tunnel(self) -> None:
         """What follows is no HTTP: CONNECT, 101."""
-        if self._state != _TUNNEL:
+        if self.state != _TUNNEL:
             if self.message is not None:
-                self._finish(self.message, self._next, self.message.end_ns, complete=True)
-            waiting, self._buffer = self._buffer, b""
-            self._state = _TUNNEL
+                self._finish(self.message, self.next, self.message.end_ns, complete=True)
+            waiting, self.buffer = self.buffer, b""
+            self.state = _TUNNEL
             if waiting:
                 self._sink.junk(self, "tunnel", len(waiting))
 
     # -- input
 
     def feed(self, offset: int, data: bytes, ts_ns: int, ack: int) -> None:
-        if self._state == _TUNNEL:
+        if self.state == _TUNNEL:
             self._sink.junk(self, "tunnel", len(data))
             return
         first_ts, first_ack = ts_ns, ack
         fresh_from = 0
-        if self._buffer:
-            fresh_from = len(self._buffer)
-            data = self._buffer + data
+        if self.buffer:
+            fresh_from = len(self.buffer)
+            data = self.buffer + data
             offset, first_ts, first_ack = self._offset, self._ts_ns, self._ack
-            self._buffer = b""
-        elif self._state == _LOST and not self._resync(offset, data):
+            self.buffer = b""
+        elif self.state == _LOST and not self._resync(offset, data):
             return
         elif self.message is not None:
             self._interrupted(self.message, data)
         at, size = 0, len(data)
-        self._next = offset + size
+        self.next = offset + size
         while at < size:
-            state = self._state
-            if state == _BOUNDARY:
+            state = self.state
+            if state == BOUNDARY:
                 if at < fresh_from:
                     new = self._begin(offset, data, at, first_ts, first_ack, ts_ns)
                 else:
                     new = self._begin(offset, data, at, ts_ns, ack, ts_ns)
-            elif state in (_LENGTH, _CHUNK):
-                new = min(size, at + self._left)
-                self._left -= new - at
+            elif state in (IN_LENGTH, _CHUNK):
+                new = min(size, at + self.left)
+                self.left -= new - at
                 self._body(data[at:new] if at or new < size else data, ts_ns)
-                if not self._left:
+                if not self.left:
                     message = self.message
                     assert message is not None
-                    if state == _LENGTH:
+                    if state == IN_LENGTH:
                         self._finish(message, offset + new, ts_ns, complete=True)
                     else:
-                        self._state = _CHUNK_END
+                        self.state = _CHUNK_END
             elif state == _CLOSE:
                 new = size
                 self._body(data[at:] if at else data, ts_ns)
@@ -166,7 +166,7 @@ class Reader:
             else:
                 new = self._line(offset, data, at, ts_ns)
             if new < 0:  # more is needed
-                self._buffer = data[at:] if at else data
+                self.buffer = data[at:] if at else data
                 self._offset = offset + at
                 self._ts_ns, self._ack = (first_ts, first_ack) if at < fresh_from else (ts_ns, ack)
                 return
@@ -174,8 +174,8 @@ class Reader:
 
     def gap(self, offset: int, length: int, ts_ns: int) -> None:
         """`length` bytes at `offset` were never seen."""
-        state, message = self._state, self.message
-        self._next = offset + length
+        state, message = self.state, self.message
+        self.next = offset + length
         if state == _TUNNEL:
             return
         if message is None:
@@ -185,17 +185,17 @@ class Reader:
         if state == _CLOSE:
             message.missing_bytes += length
             return
-        inside = min(length, self._left) if state in (_LENGTH, _CHUNK) else 0
-        self._left -= inside
-        if state == _LENGTH and not self._left:
+        inside = min(length, self.left) if state in (IN_LENGTH, _CHUNK) else 0
+        self.left -= inside
+        if state == IN_LENGTH and not self.left:
             message.missing_bytes += inside
             self._finish(message, offset + inside, ts_ns, complete=True)
             if length > inside:
                 self._lose("after_gap")
-        elif state in (_LENGTH, _CHUNK) and inside == length:
+        elif state in (IN_LENGTH, _CHUNK) and inside == length:
             message.missing_bytes += length
-            if not self._left:
-                self._state = _CHUNK_END
+            if not self.left:
+                self.state = _CHUNK_END
         else:  # the framing itself was lost
             message.missing_bytes += length
             self._give_up(message, offset, ts_ns, "after_gap")
@@ -204,12 +204,12 @@ class Reader:
         """No more bytes: the sender closed, or (`closed` false) the recording ended."""
         message = self.message
         if message is not None:
-            whole = closed and self._state == _CLOSE and not message.gap
+            whole = closed and self.state == _CLOSE and not message.gap
             self._take_buffer(message)
-            self._finish(message, self._next, message.end_ns, complete=whole)
-        elif self._buffer:
-            waiting, self._buffer = self._buffer, b""
-            self._sink.junk(self, "unfinished_head" if self._state == _BOUNDARY else self._lost_reason, len(waiting))
+            self._finish(message, self.next, message.end_ns, complete=whole)
+        elif self.buffer:
+            waiting, self.buffer = self.buffer, b""
+            self._sink.junk(self, "unfinished_head" if self.state == BOUNDARY else self._lost_reason, len(waiting))
 
     # -- heads
 
@@ -242,24 +242,24 @@ class Reader:
         self.kind = message.kind
         self.synced = True
         self._start_body(message)
-        empty = message.framing is NONE or (message.framing is LENGTH and not self._left)
-        if empty and self._state != _TUNNEL:
+        empty = message.framing is NONE or (message.framing is LENGTH and not self.left)
+        if empty and self.state != _TUNNEL:
             self._finish(message, offset + end, ts_ns, complete=True)
         return end
 
     def _start_body(self, message: Message) -> None:
         """RFC 9112 section 6.3, but for what only the pair can know; that the sink corrects inside `head`."""
-        self._left = frame(message)
+        self.left = frame(message)
         self.message = message
         self._sink.head(self, message)
-        if self._state == _TUNNEL:
+        if self.state == _TUNNEL:
             return
         framing = message.framing
-        self._state = (
-            _LENGTH if framing is LENGTH
+        self.state = (
+            IN_LENGTH if framing is LENGTH
             else _SIZE if framing is CHUNKED
             else _CLOSE if framing is CLOSE
-            else _BOUNDARY
+            else BOUNDARY
         )  # fmt: skip
 
     # -- bodies
@@ -286,24 +286,24 @@ class Reader:
         assert message is not None
         end = data.find(b"\n", at)
         if end < 0:
-            if len(data) - at <= _MAX_CHUNK_LINE and (self._state != _CHUNK_END or data[at:] == b"\r"):
+            if len(data) - at <= _MAX_CHUNK_LINE and (self.state != _CHUNK_END or data[at:] == b"\r"):
                 return -1
             self._give_up(message, offset + at, ts_ns, "bad_chunk", opaque=True)
             return at
         line = data[at:end]
-        if self._state == _CHUNK_END:
+        if self.state == _CHUNK_END:
             if line.strip(b"\r"):
                 self._give_up(message, offset + at, ts_ns, "bad_chunk", opaque=True)
                 return at
-            self._state = _SIZE
-        elif self._state == _SIZE:
+            self.state = _SIZE
+        elif self.state == _SIZE:
             found = _CHUNK_SIZE.match(line)
             size = int(found.group(1), 16) if found else -1
             if size < 0 or size > _MAX_LENGTH:
                 self._give_up(message, offset + at, ts_ns, "bad_chunk", opaque=True)
                 return at
-            self._left = size
-            self._state = _CHUNK if size else _TRAILERS
+            self.left = size
+            self.state = _CHUNK if size else _TRAILERS
         else:
             stripped = line.rstrip(b"\r")
             if stripped:
@@ -324,13 +324,13 @@ class Reader:
         message.end_offset = max(offset, message.end_offset)
         message.end_ns = max(ts_ns, message.start_ns)
         self.message = None
-        if self._state != _TUNNEL:
-            self._state = _BOUNDARY
+        if self.state != _TUNNEL:
+            self.state = BOUNDARY
         self._sink.done(self, message)
 
     def _take_buffer(self, message: Message) -> None:
-        message.wire_bytes += len(self._buffer)  # part of a chunk's line
-        self._buffer = b""
+        message.wire_bytes += len(self.buffer)  # part of a chunk's line
+        self.buffer = b""
 
     def _give_up(self, message: Message, offset: int, ts_ns: int, reason: str, *, opaque: bool = False) -> None:
         """The message cannot be read on; look for the next one."""
@@ -344,23 +344,23 @@ class Reader:
     # -- what is no message
 
     def _lose(self, reason: str) -> None:
-        if self._state == _TUNNEL:
+        if self.state == _TUNNEL:
             return
-        waiting, self._buffer = self._buffer, b""
+        waiting, self.buffer = self.buffer, b""
         if waiting:
-            self._sink.junk(self, "unfinished_head" if self._state == _BOUNDARY else reason, len(waiting))
-        self._state = _LOST
+            self._sink.junk(self, "unfinished_head" if self.state == BOUNDARY else reason, len(waiting))
+        self.state = _LOST
         self._lost_reason = reason
 
     def _not_http(self, data: bytes, at: int) -> int:
-        self._state = _LOST
+        self.state = _LOST
         self._lost_reason = landmarks.other_protocol(data, at)
         return self._search(data, at, at + 1)
 
     def _resync(self, offset: int, data: bytes) -> bool:
         """Lost, at the beginning of a segment: True when it is worth reading."""
         if landmarks.may_begin(self.kind, data):
-            self._state = _BOUNDARY
+            self.state = BOUNDARY
             return True
         if not landmarks.may_hold(data):
             self._sink.junk(self, self._lost_reason, len(data))
@@ -375,13 +375,13 @@ class Reader:
         if stop > at:
             self._sink.junk(self, self._lost_reason, stop - at)
         if found >= 0:
-            self._state = _BOUNDARY
+            self.state = BOUNDARY
         return stop
 
     def _interrupted(self, message: Message, data: bytes) -> None:
         """A body that lasts until close (or was never sent), and a segment that begins like the next message."""
         response = message.kind is RESPONSE
-        if not (self._state == _CLOSE if response else self._state == _LENGTH and not message.body_bytes):
+        if not (self.state == _CLOSE if response else self.state == IN_LENGTH and not message.body_bytes):
             return
         if landmarks.begins(message.kind, data) and self._sink.cut_short(message):
-            self._finish(message, self._next, message.end_ns, complete=response)
+            self._finish(message, self.next, message.end_ns, complete=response)

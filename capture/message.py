@@ -82,7 +82,7 @@ class Message:
         self.start_ns = ts_ns
         self.end_ns = ts_ns
         self.ack = ack  # how much of the other direction its sender had received when it began
-        self.low = b""  # the head in lower case
+        self.low = b""  # the head in lower case, or only the end of it from the newline before the first field on
         self.wire_bytes = len(head)
         self.framing = NONE
         self.parts: list[bytes] = []

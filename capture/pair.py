@@ -47,34 +47,34 @@ class PairSink(Protocol):
 class Pairer:
     """The sink of both readers of a connection."""
 
-    __slots__ = ("_lost", "_max_open", "_orphans", "_request_reader", "_response_reader", "_sink", "open", "tunnel")
+    __slots__ = ("_max_open", "_sink", "lost", "open", "orphans", "request_reader", "response_reader", "tunnel")
 
     def __init__(self, sink: PairSink, max_open: int) -> None:
         self.open: deque[Pair] = deque()
         self.tunnel = False
         self._sink = sink
         self._max_open = max_open
-        self._request_reader: Reader | None = None
-        self._response_reader: Reader | None = None
+        self.request_reader: Reader | None = None
+        self.response_reader: Reader | None = None
         # Answers whose request was not seen, while they are read: one a direction, for both may send answers.
-        self._orphans: dict[Reader, Pair] = {}
-        self._lost = False  # answers may have been lost since the last one
+        self.orphans: dict[Reader, Pair] = {}
+        self.lost = False  # answers may have been lost since the last one
 
     # -- from the readers
 
     def head(self, reader: Reader, message: Message) -> None:
         if message.kind is REQUEST:
-            self._request_reader = reader
+            self.request_reader = reader
             if len(self.open) >= self._max_open:
                 self._emit_unanswered()
             self.open.append(Pair(message))
             self._sink.head()
             return
-        self._response_reader = reader
+        self.response_reader = reader
         self._sink.head()
         pair = self._asked_by(message)
         if pair is None:
-            pair = self._orphans[reader] = Pair(None)
+            pair = self.orphans[reader] = Pair(None)
         status = message.status
         if status < 200 and status != 101:
             reader.expect(NONE)
@@ -85,7 +85,7 @@ class Pairer:
             reader.expect(NONE)
 
     def _asked_by(self, answer: Message) -> Pair | None:
-        if self._lost:
+        if self.lost:
             self._skip_lost(answer)
         for pair in self.open:
             if pair.response is not None:
@@ -99,7 +99,7 @@ class Pairer:
 
     def _skip_lost(self, answer: Message) -> None:
         """Requests whose answers were in what is lost, as what their client sent next shows."""
-        self._lost = False
+        self.lost = False
         while self.open:
             first = self.open[0]
             request = first.request
@@ -119,8 +119,8 @@ class Pairer:
             self._emit_finished()
             return
         if not message.complete:
-            self._lost = True
-        orphan = self._orphans.pop(reader, None)
+            self.lost = True
+        orphan = self.orphans.pop(reader, None)
         if orphan is not None:
             if message is not orphan.response:
                 orphan.interim.append(message)
@@ -139,20 +139,20 @@ class Pairer:
                 )
         if opens:
             self.tunnel = True
-            for side in (self._request_reader, self._response_reader):
+            for side in (self.request_reader, self.response_reader):
                 if side is not None:
                     side.open_tunnel()
         self._emit_finished()
 
     def junk(self, reader: Reader, reason: str, count: int) -> None:
-        if reader is not self._request_reader and reason != "blank":
-            self._lost = True
+        if reader is not self.request_reader and reason != "blank":
+            self.lost = True
         self._sink.junk(reason, count)
 
     def lost_answers(self, reader: Reader) -> None:
         """Bytes of this direction were lost."""
-        if reader is not self._request_reader:
-            self._lost = True
+        if reader is not self.request_reader:
+            self.lost = True
 
     def keep(self, message: Message, count: int) -> bool:
         return self._sink.keep(self.pair_of(message), count)
@@ -170,13 +170,13 @@ class Pairer:
     def pair_of(self, message: Message) -> Pair | None:
         if message.kind is REQUEST:
             return self.open[-1] if self.open and self.open[-1].request is message else None
-        for pair in (*self._orphans.values(), *self.open):
+        for pair in (*self.orphans.values(), *self.open):
             if pair.response is message:
                 return pair
         return None
 
     def _emit_finished(self) -> None:
-        request_reader, response_reader = self._request_reader, self._response_reader
+        request_reader, response_reader = self.request_reader, self.response_reader
         while self.open:
             pair = self.open[0]
             response = pair.response
@@ -201,7 +201,7 @@ class Pairer:
 
     def no_more_answers(self) -> None:
         """The server's direction is over: requests that are whole wait for nothing."""
-        reader = self._request_reader
+        reader = self.request_reader
         while self.open and not (reader is not None and reader.message is self.open[0].request):
             self._emit_first()
 
@@ -213,6 +213,6 @@ class Pairer:
     def messages(self) -> list[Message]:
         """All messages that wait here, for the account."""
         found: list[Message] = []
-        for pair in (*self.open, *self._orphans.values()):
+        for pair in (*self.open, *self.orphans.values()):
             found.extend(m for m in (pair.request, pair.response, *pair.interim) if m is not None)
         return found

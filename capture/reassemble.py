@@ -72,12 +72,16 @@ class Stream:
         offset = self.next
         if (sequence - self.origin - offset) & _MASK or self.waiting or len(data) != wire_len or self.end >= 0:
             return -1
-        self.next = offset + wire_len
-        self._history.append((offset, data))
-        self._history_bytes += wire_len
+        self.take(data, wire_len)
+        return offset
+
+    def take(self, data: bytes, size: int) -> None:
+        """The next `size` bytes, when that is known, and nothing waits."""
+        self._history.append((self.next, data))
+        self.next += size
+        self._history_bytes += size
         if self._history_bytes > self._max_history:
             self._trim_history()
-        return offset
 
     def segment(self, sequence: int, data: bytes, wire_len: int, ts_ns: int, ack: int) -> list[Piece]:
         """Take a segment of `wire_len` payload bytes, of which `data` was captured. What can come out now."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import binascii
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -20,6 +20,7 @@ from wire.ids import session_id
 #: (head, head in lower case, client "ip:port", connection id) -> value, or None when it is not there
 Finder = Callable[[bytes, bytes, str, bytes], bytes | None]
 
+MAX_CACHED: Final = 4096
 _KNOWN = ["jwt", "cookie:NAME", "header:NAME", "client+agent", "client", "connection"]
 
 
@@ -28,16 +29,25 @@ class SessionFinder:
 
     def __init__(self, key: bytes, sources: Sequence[str]) -> None:
         self._key = key
+        self._known: dict[tuple[str, bytes], bytes] = {}
         self._finders = [(source.lower(), _finder(source)) for source in sources]
 
     def of(self, head: bytes, low: bytes, client: str, connection: bytes) -> bytes:
-        """The session id (16 bytes) of a request, its head given as it is and in lower case. The connection's own
-        where nothing else is found."""
+        """The session id (16 bytes) of a request, its head given as it is, and in lower case (or only its end, from the
+        newline before the first field on). The connection's own where nothing else is found."""
         for source, find in self._finders:
             value = find(head, low, client, connection)
             if value:
-                return session_id(self._key, source, value)
-        return session_id(self._key, "connection", connection)
+                return self._id(source, value)
+        return self._id("connection", connection)
+
+    def _id(self, source: str, value: bytes) -> bytes:
+        found = self._known.get((source, value))
+        if found is None:
+            if len(self._known) >= MAX_CACHED:
+                self._known.clear()
+            found = self._known[source, value] = session_id(self._key, source, value)
+        return found
 
 
 def _finder(source: str) -> Finder:
@@ -64,6 +74,7 @@ def _field(head: bytes, low: bytes, name: bytes) -> bytes | None:
     if at < 0:
         return None
     start = at + len(name) + 2
+    start += len(head) - len(low)
     end = head.find(b"\n", start)
     return head[start : end if end >= 0 else len(head)].strip()
 

@@ -55,6 +55,20 @@ def exchange_id(connection: bytes, offset: int) -> bytes:
     ).digest()
 
 
+class ExchangeIds:
+    """`exchange_id` for many exchanges of one connection: the key is taken in once."""
+
+    __slots__ = ("_keyed",)
+
+    def __init__(self, connection: bytes) -> None:
+        self._keyed = hashlib.blake2b(key=connection, digest_size=ID_BYTES, person=b"lf-exchange")
+
+    def at(self, offset: int) -> bytes:
+        digest = self._keyed.copy()
+        digest.update((offset & 0xFFFFFFFFFFFFFFFF).to_bytes(8, "big"))
+        return digest.digest()
+
+
 def session_id(key: bytes, source: str, value: bytes) -> bytes:
     """16 bytes: keyed hash of what identifies a session. `source` says what it was (cookie, header, client)."""
     return hashlib.blake2b(

@@ -1,0 +1,205 @@
+"""The fast path of messages: what nearly all segments of healthy traffic are, done in one step.
+
+A segment that begins with a whole, strict head of a message whose length is known, in a connection where nothing else
+is under way; or one that goes on with such a message's body. All state is that of the general path (`http1`,
+`pair`, `connection`), and is left as the general path would leave it, so a segment of any other kind is simply not
+taken, and that path reads it. Nothing is changed before a segment is taken.
+
+What a block of header fields means is remembered, within bounds: clients and servers repeat them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Protocol
+
+from capture.connection import Connection, Side
+from capture.http1 import BOUNDARY, IN_LENGTH
+from capture.message import LENGTH, NONE, REQUEST, RESPONSE, STRICT, Kind, Message, frame, message_of
+from capture.pair import Pair
+
+MAX_CACHED: Final = 2048
+MAX_CACHED_LENGTH: Final = 4096
+_END: Final = b"\r\n\r\n"
+#: Start lines that mean nothing but what they say, so that the fields alone decide how the rest is read.
+_REQUEST_LINE: Final = re.compile(
+    rb"(GET|POST|PUT|DELETE|PATCH|HEAD|OPTIONS) /[A-Za-z0-9/_.~%!$&'()*+,;=:@?|-]* HTTP/1\.[01]\r\n"
+)
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([2-5]\d\d)(?: [ -~]*)?\r\n")
+_BODILESS: Final = (204, 304)
+
+#: (length that is announced, -1 where none is; the block in lower case, from the newline before it); None: not plain
+_Facts = tuple[int, bytes] | None
+_UNSEEN: Final = (-2, b"")
+
+
+class Host(Protocol):
+    """Who owns the connections."""
+
+    kept: int  # body bytes in memory
+
+    def pair(self, connection: Connection, pair: Pair) -> None: ...
+
+    def head(self) -> None: ...
+
+
+class Lane:
+    __slots__ = ("_host", "_max_body", "_max_head", "_max_total", "_requests", "_responses")
+
+    def __init__(self, host: Host, max_head: int, max_body: int, max_total: int) -> None:
+        self._host = host
+        self._max_head = max_head
+        self._max_body = max_body
+        self._max_total = max_total
+        self._requests: dict[bytes, _Facts] = {}
+        self._responses: dict[bytes, _Facts] = {}
+
+    def take(self, side: Side, offset: int, data: bytes, ts_ns: int, ack: int) -> bool:
+        """Read a segment that is next in its direction, if it is of the common kind; False: nothing is changed."""
+        reader = side.reader
+        pairer = side.connection.pairer
+        if pairer.orphans:
+            return False
+        waiting = pairer.open
+        message = reader.message
+        size = len(data)
+        if message is not None:
+            left = reader.left
+            if reader.state != IN_LENGTH or size > left or len(waiting) != 1:
+                return False
+            pair = waiting[0]
+            kept = message.kept_bytes
+            if (
+                pair.shed
+                or kept != message.body_bytes
+                or kept + size > self._max_body
+                or self._host.kept + size > self._max_total
+            ):
+                return False
+            answers = pair.response is message
+            if answers:
+                asker = pairer.request_reader
+                if size == left and asker is not None and asker.message is pair.request:
+                    return False  # the request is not over
+            elif pair.request is not message or pair.response is not None:
+                return False
+            self._host.kept += size
+            message.parts.append(data)
+            message.body_bytes = message.kept_bytes = kept + size
+            message.wire_bytes += size
+            message.end_ns = ts_ns
+            reader.next = offset + size
+            reader.left = left - size
+            if size != left:
+                return True
+        else:
+            if reader.state != BOUNDARY or reader.buffer:
+                return False
+            kind = reader.kind
+            end = data.find(_END) + 4
+            rest = size - end
+            if end < 4 or end > self._max_head or rest > self._max_body or self._host.kept + rest > self._max_total:
+                return False
+            if kind is REQUEST:
+                line = _REQUEST_LINE.match(data)
+                if line is None or waiting or pairer.tunnel:
+                    return False
+                answers = False
+                at = line.end() - 1
+                block = data[at:end]
+                facts = self._requests.get(block, _UNSEEN)
+            elif kind is RESPONSE:
+                line = _STATUS_LINE.match(data)
+                if line is None or len(waiting) != 1 or pairer.lost:
+                    return False
+                answers = True
+                pair = waiting[0]
+                request = pair.request
+                if pair.shed or pair.response is not None or request is None or 0 <= ack <= request.start_offset:
+                    return False
+                at = line.end() - 1
+                block = data[at:end]
+                facts = self._responses.get(block, _UNSEEN)
+            else:
+                return False
+            if facts is _UNSEEN:
+                facts = self._learn(kind, data[:end], block)
+            if facts is None:
+                return False
+            length, low = facts
+            framing = LENGTH
+            if answers:
+                assert request is not None
+                status = int(line.group(1))
+                if request.method == b"CONNECT":
+                    return False
+                if status in _BODILESS or request.method == b"HEAD":
+                    length = 0
+                    framing = NONE
+                elif length < 0:
+                    return False  # it lasts until close
+                asker = pairer.request_reader
+                if rest == length and asker is not None and asker.message is request:
+                    return False  # the request is not over
+            elif length < 0:
+                length = 0
+                framing = NONE
+            if rest > length:
+                return False
+            head = data[:end] if rest else data
+            message = Message(kind, head, offset, ts_ns, ack, STRICT)
+            message.low = low
+            message.framing = framing
+            if answers:
+                message.status = status
+                pair.response = message
+                pairer.response_reader = reader
+            else:
+                message.method = line.group(1)
+                waiting.append(Pair(message))
+                pairer.request_reader = reader
+            self._host.head()
+            reader.synced = True
+            reader.next = offset + size
+            if rest:
+                self._host.kept += rest
+                message.parts.append(data[end:])
+                message.body_bytes = message.kept_bytes = rest
+                message.wire_bytes = size
+            if rest != length:
+                message.end_offset = offset + end
+                reader.message = message
+                reader.state = IN_LENGTH
+                reader.left = length - rest
+                return True
+        # The message is over.
+        message.complete = True
+        message.end_offset = offset + size
+        if ts_ns < message.start_ns:
+            message.end_ns = message.start_ns
+        reader.message = None
+        reader.left = 0
+        reader.state = BOUNDARY
+        if answers:
+            waiting.clear()
+            connection = side.connection
+            self._host.pair(connection, pair)
+            side.stream.forget()
+            if side.other.reader.message is None:
+                side.other.stream.forget()
+        return True
+
+    def _learn(self, kind: Kind, head: bytes, block: bytes) -> _Facts:
+        """What the fields mean, as the general path says."""
+        message = message_of(kind, head, 0, 0, 0)
+        facts: _Facts = None
+        if message is not None and message.mode is STRICT:
+            length = frame(message)
+            if message.mode is STRICT and not message.ambiguous and b"\ntransfer-encoding" not in message.low:
+                facts = (length if message.framing is LENGTH else -1, message.low[len(head) - len(block) :])
+        if len(block) <= MAX_CACHED_LENGTH:
+            known = self._requests if kind is REQUEST else self._responses
+            if len(known) >= MAX_CACHED:
+                known.clear()
+            known[block] = facts
+        return facts
