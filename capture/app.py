@@ -49,7 +49,7 @@ def import_files(
     sources = [PcapSource(path) for path in paths]
     assembler = Assembler(recording_id, chosen, masker, key)
     _make_room(Path(to), recording_id)
-    inputs = tuple("stdin" if source.name == "-" else Path(source.name).name for source in sources)
+    inputs = tuple(Path(source.name).name for source in sources)
     output = Output.open(Path(to), recording_id, chosen, created_ns=now_ns, inputs=inputs, masked=masker is not None)
     reason = "failed"
     try:

@@ -115,9 +115,13 @@ class Assembler:
 
     def take(self) -> list[Exchange]:
         """What is complete since the last time; it is emitted, for the account."""
+        self.note_masked()
+        return self.ready.take()
+
+    def note_masked(self) -> None:
+        """Bring the account's notes of what was masked up to date; before each batch."""
         if self._masker is not None:
             self.account.notes.update({f"masked.{what}": count for what, count in self._masker.counts.items()})
-        return self.ready.take()
 
     def finish(self) -> list[Exchange]:
         """End everything that is open, and take it."""

@@ -32,7 +32,7 @@ def choose(settings: RecordSettings, refused: Callable[[str], OSError | None] = 
     pairs_of(settings.proxies)
     wanted = settings.source
     if wanted == "proxy" and not settings.proxies:
-        raise ConfigError("a recording proxy needs to know where it listens and what is behind it: LISTEN=UPSTREAM")
+        raise ConfigError("a recording proxy needs where it listens and what is behind it: --proxy LISTEN=UPSTREAM")
     if wanted == "proxy" or (wanted == "given" and settings.proxies):
         return Choice("proxy", "recording by proxy: it was asked for")
     error = refused(settings.interfaces[0] if settings.interfaces else "lo")
@@ -42,7 +42,7 @@ def choose(settings: RecordSettings, refused: Callable[[str], OSError | None] = 
     if wanted == "auto" and settings.proxies:
         return Choice("proxy", f"recording by proxy: packets cannot be captured: {explained(error)}")
     raise ConfigError(
-        f"packets cannot be captured: {explained(error)}; without that right, record by proxy: LISTEN=UPSTREAM"
+        f"packets cannot be captured: {explained(error)}; without that right, record by proxy: --proxy LISTEN=UPSTREAM"
     )
 
 

@@ -105,6 +105,7 @@ class Output:
         """One batch: exchanges, and the growth of the account."""
         ready = assembler.ready
         exchanges = ready.take(max(self._batch_bytes, _MIN_BATCH_BYTES))
+        assembler.note_masked()
         account = assembler.account
         grown = account.take()
         if not exchanges and not _grew(grown):

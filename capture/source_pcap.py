@@ -50,7 +50,7 @@ class PcapSource:
 
     def __init__(self, path: Path | str, *, stream: _Readable | None = None, wait_s: float = 0.25) -> None:
         """Raises ConfigError for what is absent or no capture."""
-        self.name = str(path)
+        self.name = "stdin" if str(path) == "-" else str(path)
         self.faults: dict[str, int] = {}
         self.lines: list[str] = []  # what there is to say about the input, one line each
         self.packets = 0
@@ -62,7 +62,7 @@ class PcapSource:
         self._before = 0  # bytes before the buffer
         if stream is not None:
             self._file: _Readable = stream
-        elif self.name == "-":
+        elif self.name == "stdin":
             self._poll_fd = os.dup(sys.stdin.fileno())
             self._file = os.fdopen(self._poll_fd, "rb", buffering=0)
             self._poll = True

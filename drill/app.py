@@ -249,7 +249,10 @@ class _Drill:
         try:
             with Fleet(self.spawn, workers) as fleet:
                 fleet.start()
-                self.tell(EventKind.STARTED, f"run {self.run_id}: {len(names)} worker(s) at {plan.target}")
+                self.tell(
+                    EventKind.STARTED,
+                    f"run {self.run_id}: {len(names)} worker{'s' if len(names) > 1 else ''}, at {plan.target}",
+                )
                 load = Load(
                     run_id=self.run_id,
                     settings=self.settings,

@@ -132,7 +132,7 @@ class IsolationProof:
         before = self._before.get(name)
         audit = now.since_then(before)
         violations = [
-            f"{name}: {_times(v.count)} {_words(v.kind or 'wrong_store')} at {v.place}"
+            f"{name}: {_words(v.kind or 'wrong_store')}, {_times(v.count)}, at {v.place}"
             + (f" ({v.statement}{' on ' + v.store if v.store else ''})" if v.statement or v.store else "")
             for v in audit.violations
         ]

@@ -246,10 +246,10 @@ def window_text(detail: Mapping[str, Any]) -> str:
 
     errors = "-" if detail["error_share"] is None else f"{detail['error_share']:.1%}"
     line = (
-        f"+{detail['elapsed_s']:>3} s  {detail['load']:g}x  offered {detail['offered_rate']:.0f}/s  "
-        f"done {detail['completed_rate']:.0f}/s  p50 {ms('p50_ms')}  p95 {ms('p95_ms')}  errors {errors}  "
-        f"open {detail['open']}"
+        f"+{detail['elapsed_s']:>3} s  {detail['load']:>3g}x  offered {detail['offered_rate']:>4.0f}/s  "
+        f"done {detail['completed_rate']:>4.0f}/s  p50 {ms('p50_ms'):>6}  p95 {ms('p95_ms'):>6}  errors {errors:>5}  "
+        f"open {detail['open']:>3}"
     )
     if detail["production_rate"]:
-        line += f"  | production {detail['production_rate']:.0f}/s  p50 {ms('production_p50_ms')}"
+        line += f"  | production {detail['production_rate']:>3.0f}/s  p50 {ms('production_p50_ms')}"
     return line

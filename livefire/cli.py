@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from livefire import VERSION, logs, settings
-from livefire.errors import INTERRUPTED, USER_ERRORS, UserError
+from livefire.errors import INTERRUPTED, USER_ERRORS, UserError, line_of, usage_line
 from wire.config import suggestion
 
 #: Every command and its module; loaded when it is used, so that `livefire show` does not wait for a web framework.
@@ -104,11 +104,14 @@ def main() -> None:
     """Run the command line and end the process with its exit code."""
     try:
         code = cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo("livefire: stopped", err=True)
         code = INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        code = 0
     except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "livefire"
-        click.echo(f"{command}: {error.format_message()} (see {command} --help)", err=True)
+        click.echo(usage_line(error), err=True)
         code = 2
     except click.ClickException as error:
         error.show()
@@ -116,10 +119,12 @@ def main() -> None:
     except USER_ERRORS as error:
         click.echo(f"livefire: {error}", err=True)
         code = 2
-    except KeyboardInterrupt:
-        click.echo("livefire: stopped", err=True)
-        code = INTERRUPTED
     except BrokenPipeError:  # `livefire show ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:
+        if (told := line_of(error)) is None:
+            raise
+        click.echo(f"livefire: {told}", err=True)
+        code = 2
     sys.exit(code if isinstance(code, int) else 0)

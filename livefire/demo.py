@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -21,16 +22,20 @@ from capture.settings import RecordSettings
 from cleanse import app as cleansing
 from cleanse.settings import CleanseSettings
 from livefire import errors, keyring
-from livefire.drilling import drill_and_tell, plan_with, report_of
-from livefire.recording import Recording
+from livefire.drilling import drill_and_tell, plan_with, report_of, tell_proof
+from livefire.learned import learned
+from livefire.recording import Recording, masked_line
 from livefire.story import Story
 from livefire.supervisor import Supervisor
 from livefire.system import System
+from livefire.tables import table
+from replay.summary import account_of
 from wire.config import ConfigError
 
 RECORD_S: Final = 14.0
 MARK: Final = ".livefire-demo"  # a folder without it is not ours to empty
 _READY_S: Final = 15.0
+_FLOWS: Final = 4  # learned values that are told
 
 
 class DemoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,7 +94,8 @@ class Demo:
 
     def _record(self, supervisor: Supervisor, system: System) -> subprocess.Popen[bytes]:
         engine = "proxy" if system.proxied else "ring"
-        self.story.chapter(f"record its traffic: {self.why_this_source}")
+        self.story.chapter("record its traffic")
+        self.story.line(self.why_this_source)
         self.live = self.folder / "live.lf"
         arguments = ["record", "--stdin-guard", "--engine", engine, "--to", str(self.live)]
         for name in system.description.record:
@@ -122,9 +128,8 @@ class Demo:
         account = recording.account
         self.story.line(f"{recording.count:,} exchanges so far, and it goes on recording; "
                         f"account {'balanced' if account.balanced else 'NOT BALANCED'}")  # fmt: skip
-        notes = {name.partition(".")[2]: n for name, n in account.notes.items() if name.startswith("masked.")}
-        if notes:
-            self.story.line("masked before writing: " + ", ".join(f"{n:,} {name}" for name, n in sorted(notes.items())))
+        self.masked = masked_line(account)
+        self.story.line(self.masked or "NOTHING WAS MASKED")
         return recorder
 
     # -- 3
@@ -136,6 +141,8 @@ class Demo:
         result = cleansing.cleanse(self.live, self.clean, CleanseSettings(server=(entry,)), until_ns=None)
         for line in cleansing.summary_lines(result):
             self.story.line(line)
+        for line in learned(result.flows)[:_FLOWS]:
+            self.story.line(f"  {line}")
         self.figures["cleanse"] = result.account.as_json()
 
     # -- 4 and 5
@@ -156,14 +163,26 @@ class Demo:
         supervisor.stop(recorder, grace_s=8)
         recording = Recording(self.live)
         self.story.chapter("account")
-        for name, account in (("record", recording.account.as_json()), ("cleanse", self.figures["cleanse"])):
-            self.story.line(f"{name:<8} {account_line(account)}")
         self.figures["record"] = recording.account.as_json()
+        self.figures["replay"] = account_of(self.result.run_dir).as_json()
+        stages = {name: self.figures[name] for name in ("record", "cleanse", "replay")}
+        self.story.line(account_table(stages))
+        unbalanced = [name for name, account in stages.items() if not account["balanced"]]
+        self.story.line(f"NOT BALANCED: {', '.join(unbalanced)}" if unbalanced else "every account is balanced")
+        self.story.line()
+        tell_proof(self.result, self.story)
         reached = system.marked_requests()
         self.figures["third_parties_reached"] = reached
         for name, count in reached.items():
             self.story.line(f"{name} reached by stress traffic: {count}")
-        self.story.line(f"report: {_near(report_of(self.result, self.folder / 'report.html'))}")
+        report = _near(report_of(self.result, self.folder / "report.html"))
+        self.story.chapter(f"the result: {self.result.verdict.headline}")
+        if self.result.exit_code == errors.STOPPED:
+            self.story.line("the last step is meant to be too much, and the guard to stop it: exit code 0")
+        else:
+            self.story.line(f"exit code {self.result.exit_code} (docs/cli.md)")
+        self.story.line(f"report: {report}")
+        self.story.line(f"the recording: livefire show {_near(self.live)}; the shots: livefire outcomes")
 
     def _command(self, arguments: list[str]) -> list[str]:
         return [sys.executable, "-m", "livefire", "--keys", str(self.keys), *arguments]
@@ -174,16 +193,25 @@ class Demo:
             raise ConfigError(f"{name} ended with {code} in the middle of the demo: {words}")
 
 
-def account_line(account: dict[str, Any]) -> str:
-    """'messages 1,204 seen = 1,190 emitted + 14 dropped + 0 in flight; balanced'."""
-    parts = []
-    for name, ledger in account["ledgers"].items():
-        dropped = sum(ledger["drops"].values()) + sum(ledger["intentional"].values())
-        parts.append(
-            f"{name} {ledger['seen']:,} = {ledger['emitted']:,} + {dropped:,} dropped "
-            f"+ {ledger['in_flight']:,} in flight"
-        )
-    return "; ".join(parts) + ("; balanced" if account["balanced"] else "; NOT BALANCED")
+def _reason(name: str) -> str:
+    """'other_server' as 'other server', 'shed_stop' as 'shed (stop)'."""
+    kind, _, why = name.partition("_")
+    return f"shed ({why})" if kind == "shed" and why else name.replace("_", " ")
+
+
+def account_table(stages: Mapping[str, Mapping[str, Any]]) -> str:
+    """Each ledger of each stage: what it saw, and what became of all of it."""
+    rows = []
+    for stage, account in stages.items():
+        for unit, ledger in account["ledgers"].items():
+            if not ledger["seen"]:  # a proxy sees no packets
+                continue
+            reasons = {**ledger["drops"], **ledger["intentional"]}
+            why = ", ".join(f"{n:,} {_reason(name)}" for name, n in sorted(reasons.items()))
+            rows.append(
+                (stage, unit, ledger["seen"], ledger["emitted"], sum(reasons.values()), ledger["in_flight"], why)
+            )
+    return table(("stage", "of", "seen", "passed on", "left out", "open", ""), rows, left=2, words_last=True)
 
 
 def _empty(folder: Path) -> None:

@@ -17,7 +17,7 @@ from capture import doctor as capture_doctor
 from livefire import keyring
 from wire.config import ConfigError
 
-_WANTED_FILES = 65_536
+_WANTED_FILES = 8_192  # the default cap of open shots, several times
 _WANTED_DISK = 2 << 30
 
 
@@ -63,7 +63,7 @@ def _open_files() -> Finding:
     raised = f"ulimit -n {min(hard, _WANTED_FILES)}" if hard > soft else "raise nofile in /etc/security/limits.conf"
     return Finding(
         "open files", fine, f"{soft:,} allowed, {hard:,} at most",
-        "" if fine else f"a shot in the air holds a connection; for more than {soft - 100:,} of them: {raised}",
+        "" if fine else f"every open shot holds a connection; for more than {max(soft - 100, 0):,} of them: {raised}",
     )  # fmt: skip
 
 

@@ -22,6 +22,8 @@ from drill.settings import DrillSettings
 from livefire import keyring
 from livefire.story import Story
 from livefire.supervisor import Supervisor
+from livefire.tables import counted, table
+from replay import targets
 from wire.config import ConfigError
 
 MOCK_READY: Final = "/.livefire/ready"
@@ -32,12 +34,14 @@ def drill_and_tell(
     plan: Plan, keys: Path, runs: Path, supervisor: Supervisor, story: Story, *, disposable: bool = False
 ) -> DrillResult:
     """Carry a plan out, telling what happens. Raises ConfigError and the like before the first shot."""
+    targets.admit(plan.target)
     ring = keyring.load(keys)
     settings = DrillSettings(
         runs_dir=runs, key_id=ring.marker.id, key_hex=ring.marker.key, disposable_target=disposable
     )
     _start_mocks(plan, keys, supervisor, story)
     result = app.run(plan, settings, supervisor.spawn, lambda event: _tell(event, story))
+    story.done()
     _tell_result(result, story)
     return result
 
@@ -95,10 +99,24 @@ def _tell(event: Event, story: Story) -> None:
 
 
 def _tell_result(result: DrillResult, story: Story) -> None:
-    story.line()
+    told = {*result.isolation.violations, "" if result.decision is None else result.decision.said}
     for reason in result.verdict.reasons:
-        story.line(reason)
-    story.line(result.capacity.said())
+        if reason not in told:
+            story.line(reason)
+    if result.steps and result.capacity.said() not in result.verdict.headline:
+        story.line(f"capacity: {result.capacity.said()}")
+    if result.steps:
+        story.line()
+        story.line(steps_table(result))
+    windows = window_dicts(result.run_dir, every="5s")
+    if windows:
+        story.line()
+        story.line(f"windows of 5s (livefire windows {result.run_id})")
+        story.line(text_table(windows))
+
+
+def tell_account(result: DrillResult, story: Story) -> None:
+    """What became of the shots."""
     account = result.account
     story.line(
         f"shots: {account.planned:,} planned = {account.sent:,} sent + {account.shed:,} shed "
@@ -106,16 +124,33 @@ def _tell_result(result: DrillResult, story: Story) -> None:
         f"{account.sent:,} sent = {account.answered:,} answered + {account.failed:,} failed; "
         f"{'balanced' if account.balanced else 'NOT BALANCED'}"
     )
+
+
+def tell_proof(result: DrillResult, story: Story) -> None:
+    """What was written where."""
     isolation = result.isolation
-    story.line(
-        f"stress writes: {isolation.rows_in_shadow:,} in shadow, {isolation.rows_in_production:,} in production "
-        f"(rows of this run, by SQL)"
-    )
+    if isolation.stores:
+        story.line(
+            f"stress writes: {isolation.rows_in_shadow:,} in shadow, {isolation.rows_in_production:,} in production "
+            f"(rows of this run, by SQL)"
+        )
     for violation in isolation.violations:
         story.line(f"VIOLATED: {violation}")
     for party in result.third_parties:
-        story.line(f"{party.name}: {party.mocked:,} stress calls went to its mock, {party.unmatched or 0:,} unmatched")
-    windows = window_dicts(result.run_dir, every="5s")
-    if windows:
-        story.line()
-        story.line(text_table(windows))
+        calls = counted(party.mocked, "stress call")
+        story.line(f"{party.name}: {calls} went to its mock, {party.unmatched or 0:,} unmatched")
+
+
+def steps_table(result: DrillResult) -> str:
+    """Each step: what was meant, what came of it, how it was judged."""
+    rows = []
+    for step in result.steps:
+        stress = step.stress
+        share = "-" if stress.error_share is None else f"{stress.error_share:.1%}"
+        judged = "stopped" if step.cut else {True: "held", False: "not held", None: "not judged"}[step.held]
+        rows.append(
+            (step.index + 1, f"{step.load:g}x", step.planned_rate, step.offered_rate, step.completed_rate, share,
+             stress.shed, stress.quantile_ms(0.5), stress.quantile_ms(0.95), judged)
+        )  # fmt: skip
+    heads = ("step", "load", "meant/s", "offered/s", "done/s", "errors", "shed", "p50 ms", "p95 ms", "judged")
+    return table(heads, rows, left=0, words_last=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import click
@@ -9,7 +13,7 @@ import click
 from analytics.store_port import StoreError
 from bus.ports import BusError
 from wire.codec import CodecError
-from wire.config import ConfigError
+from wire.config import ConfigError, suggestion
 
 OK: Final = 0
 USAGE: Final = 2
@@ -21,6 +25,59 @@ INTERRUPTED: Final = 130  # as shells report SIGINT
 
 #: What a user can mend. Everything else is a bug, and shows its traceback.
 USER_ERRORS: Final = (BusError, CodecError, ConfigError, StoreError)
+
+
+#: What the machine refuses, and the user can mend. Other errors of the system are bugs here.
+_REFUSED: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NAMES: Final = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE}
+_MENDABLE: Final = _REFUSED | _NAMES | _ROOM | {errno.EADDRINUSE, errno.EADDRNOTAVAIL}
+_ADVICE: Final[Mapping[int, str]] = {
+    errno.ENOSPC: "; make some room and try again",
+    errno.EMFILE: "; raise it: ulimit -n 8192",
+}
+
+
+def line_of(error: OSError) -> str | None:
+    """One line for what the machine refused; None for what is a bug."""
+    if error.errno not in _MENDABLE:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno == errno.ENOENT and error.filename and not (folder := Path(str(error.filename)).parent).is_dir():
+        return f"{where}there is no folder {folder}"
+    return f"{where}{os.strerror(error.errno).lower()}{_ADVICE.get(error.errno, '')}"
+
+
+def usage_line(error: click.UsageError) -> str:
+    """One line for a wrong command line: what is wrong, what was probably meant, where to read."""
+    command = error.ctx.command_path if error.ctx else "livefire"
+    text = " ".join(error.format_message().split())
+    if isinstance(error, click.NoSuchOption):
+        near = suggestion(error.option_name, list(error.possibilities or _options_of(error.ctx)))
+        text = f"no option {error.option_name}{near if 'did you mean' in near else ''}"
+        if error.ctx and error.option_name in _options_of(error.ctx.find_root()):
+            text = (
+                f"{error.option_name} stands before the command: livefire {error.option_name} ... {error.ctx.info_name}"
+            )
+    elif isinstance(error, click.MissingParameter) and error.param is not None:
+        text = f"{error.param.get_error_hint(error.ctx) if error.ctx else error.param.name} is missing".replace("'", "")
+    return f"{command}: {text.rstrip('.')} (see {command} --help)"
+
+
+def _options_of(context: click.Context | None) -> list[str]:
+    return [name for parameter in context.command.params for name in parameter.opts] if context else []
+
+
+class Group(click.Group):
+    """A command of commands; for a word that is none of them it names the near one."""
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            near = suggestion(args[0], list(self.commands))
+            raise UserError(f"no command '{context.info_name} {args[0]}'{near}")
+        return super().resolve_command(context, args)
 
 
 class UserError(click.ClickException):

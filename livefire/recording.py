@@ -11,12 +11,26 @@ import msgspec
 
 from bus.logfile import LogReader
 from bus.ports import BusError
+from livefire.tables import counted
 from wire import codec
 from wire.account import Account
 from wire.codec import RecordType
 from wire.records import End, Exchange, Manifest, Stamped
 
 _KEPT_BATCHES = 64
+_MASKED = {
+    "header": ("header", "headers"),
+    "cookie": ("cookie", "cookies"),
+    "target": ("URL", "URLs"),
+    "json": ("JSON body", "JSON bodies"),
+    "form": ("form", "forms"),
+    "multipart": ("multipart body", "multipart bodies"),
+    "text": ("text", "texts"),
+    "malformed_line": ("malformed line", "malformed lines"),
+    "opaque": ("opaque body", "opaque bodies"),
+    "undecodable": ("body that could not be decoded", "bodies that could not be decoded"),
+    "gap": ("body with gaps", "bodies with gaps"),
+}
 
 
 class Place(msgspec.Struct, frozen=True, order=True, array_like=True):
@@ -31,7 +45,7 @@ class Recording:
     """Opens a raw or clean file. Raises BusError for anything else."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = Path("stdin") if str(path) == "-" else path
         self.account = Account()
         self.end: End | None = None
         self.unreadable: list[str] = []  # messages that are whole and yet no batch of this version
@@ -123,6 +137,13 @@ class Recording:
         if len(self._cache) > _KEPT_BATCHES:
             self._cache.popitem(last=False)
         return batch
+
+
+def masked_line(account: Account) -> str:
+    """'masked before writing: 130 headers, 21 JSON bodies'; "" when nothing was."""
+    found = {name.partition(".")[2]: n for name, n in account.notes.items() if name.startswith("masked.")}
+    parts = [counted(n, *_MASKED.get(name, (name, name))) for name, n in sorted(found.items(), key=lambda i: -i[1])]
+    return f"masked before writing: secrets in {', '.join(parts)}" if parts else ""
 
 
 def _time_of(record: Exchange | Stamped) -> int:

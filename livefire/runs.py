@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+from bus.logfile import FileBus
+from wire import topics
 from wire.config import ConfigError
 from wire.ids import ulid_ms
+
+CONDUCTOR: Final = "conductor"  # its partition of the control topic
 
 
 def all_runs(root: Path) -> list[str]:
@@ -39,6 +43,19 @@ def find(root: Path, wanted: str | None) -> Path:
     if len(near) > 1:
         raise ConfigError(f"{wanted!r} names {len(near)} runs: {', '.join(near[:4])}")
     raise ConfigError(f"{root}: no run {wanted!r}; the latest is {runs[-1]}")
+
+
+def ended(folder: Path) -> bool:
+    """Whether a run's load is over: it has a result, or its conductor wrote the end mark."""
+    if (folder / "result.json").exists():
+        return True
+    bus = FileBus(folder)
+    if CONDUCTOR not in bus.partitions(topics.CONTROL):
+        return False
+    with bus.reader(topics.CONTROL, CONDUCTOR) as reader:
+        while reader.read():
+            pass
+        return bool(reader.ended)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import TextIO
 
 
 class Story:
-    """Prints as it happens. On a terminal the progress line is rewritten; elsewhere it is a line every 5 s."""
+    """Prints as it happens. On a terminal the progress line is rewritten; elsewhere it is a line every 5 s.
+
+    Lines of a chapter are indented; a story without chapters stands at the left.
+    """
 
     def __init__(self, stream: TextIO | None = None, every_s: float = 5.0) -> None:
         self._stream = stream or sys.stdout
@@ -26,15 +30,24 @@ class Story:
 
     def line(self, text: str = "") -> None:
         self._clear()
-        self._write("".join(f"   {part}\n" if part else "\n" for part in text.split("\n")))
+        self._write("".join(f"{self._indent}{part}\n" if part else "\n" for part in text.split("\n")))
 
     def progress(self, text: str) -> None:
         if self._terminal:
-            self._write(f"\r\x1b[2K   {text[:110]}")
+            width = shutil.get_terminal_size((100, 24)).columns - len(self._indent) - 1
+            self._write(f"\r\x1b[2K{self._indent}{text[:width]}")
             self._in_progress = True
         elif time.monotonic() - self._shown_at >= self._every_s:
-            self._write(f"   {text}\n")
+            self._write(f"{self._indent}{text}\n")
             self._shown_at = time.monotonic()
+
+    def done(self) -> None:
+        """Take the progress line away."""
+        self._clear()
+
+    @property
+    def _indent(self) -> str:
+        return "   " if self._chapter else ""
 
     def _clear(self) -> None:
         if self._in_progress:

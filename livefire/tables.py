@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> str:
-    """Columns wide enough for their longest cell; the first `left` columns to the left, numbers to the right."""
+def table(heads: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1, *, words_last: bool = False) -> str:
+    """Columns wide enough for their longest cell; the first `left` columns to the left, numbers to the right.
+
+    `words_last`: the last column holds words, and is to the left, too.
+    """
     cells = [[str(head) for head in heads], *([_cell(value) for value in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
     lines = []
     for row in cells:
         line = "  ".join(
-            cell.ljust(width) if column < left else cell.rjust(width)
+            cell.ljust(width) if column < left or (words_last and column == len(heads) - 1) else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         lines.append(line.rstrip())
@@ -27,6 +30,11 @@ def _cell(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return str(value)
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """'1 session', '1,204 sessions'; `many` where an s is not enough."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def milliseconds(ns: float | None) -> str:

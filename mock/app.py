@@ -27,6 +27,7 @@ from livefire_shadow.settings import wall_s
 from mock.answers import Answer, read_answers
 from mock.match import Matcher, describe
 from mock.settings import Settings
+from wire.config import ConfigError
 
 AUDIT_PATH = "/.livefire/audit"
 READY_PATH = "/.livefire/ready"
@@ -52,8 +53,16 @@ class Mock:
         if self._matcher.count == 0:
             raise BusError(
                 f"{', '.join(settings.recordings)}: no answer to serve"
-                + (f" (left out: {dict(self.unusable)})" if self.unusable else "")
+                + (
+                    f" (left out: {', '.join(f'{n:,} {why}' for why, n in self.unusable.items())})"
+                    if self.unusable
+                    else ""
+                )
             )
+
+    @property
+    def answer_count(self) -> int:
+        return self._matcher.count
 
     def application(self) -> web.Application:
         """The aiohttp application. A middleware answers everything, so that no routing rule can get in between."""
@@ -122,20 +131,37 @@ def _response(recorded: Answer, method: str) -> web.Response:
     return web.Response(status=recorded.status, reason=recorded.reason or None, headers=fields, body=recorded.body)
 
 
-def serve(settings: Settings, shadow: ShadowSettings | None = None) -> None:
+def serve(
+    settings: Settings, shadow: ShadowSettings | None = None, announce: Callable[[str], None] | None = None
+) -> None:
     """Serves until SIGTERM, SIGINT, or stdin closes. Ready when `GET /.livefire/ready` answers 200.
 
     Keys come from `LIVEFIRE_SHADOW_KEYS` unless `shadow` gives them. Raises BusError for recordings that cannot be
-    served from, ValueError for keys or an address of the wrong shape, OSError when the address is taken.
+    served from, ConfigError for an address of the wrong shape or one that cannot be had, ValueError for keys.
+    `announce` gets one line when it listens, and one with the counts at the end.
     """
+    address_of(settings.listen)
     mock = Mock(settings, shadow if shadow is not None else ShadowSettings.from_env(settings.service))
-    asyncio.run(_serve(mock, settings))
+    say = announce if announce is not None else _nobody
+    asyncio.run(_serve(mock, settings, say))
+    counts = mock.counts()
+    say(f"{counts['served']:,} served, {counts['unmatched']:,} unmatched, {mock.refused.total():,} refused")
 
 
-async def _serve(mock: Mock, settings: Settings) -> None:
-    host, colon, port = settings.listen.rpartition(":")
-    if not colon or not port.isdigit():
-        raise ValueError(f"{settings.listen!r} is not host:port")
+def address_of(text: str) -> tuple[str, int]:
+    """Host and port. Raises ConfigError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(f"{text!r} is no place to listen; write host:port, as in 127.0.0.1:9090")
+    return host.strip("[]"), int(port)
+
+
+def _nobody(line: str) -> None:
+    """Hears a mock that runs under a supervisor."""
+
+
+async def _serve(mock: Mock, settings: Settings, say: Callable[[str], None]) -> None:
+    host, port = address_of(settings.listen)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -143,7 +169,11 @@ async def _serve(mock: Mock, settings: Settings) -> None:
     runner = web.AppRunner(mock.application(), access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host.strip("[]"), int(port), backlog=1024).start()
+        try:
+            await web.TCPSite(runner, host, port, backlog=1024).start()
+        except OSError as error:
+            raise ConfigError(f"cannot listen on {settings.listen}: {os.strerror(error.errno or 0).lower()}") from None
+        say(f"{mock.answer_count:,} recorded answers, at http://{settings.listen}")
         if settings.stdin_guard:
             threading.Thread(target=_wait_for_stdin, args=(loop, stop), daemon=True).start()
         await stop.wait()

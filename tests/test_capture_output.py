@@ -93,9 +93,13 @@ def test_every_prefix_of_the_file_balances(tmp_path: Path) -> None:
 
 def test_masking_comes_before_writing_and_after_the_session(tmp_path: Path) -> None:
     class Masker:
+        def __init__(self) -> None:
+            self.counts: dict[str, int] = {}
+
         def exchange(self, exchange: Exchange) -> Exchange:
             import msgspec
 
+            self.counts["target"] = self.counts.get("target", 0) + 1
             request = msgspec.structs.replace(exchange.request, head=b"GET /masked HTTP/1.1\r\n\r\n")
             return msgspec.structs.replace(exchange, request=request)
 
@@ -108,6 +112,7 @@ def test_masking_comes_before_writing_and_after_the_session(tmp_path: Path) -> N
     assert b"secret" not in (tmp_path / "x.lf").read_bytes()
     assert {e.request.head for e in found} == {b"GET /masked HTTP/1.1\r\n\r\n"}
     assert len({e.session_id for e in found}) == 2
+    assert account_of(tmp_path / "x.lf").notes["masked.target"] == 2  # what was masked is in the file, too
 
 
 def test_a_cut_file_is_taken_as_far_as_it_is_whole(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_what_happened_before_the_run_is_not_its_fault(service, stores):
     stressed(service, stores)
     assert proof.check().verdict is Proof.PROVEN
     service.counters["violations"] = [{**old, "count": 3}]
-    assert proof.check().services[0].violations == ("orders: once x at a.py:1 f (INSERT t on s)",)
+    assert proof.check().services[0].violations == ("orders: x, once, at a.py:1 f (INSERT t on s)",)
     # a service that was started anew counts from zero: all of it is this run's
     service.counters.update({"pid": 2, "violations": [old]})
     assert proof.check().verdict is Proof.VIOLATED

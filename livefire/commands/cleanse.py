@@ -12,14 +12,19 @@ import msgspec
 from cleanse import app
 from cleanse.settings import CleanseSettings
 from livefire.errors import UserError
+from livefire.learned import learned
 from wire import config
+
+_FLOWS = 8
 
 
 @click.command("cleanse")
 @click.argument("recording", type=click.Path(path_type=Path))
 @click.option("--to", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The clean recording.")
 @click.option("--rules", type=click.Path(path_type=Path, dir_okay=False), help="A rules file (default: good defaults).")
-@click.option("--server", multiple=True, metavar="IP:PORT", help="Keep only exchanges with it; repeatable.")
+@click.option(
+    "--server", multiple=True, metavar="IP:PORT", help="Keep only exchanges with it (:8080 = any address); repeatable."
+)
 @click.option("--until", metavar="TIME", help="Only what began before it, as 2026-11-20T12:00:00Z.")
 @click.option("--json", "as_json", is_flag=True, help="Account, routes and flows as one object.")
 def command(
@@ -35,6 +40,10 @@ def command(
     result = app.cleanse(recording, to, settings, until_ns=_time_ns(until) if until else None)
     for line in app.summary_lines(result):
         click.echo(line, err=as_json)
+    for line in learned(result.flows)[:_FLOWS]:
+        click.echo(f"  {line}", err=as_json)
+    if not result.exchanges:
+        click.echo(f"livefire: {to}: nothing was kept; what {recording} holds: livefire show {recording}", err=True)
     if as_json:
         click.echo(
             json.dumps(

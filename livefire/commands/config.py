@@ -7,10 +7,11 @@ import json
 import click
 import msgspec
 
+from livefire.errors import Group
 from livefire.settings import Resolved
 
 
-@click.group("config")
+@click.group("config", cls=Group)
 def command() -> None:
     """Settings: default, livefire.yaml, LIVEFIRE_<NAME>, option; the later one wins.
 

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from drill.plan import load_plan
-from livefire.drilling import drill_and_tell, report_of
+from livefire.drilling import drill_and_tell, report_of, tell_account, tell_proof
 from livefire.errors import UserError
 from livefire.settings import Resolved
 from livefire.story import Story
@@ -59,6 +59,9 @@ def command(
             story,
             disposable=disposable_target,
         )
+    story.line()
+    tell_account(result, story)
+    tell_proof(result, story)
     story.line(f"report: {report_of(result, report)}")
     if as_json:
         click.echo(json.dumps(result.as_dict()))

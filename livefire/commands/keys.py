@@ -7,11 +7,11 @@ import json
 import click
 
 from livefire import keyring
-from livefire.errors import UserError
+from livefire.errors import Group, UserError
 from livefire.settings import Resolved
 
 
-@click.group("keys")
+@click.group("keys", cls=Group)
 def command() -> None:
     """The keys that mask values and sign markers; the file is readable by you alone.
 

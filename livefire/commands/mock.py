@@ -6,6 +6,7 @@ import click
 
 from livefire import keyring
 from livefire.settings import Resolved
+from livefire.story import Story
 from livefire_shadow.settings import Settings as ShadowSettings
 from mock import app
 from mock.settings import Settings
@@ -39,4 +40,6 @@ def command(
         latency_factor=0.0 if no_latency else 1.0,
         stdin_guard=stdin_guard,
     )
-    app.serve(settings, ShadowSettings.from_env("mock", {"LIVEFIRE_SHADOW_KEYS": ring.shadow_keys()}))
+    story = Story(click.get_text_stream("stderr"))
+    shadow = ShadowSettings.from_env("mock", {"LIVEFIRE_SHADOW_KEYS": ring.shadow_keys()})
+    app.serve(settings, shadow, announce=None if stdin_guard else story.line)

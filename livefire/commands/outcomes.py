@@ -14,7 +14,7 @@ from bus.logfile import FileBus
 from bus.topic import TopicReader
 from livefire import runs
 from livefire.settings import Resolved
-from livefire.tables import table
+from livefire.tables import counted, table
 from replay.recover import recover
 from wire import topics
 from wire.codec import RecordType
@@ -45,8 +45,10 @@ def command(resolved: Resolved, run: str | None, as_json: bool, failed: bool) ->
         became = f"{outcome.status}" if outcome.status else outcome.failure.value or "none"
         counts[outcome.route, became, outcome.verdict.value] += 1
     rows = [(route, became, verdict, n) for (route, became, verdict), n in sorted(counts.items())]
-    click.echo(f"{folder.name}: {sum(counts.values()):,} shots")
-    click.echo(table(("route", "became", "beside the recording", "count"), rows, left=3))
+    click.echo(f"run {folder.name}: {counted(sum(counts.values()), 'shot')}{' without an answer' if failed else ''}")
+    if not rows:
+        return
+    click.echo(table(("route", "became", "answer is", "count"), rows, left=3))
 
 
 def outcomes_of(folder: Path) -> Iterator[Outcome]:

@@ -14,6 +14,8 @@ from capture.settings import RecordSettings
 from livefire.commands.masking import masker_for, masking_options
 from livefire.commands.show import show_account
 from livefire.errors import UserError
+from livefire.options import Duration
+from livefire.recording import masked_line
 from livefire.settings import Resolved
 from livefire.story import Story
 from livefire.supervisor import StopFlag
@@ -24,12 +26,14 @@ from wire import config
 @click.command("record")
 @click.option("--to", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The recording to write.")
 @click.option("--interface", "-i", multiple=True, metavar="NAME", help="Where to listen; repeatable (default: all).")
-@click.option("--port", multiple=True, type=click.IntRange(1, 65535), help="The server's port; repeatable.")
+@click.option(
+    "--port", multiple=True, metavar="PORT", type=click.IntRange(1, 65535), help="The server's port; repeatable."
+)
 @click.option("--host", multiple=True, metavar="ADDRESS", help="Only traffic from or to it; repeatable.")
 @click.option("--not-host", multiple=True, metavar="ADDRESS", help="Leave this address out; repeatable.")
 @click.option("--proxy", multiple=True, metavar="LISTEN=UPSTREAM", help="A recording proxy; repeatable.")
 @click.option("--engine", type=click.Choice(["auto", "ring", "proxy"]), help="Default: the proxies named, else auto.")
-@click.option("--for", "for_", metavar="DURATION", help="Stop after this time (default: until Ctrl-C).")
+@click.option("--for", "for_", type=Duration(), help="Stop after this time (default: until Ctrl-C).")
 @click.option("--keep-stress", is_flag=True, help="Record marked stress traffic, too.")
 @click.option("--stdin-guard", is_flag=True, help="Stop when stdin closes: for a supervisor.")
 @masking_options
@@ -80,13 +84,14 @@ def command(
     if stdin_guard:
         stop.with_stdin()
     story = Story(click.get_text_stream("stderr"))
-    told = False
+    latest: Progress | None = None
 
     def progress(now: Progress) -> None:
-        nonlocal told
-        if not told:
-            story.line(f"{now.why}; {now.source}")
-            told = True
+        nonlocal latest
+        if latest is None:
+            until = f"for {for_}" if for_ else "until Ctrl-C"
+            story.line(f"{now.why}; {now.source}; {until}")
+        latest = now
         lost = f", {now.lost_packets:,} packets lost" if now.lost_packets else ""
         shed = f", {now.shed:,} shed" if now.shed else ""
         story.progress(
@@ -96,8 +101,12 @@ def command(
 
     began = time.monotonic()
     account = record(settings, masker, key, stop, progress)
-    messages = account.ledger("messages")
+    exchanges = latest.exchanges if latest is not None else 0
     balanced = "balanced" if account.balanced else "NOT BALANCED"
-    story.line(f"{to}: {messages.emitted:,} exchanges in {time.monotonic() - began:,.1f} s; account {balanced}")
+    story.line(f"{to}: {exchanges:,} exchanges in {time.monotonic() - began:,.1f} s; account {balanced}")
+    if masked := masked_line(account):
+        story.line(masked)
+    if not exchanges:
+        story.line("no HTTP was seen: is this the interface, and the port, of plain HTTP? (livefire doctor)")
     if as_json:
         show_account(account, as_json=True)

@@ -11,11 +11,13 @@ from pathlib import Path
 import click
 
 from capture.show import exchange_json
-from livefire.recording import Recording
-from livefire.tables import milliseconds, size, table
+from livefire.recording import Recording, masked_line
+from livefire.tables import counted, milliseconds, size, table
 from wire import head
 from wire.account import Account
 from wire.records import Exchange, Stamped
+
+_ROUTES = 30
 
 
 @click.command("show")
@@ -74,15 +76,19 @@ def show_account(account: Account, as_json: bool) -> None:
         return
     rows = []
     for name, ledger in sorted(account.ledgers.items()):
-        rows.append((name, ledger.seen, ledger.emitted, ledger.dropped, ledger.in_flight, ledger.difference))
+        if ledger.seen or ledger.difference:  # a proxy sees no packets
+            rows.append((name, ledger.seen, ledger.emitted, ledger.dropped, ledger.in_flight, ledger.difference))
     click.echo(table(("ledger", "seen", "emitted", "dropped", "in flight", "difference"), rows))
     for name, ledger in sorted(account.ledgers.items()):
         for reason, count in sorted(ledger.drops.items()):
             click.echo(f"  {name} dropped: {reason} {count:,}")
         for reason, count in sorted(ledger.intentional.items()):
             click.echo(f"  {name} left out as asked: {reason} {count:,}")
+    if masked := masked_line(account):
+        click.echo(f"  {masked}")
     for name, count in sorted(account.notes.items()):
-        click.echo(f"  {name}: {count:,}")
+        if not name.startswith("masked."):
+            click.echo(f"  {name.replace('_', ' ')}: {count:,}")
     click.echo("balanced" if account.balanced else "NOT BALANCED: something that was seen is unaccounted for")
 
 
@@ -94,7 +100,8 @@ def _summary(recording: Recording) -> None:
     statuses: Counter[tuple[str, str]] = Counter()
     body: Counter[str] = Counter()
     times: dict[str, list[int]] = {}
-    first = last = 0
+    servers: Counter[str] = Counter()
+    unsafe = first = last = 0
 
     def count(name: str, session: bytes, status: int, bytes_in: int, latency_ns: int, at_ns: int) -> None:
         nonlocal first, last
@@ -108,28 +115,38 @@ def _summary(recording: Recording) -> None:
             first, last = min(first or at_ns, at_ns), max(last, at_ns)
 
     for e in recording.exchanges():
+        servers[e.server] += 1
         count(_plain_route(e), e.session_id, e.response.status if e.response else 0,
               e.response.body_bytes if e.response else 0,
               e.response_start_ns - e.request_start_ns if e.response_start_ns and e.request_start_ns else 0,
               e.request_start_ns)  # fmt: skip
     for s in recording.stamped():
+        unsafe += s.unsafe
         count(s.route, s.session_id, s.baseline.status, s.baseline.body_bytes, s.baseline.latency_ns, s.offset_ns + 1)
     seconds = (last - first) / 1e9
     rate = f", {recording.count / seconds:,.1f} a second" if seconds > 0 else ""
     masked = "masked" if manifest.masked else "NOT MASKED: it holds secrets as they were sent"
     click.echo(f"{recording.path}: {manifest.topic} recording {manifest.owner_id}, made {made}, {masked}")
     scale = "" if manifest.scale == 1 else f"; {manifest.scale:.1%} of production"
-    click.echo(f"{recording.count:,} exchanges in {len(sessions):,} sessions over {seconds:,.1f} s{rate}{scale}")
+    held = f"{counted(recording.count, 'exchange')} in {counted(len(sessions), 'session')}"
+    click.echo(f"{held} over {seconds:,.1f} s{rate}{scale}")
+    if servers:
+        click.echo("servers: " + ", ".join(f"{server} ({n:,})" for server, n in servers.most_common(8)))
+    if unsafe:
+        click.echo(f"{unsafe:,} of them may change state")
+    if not routes:
+        return
     rows = []
-    for name, total in routes.most_common(40):
+    for name, total in routes.most_common(_ROUTES):
         found = sorted(times.get(name, []))
         by_class = " ".join(f"{status}:{n}" for (route, status), n in sorted(statuses.items()) if route == name)
         rows.append((name, by_class, total, size(body[name] / total),
                      milliseconds(found[len(found) // 2]) if found else "-"))  # fmt: skip
     click.echo()
     click.echo(table(("route", "answers", "count", "body", "median"), rows, left=2))
-    if len(routes) > 40:
-        click.echo(f"... and {len(routes) - 40} more (a clean recording names its routes: livefire cleanse)")
+    if len(routes) > _ROUTES:
+        named = "" if unsafe or not servers else "; cleansing gives them names: livefire cleanse"
+        click.echo(f"... and {len(routes) - _ROUTES:,} more{named}")
     click.echo()
     click.echo(
         "account balanced" if recording.account.balanced else "ACCOUNT NOT BALANCED; see: livefire show --account"

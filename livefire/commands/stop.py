@@ -17,7 +17,7 @@ from wire.records import Action, Control, Manifest
 @click.command("stop")
 @click.argument("run", required=False)
 @click.option("--all", "everything", is_flag=True, help="Every run that has not ended; needs no run id.")
-@click.option("--reason", default="asked for by livefire stop", show_default=True, help="Written into the run.")
+@click.option("--reason", default="livefire stop", show_default=True, help="Written into the run.")
 @click.pass_obj
 def command(resolved: Resolved, run: str | None, everything: bool, reason: str) -> None:
     """Stop a run (the latest, unless another is named): nothing more is sent.
@@ -28,12 +28,12 @@ def command(resolved: Resolved, run: str | None, everything: bool, reason: str) 
     """
     root = resolved.settings.runs_path
     folders = [root / name for name in runs.all_runs(root)] if everything else [runs.find(root, run)]
-    going = [folder for folder in folders if not (folder / "result.json").exists()]
+    going = [folder for folder in folders if not runs.ended(folder)]
     for folder in going:
         send_stop(folder, reason)
-        click.echo(f"{folder.name}: told to stop")
+        click.echo(f"run {folder.name}: told to stop")
     if not going:
-        click.echo("no run is going on" if everything else f"{folders[0].name}: has ended already")
+        click.echo("no run is going on" if everything else f"run {folders[0].name} has ended already")
 
 
 def send_stop(folder: Path, reason: str) -> None:

@@ -1,0 +1,54 @@
+"""Types of options: a wrong value is told with the name of its option."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import click
+
+from wire import config
+
+
+class Duration(click.ParamType):
+    """'30s', '250ms'; stays text."""
+
+    name = "DURATION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            config.duration_ns(str(value))
+        except config.ConfigError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
+class Rate(click.ParamType):
+    """'300/s', or a plain number of requests a second. Above 0."""
+
+    name = "RATE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value)
+        try:
+            rate = float(text) if text.replace(".", "", 1).isdigit() else config.rate_per_s(text)
+        except config.ConfigError as error:
+            self.fail(str(error), param, ctx)
+        if rate <= 0:
+            self.fail(f"{text!r} is not above 0", param, ctx)
+        return rate
+
+
+class Positive(click.ParamType):
+    """A number above 0."""
+
+    name = "NUMBER"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(str(value).removesuffix("x"))
+        except ValueError:
+            self.fail(f"{value!r} is not a number", param, ctx)
+        if not 0 < number < math.inf:
+            self.fail(f"{value!r} is not a number above 0", param, ctx)
+        return number
