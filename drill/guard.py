@@ -5,6 +5,8 @@ It decides once, and for good. Reasons, in the order in which they are looked at
 - `isolation`: the proof broke while the load was on;
 - `worker`: one is gone, failed, or silent longer than `silent_ns` (its lease is about to end);
 - `cap`: as many shots are open as the plan allows;
+- `blind`: a threshold is about production, and nothing of production has been seen for some time: the recorder may be
+  gone, and nobody would know what the load does to real users;
 - `threshold`: one with `over` failed on the last so many seconds, or the oldest open shot is too old.
 
 A threshold is not judged before its span lies inside the time under load: a window that is half empty says
@@ -20,16 +22,18 @@ from typing import Final
 import msgspec
 
 from analytics.windows import ALL_ROUTES, Scope, Tally
-from drill.thresholds import Grade, Judgement, Threshold, judge, judge_age, shown_ns
-from wire.records import Beat
+from drill.thresholds import Grade, Judgement, Source, Threshold, judge, judge_age, shown_ns
+from wire.records import Beat, Kind
 
 SILENT_NS: Final = 1_500_000_000
+BLIND_NS: Final = 10_000_000_000  # at least, and twice the threshold's span
 
 
 class Cause(StrEnum):
     ISOLATION = "isolation"
     WORKER = "worker"
     CAP = "cap"
+    BLIND = "blind"
     THRESHOLD = "threshold"
     ASKED = "asked"  # a person, or `livefire stop`
 
@@ -65,6 +69,8 @@ class Guard:
         self._max_open = max_open
         self._workers = tuple(workers)
         self._silent_ns = silent_ns
+        self._of_production = [t for t in self._thresholds if t.source is Source.PRODUCTION and t.over_s]
+        self._production_ns = 0  # when production was last seen; 0 = not yet
         self.decision: Decision | None = None
         self.judgements: dict[str, Judgement] = {}  # the latest of each threshold, by its text
 
@@ -78,7 +84,12 @@ class Guard:
         if self.decision is not None:
             return None
         self.decision = (
-            self._isolation(seen) or self._asked(seen) or self._worker(seen) or self._cap(seen) or self._threshold(seen)
+            self._isolation(seen)
+            or self._asked(seen)
+            or self._worker(seen)
+            or self._cap(seen)
+            or self._blind(seen)
+            or self._threshold(seen)
         )
         return self.decision
 
@@ -110,6 +121,24 @@ class Guard:
             return None
         return Decision(
             seen.now_ns, Cause.CAP, f"{open_shots} shots are open, the plan's cap", "caps.open", "", float(open_shots)
+        )
+
+    def _blind(self, seen: Observation) -> Decision | None:
+        if not self._of_production:
+            return None
+        span_s = min(threshold.over_s for threshold in self._of_production)
+        tally = seen.spans.get(span_s, {}).get((Kind.PRODUCTION, ALL_ROUTES))
+        if tally is not None and (tally.offered or tally.finished):
+            self._production_ns = seen.now_ns
+        unseen_ns = seen.now_ns - (self._production_ns or seen.started_ns)
+        if unseen_ns <= max(BLIND_NS, 2 * span_s * 1_000_000_000):
+            return None
+        threshold = self._of_production[0].text
+        return Decision(
+            seen.now_ns,
+            Cause.BLIND,
+            f"nothing of production was seen for {shown_ns(unseen_ns)}: {threshold} is blind",
+            threshold,
         )
 
     def _threshold(self, seen: Observation) -> Decision | None:

@@ -136,7 +136,8 @@ def judge_step(
             spans = (judge(threshold, _span(by_second, at, threshold.over_s)) for at in starts)
             graded = [j for j in spans if j.grade is not Grade.UNKNOWN]
             found = max(graded, key=lambda j: j.value or 0.0) if graded else judge(threshold, whole)
-        if run.cut and decision is not None and decision.threshold == threshold.text and found.grade is not Grade.FAIL:
+        stopped = run.cut and decision is not None and decision.cause is Cause.THRESHOLD
+        if stopped and decision is not None and decision.threshold == threshold.text and found.grade is not Grade.FAIL:
             found = Judgement(threshold, Grade.FAIL, decision.value, decision.route or ALL_ROUTES)
         judgements.append(found)
     failed = any(j.grade is Grade.FAIL for j in judgements)
@@ -266,7 +267,7 @@ def _doubts(
     workers_failed: Mapping[str, str],
 ) -> list[str]:
     doubts = []
-    if decision is not None and decision.cause in (Cause.WORKER, Cause.ASKED):
+    if decision is not None and decision.cause in (Cause.WORKER, Cause.ASKED, Cause.BLIND):
         doubts.append(decision.said)
     doubts.extend(f"worker {name} failed: {how}" for name, how in workers_failed.items())
     if isolation.verdict is Proof.NOT_PROVEN and not disposable:
@@ -290,4 +291,11 @@ def _doubts(
     )
     if all(step.held is None for step in steps) and steps[0].judgements:
         doubts.append("no threshold had enough samples")
+    elif decision is None:
+        of_each = zip(*(step.judgements for step in steps), strict=True)
+        doubts.extend(
+            f"{judged[0].threshold.text}: never judged, there were not enough samples"
+            for judged in of_each
+            if all(j.grade is Grade.UNKNOWN for j in judged)
+        )
     return doubts

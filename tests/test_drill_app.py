@@ -20,6 +20,7 @@ from drill.fleet import plain_spawn
 from drill.isolation import Proof
 from drill.plan import parse_plan
 from drill.settings import DrillSettings
+from livefire.commands.stop import send_stop
 from livefire_shadow.marker import BadMarker, verify_headers
 from wire import codec
 from wire.config import ConfigError
@@ -338,3 +339,26 @@ def test_a_leak_that_begins_under_load_stops_it(shop_of, tmp_path):
     assert "in production" in events.texts(EventKind.DECISION)[0]
     assert result.ended_ns - result.started_ns < 10 * NS, "long before the step was over"
     assert max(at for at, _, _ in shop.seen) - result.decision_ns < NS
+
+
+def test_a_load_that_runs_to_its_end_is_finished_not_cut_off(shop_of, tmp_path):
+    shop = shop_of()
+    result = run(plan_for(shop, tmp_path, "[{load: 1x, for: 2s}]", "errors < 2%"), settings_for(tmp_path))
+    assert result.exit_code == 0, result.verdict
+    assert result.account.planned == result.account.answered == len(shop.seen) - result.canary.sent > 0
+    assert result.account.balanced
+
+
+def test_livefire_stop_ends_a_drill(shop_of, tmp_path):
+    shop = shop_of()
+    asked = []
+
+    def on_event(event):
+        if event.kind is EventKind.WINDOW and not asked:
+            asked.append(time.time_ns())
+            send_stop(next((tmp_path / "runs").iterdir()), "enough")
+
+    plan = plan_for(shop, tmp_path, "[{load: 1x, for: 20s}]")
+    result = run(plan, settings_for(tmp_path), plain_spawn, on_event)
+    assert result.exit_code == 96 and result.verdict.reasons == ("stop was asked for: enough",)
+    assert result.account.balanced and max(at for at, _, _ in shop.seen) - asked[0] < NS

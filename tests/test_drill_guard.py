@@ -231,3 +231,28 @@ def test_differing_counts_answers_that_are_not_the_recorded_ones():
     for more, grade in ((4, Grade.PASS), (6, Grade.FAIL)):
         found = tallies(panes_of(same + [outcome(i, verdict=Verdict.STATUS) for i in range(more)]), START, START + 9)
         assert judge(threshold, found).grade is grade
+
+
+def test_production_that_is_not_seen_any_more_stops_it():
+    """The recorder died: what the load does to real users is not known, which is no reason to go on."""
+    trace = Trace("production p90 < 300ms over 4s", "p95 < 9s over 4s")
+    for _ in range(15):
+        assert trace.second(25, kind=Kind.PRODUCTION) is None
+        assert trace.second(20) is None
+    decision = None
+    for _ in range(16):
+        decision = decision or trace.second(20)
+    assert decision is not None and decision.cause is Cause.BLIND
+    assert decision.said.startswith("nothing of production was seen for 10.")
+    seen = max(o.done_ns for o in trace.made if o.kind is Kind.PRODUCTION)
+    assert 10 * NS < decision.at_ns - seen < 15.2 * NS
+    # the control: without a threshold of production nobody misses it
+    other = Trace("p95 < 9s over 4s")
+    assert not any(other.second(20) for _ in range(30))
+
+
+def test_production_that_was_never_seen_stops_it_too():
+    trace = Trace("production p90 < 300ms over 8s")
+    decisions = [trace.second(20) for _ in range(18)]
+    assert [d.cause for d in decisions if d] == [Cause.BLIND]
+    assert decisions.index(next(d for d in decisions if d)) == 16

@@ -172,3 +172,23 @@ def test_a_load_that_was_never_on_is_no_load_that_was_held():
     assert (nearly.exit_code, nearly.headline) == (
         0, "every step was held; capacity at least 4x (83% of it were offered) = 200 requests/s",
     )  # fmt: skip
+
+
+def test_a_threshold_that_was_never_judged_was_not_kept():
+    both = ("p90 < 100ms over 2s", "production p90 < 600ms over 2s")
+    steps = [step_of(0, 1, thresholds=both), step_of(1, 2, rate=120, thresholds=both)]
+    assert [step.held for step in steps] == [True, True]
+    found = verdict(steps)
+    assert (found.exit_code, found.reasons) == (
+        96, ("production p90 < 600ms over 2s: never judged, there were not enough samples",),
+    )  # fmt: skip
+    # when the guard has stopped the load, what could not be judged by then takes nothing back
+    assert verdict(steps, decision=stop()).exit_code == 97
+
+
+def test_a_guard_that_was_blind_is_inconclusive():
+    text = "production p90 < 600ms over 2s"
+    decision = Decision(START * NS, Cause.BLIND, "nothing of production was seen for 11 s", text)
+    steps = [step_of(0, 1, cut=True, thresholds=(text,), decision=decision)]
+    assert [j.grade for j in steps[0].judgements] == [Grade.UNKNOWN] and steps[0].held is None
+    assert verdict(steps, decision=decision).exit_code == 96
