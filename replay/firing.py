@@ -3,11 +3,13 @@
 It wakes once for several shots (every 250 to 1000 us by the rate), fires what is due, then takes in
 what came. Receive times are the kernel's, so a latency is not the tick's. It has no part in deciding what is fired;
 but it alone holds what must never fail: the caps, the lease, the stop.
+
+Most of the CPU goes into what is done once a shot and once an answer (`_fire`, `_harvest`): they are written long
+where a call would cost more than it says.
 """
 
 from __future__ import annotations
 
-import heapq
 import resource
 import select
 import socket
@@ -17,42 +19,30 @@ from typing import Final
 import httptools
 import msgspec
 
-from livefire_shadow import marker
 from replay import pipes
 from replay.caps import RateCap
 from replay.clock import NowNs, realtime_ns
+from replay.markerline import MarkerLine
 from replay.pipes import FrameType, Gauge, PipeReader, PipeWriter
-from replay.pool import MAX_ANSWER_BYTES, WRITABLE, Connection, Poller, Pool
+from replay.pool import CHUNK, MAX_ANSWER_BYTES, READABLE, WRITABLE, Connection, Poller, Pool
+from replay.told import Told
+from replay.waiting import WaitingShots
 from wire.records import Failure
 
 MIN_TICK_NS: Final = 250_000
 MAX_TICK_NS: Final = 1_000_000
-SHOTS_PER_TICK: Final = 8  # aimed at: fewer wake-ups cost less, but shots leave later
+SHOTS_PER_TICK: Final = 10  # aimed at: fewer wake-ups cost less, but shots leave later
 GAUGE_NS: Final = 250_000_000
+#: Fired before answers are looked at again. After a stall the backlog then goes out on the connections that were
+#: answered meanwhile; fired in one go it would open one for each shot, fall further behind, and never recover.
+BURST: Final = 64
 _TIMERS_NS: Final = 10_000_000
-_FLUSH_NS: Final = 5_000_000
 _NEVER: Final = 1 << 62
 _MAX_AGES: Final = 64
 _LEASE_OUT: Final = "the lease ran out"
 
-_NONE = pipes.NUMBER_OF[Failure.NONE]
-
-
-class MarkerMaker:
-    """The marker's header line, signed anew once a second."""
-
-    def __init__(self, run_id: str, key_id: str, key: bytes, lifetime_s: int) -> None:
-        self._run_id, self._key_id, self._key, self._lifetime_s = run_id, key_id, key, lifetime_s
-        self._second = -1
-        self._line = b""
-
-    def line(self, now_ns: int) -> bytes:
-        second = now_ns // 1_000_000_000
-        if second != self._second:
-            value = marker.sign(self._run_id, second + self._lifetime_s, self._key_id, self._key)
-            self._line = b"%b: %b\r\n" % (marker.HEADER.encode(), value.encode())
-            self._second = second
-        return self._line
+_NONE: Final = pipes.NUMBER_OF[Failure.NONE]
+_UNKNOWN: Final = (-1, 0, 0)
 
 
 class Firer:
@@ -60,15 +50,16 @@ class Firer:
         self, settings: pipes.FirerSettings, reader: PipeReader, writer: PipeWriter, poller: Poller, now: NowNs
     ) -> None:
         self._settings, self._reader, self._writer, self._poller, self._now = settings, reader, writer, poller, now
-        self._marker = MarkerMaker(
+        self._marker = MarkerLine(
             settings.run_id, settings.key_id, bytes.fromhex(settings.key_hex), settings.marker_lifetime_s
         )
         self._cap = RateCap(settings.max_rate)
         self._pool = Pool(settings.address, settings.port, poller)
-        self._heap: list[tuple[int, int, int, bytes, bytes]] = []  # ready, serial, flags, parts
+        self._waiting = WaitingShots()
+        self._behind = False  # more is due than was fired
+        self._quiet = True  # no answer came of late
         self._open: dict[int, Connection] = {}  # by serial, the oldest first
-        self._results: list[bytes] = []
-        self._urgent = False  # somebody waits for a result
+        self._told = Told(writer)
         self._lease_ns = 0
         self._stop_ns = _NEVER
         self._stopped: str | None = None
@@ -86,7 +77,7 @@ class Firer:
         self._writer.put(pipes.frame(FrameType.READY))
         now = woke = self._now()
         self._measure_skew()
-        next_gauge, next_timers, next_flush, gauge_sent = now, now, now, 0
+        next_gauge, next_timers, gauge_sent = now, now, 0
         while True:
             busy = self._wake(now, woke)
             if self._gone:
@@ -95,8 +86,7 @@ class Firer:
             now = woke = self._now()
             self._fire(now)
             now = self._now()
-            for connection, events in busy:
-                self._serve(connection, events, now)
+            self._harvest(busy, now)
             if now >= next_timers:
                 self._time_out(now)
                 next_timers = now + _TIMERS_NS
@@ -107,11 +97,7 @@ class Firer:
                 self._pool.close_idle(now)
                 self._gauge(now)
                 next_gauge = now + GAUGE_NS
-            if self._results and (self._urgent or now >= next_flush or len(self._results) > 1000):
-                self._flush_results()
-                next_flush = now + _FLUSH_NS
-            elif self._writer.waiting_bytes:
-                self._writer.flush()
+            self._told.flush_if_due(now)
             if self._leave(now):
                 return
 
@@ -119,15 +105,18 @@ class Firer:
 
     def _wake(self, now: int, woke: int) -> list[tuple[Connection, int]]:
         """Wait for the next tick, then take the feeder's frames and the list of connections with news."""
-        wake = max(self._heap[0][0], woke + self._tick_ns) if self._heap else _NEVER
         timeout = 0.0
-        if self._open or self._results:
-            wake = min(wake, woke + MAX_TICK_NS)
-        wait = min(wake - now, 20_000_000)
-        if wait > 2_000_000 and not self._open:
-            timeout = (wait // 1_000_000 - 1) / 1000  # epoll counts in whole milliseconds
-        elif wait > 0:
-            time.sleep(wait / 1e9)
+        if not self._behind:
+            wake = max(self._waiting.next_ns(_NEVER), woke + self._tick_ns)
+            if self._told.rows:
+                wake = min(wake, max(self._told.next_ns, woke + self._tick_ns))
+            wait = min(wake - now, 20_000_000)
+            if wait > 2_000_000 and (self._quiet or not self._open):
+                timeout = (wait // 1_000_000 - 1) / 1000  # epoll counts in whole milliseconds
+            elif wait > 0:
+                if self._open:
+                    wait = min(wait, woke + MAX_TICK_NS - now)
+                time.sleep(max(wait, 0) / 1e9)
         busy: list[tuple[Connection, int]] = []
         by_fd = self._pool.by_fd
         for fd, events in self._poller.poll(timeout):
@@ -140,12 +129,15 @@ class Firer:
                 busy.append((connection, events))
             else:
                 self._pool.close(connection)  # news on an idle connection: the server closes it
+        self._quiet = not busy
         return busy
 
     def take_frames(self, frames: list[tuple[int, bytes]]) -> None:
         for kind, payload in frames:
             if kind == FrameType.SHOTS:
-                self._take_shots(payload)
+                self._waiting.add(payload)
+                if self._stopped is not None:
+                    self._shed_all()
             elif kind == FrameType.LEASE:
                 self._lease_ns = pipes.TIME.unpack(payload)[0]
             elif kind == FrameType.STOP:
@@ -153,48 +145,40 @@ class Firer:
             elif kind == FrameType.END:
                 self._ending = True
 
-    def _take_shots(self, payload: bytes) -> None:
-        at, end, size = 0, len(payload), pipes.SHOT.size
-        unpack, heap, push = pipes.SHOT.unpack_from, self._heap, heapq.heappush
-        while at < end:
-            serial, ready, flags, first, last = unpack(payload, at)
-            at += size
-            middle = at + first
-            push(heap, (ready, serial, flags, payload[at:middle], payload[middle : middle + last]))
-            at = middle + last
-        if self._stopped is not None:
-            self._shed_all()
-
     # -- firing
 
     def _fire(self, now: int) -> None:
-        heap = self._heap
         if now >= self._stop_ns:
             self._stop(now, "stopped")
-        if not heap or heap[0][0] > now or self._stopped is not None:
+        shots = self._waiting.due(now, BURST)
+        self._behind = len(shots) == BURST
+        if not shots:
             return
-        clock, open_shots, settings = self._now, self._open, self._settings
-        line = self._marker.line(now)
-        while heap and heap[0][0] <= now:
-            if now >= self._lease_ns:
-                self._stop(now, _LEASE_OUT)
+        clock, open_shots, take, admit = self._now, self._open, self._pool.take, self._cap.admit
+        late_ns, max_open = self._settings.late_ns, self._settings.max_open
+        limit = min(self._lease_ns, self._stop_ns)
+        line = self._marker.at(now)
+        for number, (ready, serial, flags, first, last) in enumerate(shots):
+            if now >= limit:
+                self._waiting.put_back(shots[number:])
+                self._stop(now, "stopped" if now >= self._stop_ns else _LEASE_OUT)
                 return
-            ready, serial, flags, first, last = heapq.heappop(heap)
-            if now - ready > settings.late_ns:
-                self._shed(serial, Failure.SHED_LATE)
+            if now - ready > late_ns:
+                self._told.shed(serial, Failure.SHED_LATE, flags)
                 continue
-            if len(open_shots) >= settings.max_open:
-                self._shed(serial, Failure.SHED_OPEN)
+            if len(open_shots) >= max_open:
+                self._told.shed(serial, Failure.SHED_OPEN, flags)
                 continue
-            if not self._cap.admit(now):
-                self._shed(serial, Failure.SHED_RATE)
+            if not admit(now):
+                self._told.shed(serial, Failure.SHED_RATE, flags)
                 continue
-            connection = self._pool.take()
+            connection = take()
             if connection is None:
                 try:
                     connection = self._pool.connect()
                 except OSError:
-                    self._result(serial, 0, 0, now, 0, 0, Failure.CONNECT, 0, 0, False)
+                    self._told.result(serial, 0, 0, now, 0, 0, Failure.CONNECT, 0, 0)
+                    self._told.urgent = True
                     continue
             connection.begin(serial, flags, now, first + line + last)
             open_shots[serial] = connection
@@ -216,6 +200,40 @@ class Firer:
             self._last_sent_ns = now
 
     # -- answers
+
+    def _harvest(self, busy: list[tuple[Connection, int]], now: int) -> None:
+        """Take in the answers. One whose head was read before, word for word, is not parsed again."""
+        known, skew, open_shots, idle = self._pool.known, self._skew_ns, self._open, self._pool.idle
+        pack, append = pipes.RESULT.pack, self._told.rows.append
+        for connection, events in busy:
+            if events != READABLE or not connection.plain:
+                self._serve(connection, events, now)
+                continue
+            connection.plain = False
+            try:
+                data = connection.receive(now, skew)
+            except OSError:
+                self._fail(connection, now, Failure.RESET)
+                continue
+            if data is None:
+                continue
+            whole, status, body = known.get(data[: data.find(b"\r\n\r\n") + 4], _UNKNOWN)
+            if whole != len(data):
+                if self._parse(connection, data, now):
+                    self._receive(connection, now)
+                continue
+            serial, sent = connection.serial, connection.sent_ns
+            del open_shots[serial]
+            append(
+                pack(
+                    serial, sent, connection.first_ns, connection.last_ns, sent - connection.asked_ns, status, _NONE,
+                    connection.out_bytes, body,
+                )
+            )  # fmt: skip
+            self._answered += 1
+            connection.serial = connection.first_ns = connection.last_ns = 0
+            connection.idle_since = now
+            idle.append(connection)
 
     def _serve(self, connection: Connection, events: int, now: int) -> None:
         if not connection.serial:
@@ -241,38 +259,37 @@ class Firer:
             self._receive(connection, now)
 
     def _receive(self, connection: Connection, now: int) -> None:
-        while True:
-            try:
-                data = connection.receive(now, self._skew_ns)
-                if data is None:
+        """All that is there now."""
+        try:
+            while (data := connection.receive(now, self._skew_ns)) is not None:
+                if not self._parse(connection, data, now):
                     return
-                if data:
-                    connection.feed(data)
-                elif not connection.end_of_stream():
-                    self._fail(connection, now, Failure.RESET)
-                    return
-            except OSError:
+        except OSError:
+            self._fail(connection, now, Failure.RESET)
+
+    def _parse(self, connection: Connection, data: bytes, now: int) -> bool:
+        """Take in a piece of an answer. True when there may be more of it there now."""
+        try:
+            if data:
+                connection.feed(data)
+            elif not connection.end_of_stream():
                 self._fail(connection, now, Failure.RESET)
-                return
-            except httptools.HttpParserError:
-                self._fail(connection, now, Failure.PROTOCOL)
-                return
-            if connection.complete:
-                self._finish(connection, now)
-                return
-            if len(data) < 1 << 15:
-                return
+                return False
+        except httptools.HttpParserError:
+            self._fail(connection, now, Failure.PROTOCOL)
+            return False
+        if connection.complete:
+            self._pool.remember(connection, data)
+            self._finish(connection, now)
+            return False
+        return len(data) >= CHUNK
 
     def _finish(self, connection: Connection, now: int) -> None:
         self._answered += 1
-        serial = connection.serial
         if connection.answer is not None:
             if connection.answer_bytes <= MAX_ANSWER_BYTES:
-                head = connection.answer_head()
-                payload = pipes.ANSWER.pack(serial, len(head)) + head + b"".join(connection.answer)
-                self._flush_results()
-                self._writer.put(pipes.frame(FrameType.ANSWER, payload))
-            self._urgent = True
+                self._told.answer(connection.serial, connection.answer_head(), connection.answer)
+            self._told.urgent = True
         self._close_books(connection, connection.last_ns or now, Failure.NONE)
         if connection.keep and not connection.out:
             self._pool.put_back(connection, now)
@@ -280,14 +297,15 @@ class Firer:
             self._pool.close(connection)
 
     def _fail(self, connection: Connection, now: int, failure: Failure) -> None:
-        self._urgent = self._urgent or connection.answer is not None
+        if connection.answer is not None:
+            self._told.urgent = True
         self._close_books(connection, now, failure)
         self._pool.close(connection)
 
     def _close_unsent(self, connection: Connection) -> None:
         """The run was stopped while the connection was being made: not a byte has left."""
         del self._open[connection.serial]
-        self._shed(connection.serial, Failure.SHED_STOP)
+        self._told.shed(connection.serial, Failure.SHED_STOP, connection.flags)
         self._pool.close(connection)
 
     def _close_books(self, connection: Connection, done: int, failure: Failure) -> None:
@@ -295,22 +313,10 @@ class Firer:
         sent = connection.sent_ns
         wait = (sent or done) - connection.asked_ns
         out = connection.out_bytes - len(connection.out) if sent else 0
-        self._result(
+        self._told.result(
             connection.serial, sent, connection.first_ns, done, wait, connection.status, failure, out,
-            connection.body_bytes, self._urgent,
+            connection.body_bytes,
         )  # fmt: skip
-
-    def _result(
-        self, serial: int, sent: int, first: int, done: int, wait: int, status: int, failure: Failure, out: int,
-        body: int, urgent: bool,
-    ) -> None:  # fmt: skip
-        self._results.append(
-            pipes.RESULT.pack(serial, sent, first, done, wait, status, pipes.NUMBER_OF[failure], out, body)
-        )
-        self._urgent = self._urgent or urgent
-
-    def _shed(self, serial: int, failure: Failure) -> None:
-        self._result(serial, 0, 0, 0, 0, 0, failure, 0, 0, True)
 
     # -- time
 
@@ -343,17 +349,16 @@ class Firer:
         self._shed_all()
 
     def _shed_all(self) -> None:
-        for shot in self._heap:
-            self._shed(shot[1], Failure.SHED_STOP)
-        self._heap.clear()
+        for _, serial, flags, _, _ in self._waiting.take_all():
+            self._told.shed(serial, Failure.SHED_STOP, flags)
 
     def _leave(self, now: int) -> bool:
-        if now >= self._lease_ns > 0 and self._stopped is None and not (self._ending and not self._heap):
+        if now >= self._lease_ns > 0 and self._stopped is None and not (self._ending and not self._waiting):
             self._stop(now, _LEASE_OUT)
-        if self._open or self._heap or (self._stopped is None and not self._ending):
+        if self._open or self._waiting or (self._stopped is None and not self._ending):
             return False
         self._gauge(now)
-        self._flush_results()
+        self._told.flush()
         self._writer.put(pipes.frame(FrameType.BYE, (self._stopped or "").encode()))
         deadline = now + 1_000_000_000
         while not self._writer.flush() and not self._writer.broken and self._now() < deadline:
@@ -378,12 +383,6 @@ class Firer:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         gauge = Gauge(
             now, self._sent, self._answered, len(self._open), tuple(ages), self._lag_ns, self._last_sent_ns,
-            usage.ru_utime + usage.ru_stime, len(self._heap),
+            usage.ru_utime + usage.ru_stime, len(self._waiting),
         )  # fmt: skip
         self._writer.put(pipes.frame(FrameType.GAUGE, msgspec.msgpack.encode(gauge)))
-
-    def _flush_results(self) -> None:
-        if self._results:
-            self._writer.put(pipes.frame(FrameType.RESULTS, b"".join(self._results)))
-            self._results.clear()
-        self._urgent = False

@@ -23,7 +23,10 @@ IDLE_NS: Final = 4_000_000_000
 #: An answer larger than this hands out no values.
 MAX_ANSWER_BYTES: Final = 1 << 20
 
-_CHUNK: Final = 1 << 15
+#: Answers' heads that are remembered. A date makes them new every second, so there are many, none for long.
+MAX_KNOWN: Final = 1_000
+_MAX_KNOWN_HEAD: Final = 4_096
+CHUNK: Final = 1 << 15
 _TIMESPEC: Final = struct.Struct("@qq")
 #: SO_TIMESTAMPNS of asm-generic/socket.h; Python has no name for it.
 _SO_TIMESTAMPNS: Final = 35
@@ -90,8 +93,8 @@ class Connection:
 
     __slots__ = (
         "answer", "answer_bytes", "asked_ns", "body_bytes", "complete", "connecting", "fd", "first_ns", "flags",
-        "headers_done", "idle_since", "keep", "last_ns", "out", "out_bytes", "parser", "raw", "sent_ns", "serial",
-        "sock", "status",
+        "headers_done", "idle_since", "keep", "last_ns", "out", "out_bytes", "parser", "plain", "raw", "sent_ns",
+        "serial", "sock", "status",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket) -> None:
@@ -99,22 +102,28 @@ class Connection:
         self.fd = sock.fileno()
         self.connecting = True
         self.parser: Any = None
-        self.serial = 0  # of the open shot; 0 = idle
-        self.idle_since = 0
+        self.idle_since = self.asked_ns = self.sent_ns = self.flags = 0
         self.out: bytes | memoryview = b""
+        self.out_bytes = 0
+        self.release()
 
     def begin(self, serial: int, flags: int, asked_ns: int, data: bytes) -> None:
         """A request is going to be sent here. `asked_ns` is when the connection was asked for."""
-        self.serial, self.flags, self.asked_ns = serial, flags, asked_ns
+        self.serial, self.flags, self.asked_ns, self.sent_ns = serial, flags, asked_ns, 0
         self.out = data
         self.out_bytes = len(data)
-        self.sent_ns = self.first_ns = self.last_ns = 0
+        self.plain = not flags
+        self.answer: list[bytes] | None = [] if flags & WANTS_ANSWER else None
+
+    def release(self) -> None:
+        """Nothing is open here, and nothing has come of the next answer."""
+        self.serial = 0  # of the open shot; 0 = idle
+        self.plain = False  # the whole request is sent, nothing has come, and nothing special is wanted
+        self.first_ns = self.last_ns = 0
         self.status = self.body_bytes = self.answer_bytes = 0
         self.headers_done = self.complete = self.keep = False
         self.raw = b""
-        self.answer: list[bytes] | None = [] if flags & WANTS_ANSWER else None
-        if self.parser is None:
-            self.parser = httptools.HttpResponseParser(self)
+        self.answer = None
 
     # -- sending
 
@@ -130,6 +139,7 @@ class Connection:
             self.out = b""
             return True
         self.out = memoryview(self.out)[count:]
+        self.plain = False
         return False
 
     # -- receiving
@@ -141,9 +151,9 @@ class Connection:
         """
         try:
             if not _KERNEL_TIMES:
-                data, at = self.sock.recv(_CHUNK), now_ns
+                data, at = self.sock.recv(CHUNK), now_ns
             else:
-                data, extra, _, _ = self.sock.recvmsg(_CHUNK, 64)
+                data, extra, _, _ = self.sock.recvmsg(CHUNK, 64)
                 at = now_ns
                 if extra:
                     _, kind, value = extra[0]
@@ -163,6 +173,8 @@ class Connection:
         """Parse; `complete` says whether the answer is whole. Raises httptools.HttpParserError."""
         if not self.headers_done:
             self.raw = self.raw + data if self.raw else data
+        if self.parser is None:
+            self.parser = httptools.HttpResponseParser(self)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -200,6 +212,8 @@ class Connection:
             self.complete = True
 
     def on_body(self, body: bytes) -> None:
+        if self.complete:
+            return  # of a second answer
         self.body_bytes += len(body)
         if self.answer is not None and self.answer_bytes <= MAX_ANSWER_BYTES:
             self.answer_bytes += len(body)
@@ -215,26 +229,20 @@ class Connection:
         if not self.flags & HEAD_ONLY:
             self.keep = self.parser.should_keep_alive()
 
-    def release(self) -> None:
-        """The answer is whole and the connection goes back to the pool."""
-        if self.flags & HEAD_ONLY:
-            self.parser = None
-        self.serial = 0
-        self.raw = b""
-        self.answer = None
-
 
 class Pool:
     def __init__(self, address: str, port: int, poller: Poller) -> None:
         self.end = (address, port)
         self._family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._poller = poller
-        self._idle: deque[Connection] = deque()
+        self.idle: deque[Connection] = deque()  # the one used last is last
+        #: Heads of answers as they were parsed: length of the whole answer, status, length of its body.
+        self.known: dict[bytes, tuple[int, int, int]] = {}
         self.by_fd: dict[int, Connection] = {}
 
     def take(self) -> Connection | None:
         """An idle connection, the one used last; None when there is none."""
-        return self._idle.pop() if self._idle else None
+        return self.idle.pop() if self.idle else None
 
     def connect(self) -> Connection:
         """A new connection; `connecting` until it is writable. Raises OSError."""
@@ -257,16 +265,32 @@ class Pool:
         return connection
 
     def put_back(self, connection: Connection, now_ns: int) -> None:
+        if connection.flags & HEAD_ONLY:
+            connection.parser = None
         connection.release()
         connection.idle_since = now_ns
-        self._idle.append(connection)
+        self.idle.append(connection)
+
+    def remember(self, connection: Connection, data: bytes) -> None:
+        """The next answer with this head is framed as this one was, if that one ends where its Content-Length says.
+
+        `data` is what completed the answer. Only an answer that came in one piece and is a head and a body, octet for
+        octet, is remembered: one in chunks is longer than both, and one after a 1xx begins with another head.
+        """
+        if data is not connection.raw or connection.flags or not connection.keep:
+            return
+        end = data.find(b"\r\n\r\n") + 4
+        if end + connection.body_bytes == len(data) and end <= _MAX_KNOWN_HEAD:
+            if len(self.known) >= MAX_KNOWN:
+                self.known.clear()
+            self.known[data[:end]] = (len(data), connection.status, connection.body_bytes)
 
     def close(self, connection: Connection) -> None:
         if self.by_fd.pop(connection.fd, None) is None:
             return
         if not connection.serial:
             try:
-                self._idle.remove(connection)
+                self.idle.remove(connection)
             except ValueError:
                 pass
         self._poller.remove(connection.fd)
@@ -275,8 +299,8 @@ class Pool:
         connection.serial = 0
 
     def close_idle(self, now_ns: int) -> None:
-        while self._idle and now_ns - self._idle[0].idle_since > IDLE_NS:
-            self.close(self._idle[0])
+        while self.idle and now_ns - self.idle[0].idle_since > IDLE_NS:
+            self.close(self.idle[0])
 
     def close_all(self) -> None:
         for connection in list(self.by_fd.values()):
