@@ -11,7 +11,7 @@ import os
 import random
 import resource
 import select
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -32,20 +32,23 @@ from wire.records import Beat, Failure, Manifest, ShotKey
 #: Shots that are claimed and have no outcome yet; no slice is made above it.
 MAX_IN_FLIGHT: Final = 50_000
 _MAX_WAITING_BYTES: Final = 64 << 20
-_POLL_MS: Final = 10
+_POLL_MS: Final = 20
 _MAKE_NS: Final = 20 * MS_NS  # at most, between two looks at the orders
 _STEP_WAIT_NS: Final = 60 * SECOND_NS
 
 _FAILURES = pipes.FAILURES
 
 
-class _Flight(NamedTuple):
+class _Flight(msgspec.Struct, frozen=True):
     """A claimed shot without outcome."""
 
     key: ShotKey
     item: Item
-    who: Who
-    produces: bool
+    produces: bool  # its answer hands out values
+
+    @property
+    def who(self) -> Who:
+        return self.item.stamped.session_id, self.key.copy, self.key.lap
 
 
 class Feeder:
@@ -62,8 +65,9 @@ class Feeder:
         self._flights: dict[int, _Flight] = {}
         self._parked: dict[int, list[int]] = {}  # producer -> shots that wait for it
         self._serial = 0
-        self._random = random.Random(os.urandom(32))
+        self._traces = render.Traces(random.Random(os.urandom(32)))
         self._made_ns = 0
+        self._late_before_ns = 0
         self._lease_told = 0
         self._stop_told = 0
         self._stopping = ""
@@ -162,6 +166,7 @@ class Feeder:
             until = self._made_ns + SLICE_NS
             if end_ns is not None:
                 until = min(until, max(end_ns, self._made_ns))
+            self._late_before_ns = self._now() - self._settings.late_ns
             self._slice(self._schedule.take(until))
             self._made_ns = until
             if self._schedule.finished or (end_ns is not None and until >= end_ns):
@@ -175,13 +180,15 @@ class Feeder:
             planned = self._without_claimed(planned)
         if not planned:
             return
-        keys = tuple(
+        latest, index_at = self._timeline.latest, self._timeline.index_at
+        since, number = latest.effective_ns, latest.number
+        keys = tuple([
             ShotKey(
-                shot.item.stamped.exchange_id, shot.copy, shot.lap, self._timeline.index_at(shot.due_ns),
-                shot.item.stamped.route, shot.due_ns,
+                shot.item.stamped.exchange_id, shot.copy, shot.lap,
+                number if shot.due_ns >= since else index_at(shot.due_ns), shot.item.stamped.route, shot.due_ns,
             )
             for shot in planned
-        )  # fmt: skip
+        ])  # fmt: skip
         self._books.claim(keys)
         for key, shot in zip(keys, planned, strict=True):
             self._hand_over(key, shot)
@@ -200,15 +207,18 @@ class Feeder:
     def _hand_over(self, key: ShotKey, shot: Planned) -> None:
         self._serial += 1
         serial, item = self._serial, shot.item
-        who = (item.stamped.session_id, shot.copy, shot.lap)
         need, produces = NOTHING, False
         if self._identities.any:
+            who = (item.stamped.session_id, shot.copy, shot.lap)
             need = self._identities.need(who, item)
             produces = self._identities.produce(who, item, serial)
-        flight = _Flight(key, item, who, produces)
+        flight = _Flight(key, item, produces)
         self._flights[serial] = flight
         if self._schedule.cut(shot):
             self._shed(serial, Failure.SHED_STEP)
+        elif key.due_ns < self._late_before_ns:
+            # We fell behind. The firer would shed it too; not rendering it is what lets us catch up.
+            self._shed(serial, Failure.SHED_LATE)
         elif need.failed:
             self._shed(serial, Failure.SHED_FLOW)
         elif need.wait_for:
@@ -221,7 +231,7 @@ class Feeder:
         if item.unsafe and not self._settings.allow_unsafe:
             raise AssertionError("a request that may change state reached the firing path")  # surveyed before
         template = self._template(flight)
-        first = render.shot_fields(template, key.copy, key.lap, self._random.getrandbits(192))
+        first = render.shot_fields(template, key.copy, key.lap, self._traces.next())
         flags = pipes.WANTS_ANSWER if flight.produces else 0
         if item.head_only:
             flags |= pipes.HEAD_ONLY

@@ -40,7 +40,7 @@ class FirerLink:
         return self.reader.ended and self.bye is None
 
     def shot(self, serial: int, ready_ns: int, flags: int, first: bytes, last: bytes) -> None:
-        self._parts += (pipes.SHOT.pack(serial, ready_ns, flags, len(first), len(last)), first, last)
+        self._parts.append(pipes.SHOT.pack(serial, ready_ns, flags, len(first), len(last)) + first + last)
         self._serials.append(serial)
         if len(self._serials) >= _PER_FRAME:
             self.send_shots()

@@ -12,7 +12,10 @@ context; framing is by Content-Length, as the body was de-chunked when it was re
 
 from __future__ import annotations
 
+import random
 from typing import Final, NamedTuple
+
+import msgspec
 
 from wire import head as heads
 from wire.records import Framing, Stamped
@@ -25,12 +28,17 @@ _DROPPED: Final = frozenset(
     b"x-b3-traceid x-b3-spanid x-b3-parentspanid x-b3-sampled x-b3-flags uber-trace-id x-cloud-trace-context "
     b"x-amzn-trace-id sentry-trace x-datadog-trace-id x-datadog-parent-id x-datadog-sampling-priority".split()
 )
+_NO_BODY: Final = b"Connection: keep-alive\r\n\r\n"
 _FRAMED: Final = (Framing.LENGTH, Framing.CHUNKED)
 #: A request with one of these methods has a length even when its body is empty (RFC 9110 section 8.6).
 _WITH_LENGTH: Final = frozenset({b"POST", b"PUT", b"PATCH"})
 
 
-class Template(NamedTuple):
+_TRACE_BYTES: Final = 24
+_TRACES: Final = 256  # made at a time
+
+
+class Template(msgspec.Struct, frozen=True):
     """What stands before and after the fields that each shot has of its own."""
 
     first: bytes
@@ -51,7 +59,7 @@ def template(stamped: Stamped, head: bytes, body: bytes, authority: bytes, *, ke
     first = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (method, target, host, kept.lines)
     framed = stamped.request.framing in _FRAMED
     length = b"Content-Length: %d\r\n" % len(body) if body or framed or method in _WITH_LENGTH else b""
-    last = b"%bConnection: keep-alive\r\n\r\n%b" % (length, body)
+    last = b"%bConnection: keep-alive\r\n\r\n%b" % (length, body) if length else _NO_BODY
     return Template(first, last, stamped.exchange_id.hex().encode())
 
 
@@ -101,6 +109,10 @@ def _without(head: bytes, named: set[bytes]) -> bytes:
 
 def _method_and_target(line: bytes) -> tuple[bytes, bytes]:
     """A target in absolute form would name the recorded host: what goes to an origin is path and query."""
+    method, _, rest = line.partition(b" ")
+    target, _, version = rest.rpartition(b" ")
+    if method and target.startswith(b"/") and version.startswith(b"HTTP/"):
+        return method, target  # nearly all
     parts = heads.request_head(line + b"\r\n")
     if parts.target.startswith(b"/") or parts.target == b"*":
         return parts.method, parts.target
@@ -108,13 +120,33 @@ def _method_and_target(line: bytes) -> tuple[bytes, bytes]:
     return parts.method, (path or b"/") + (b"?" + query if query else b"")
 
 
-def shot_fields(template: Template, copy: int, lap: int, trace: int) -> bytes:
-    """The first part of a shot: the template's, a trace context of 192 random bits, and its name."""
-    return b"%btraceparent: 00-%032x-%016x-00\r\nLivefire-Shot: %b.%d.%d\r\n" % (
+def shot_fields(template: Template, copy: int, lap: int, trace: bytes) -> bytes:
+    """The first part of a shot: the template's, a trace context of 48 hex digits (see `Traces`), and its name."""
+    return b"%btraceparent: 00-%b-%b-00\r\nLivefire-Shot: %b.%d.%d\r\n" % (
         template.first,
-        (trace >> 64) or 1,
-        (trace & 0xFFFFFFFFFFFFFFFF) or 1,
+        trace[:32],
+        trace[32:],
         template.name,
         copy,
         lap,
     )
+
+
+class Traces:
+    """Trace contexts, random. Made many at a time: by themselves they would cost a fifth of a shot."""
+
+    def __init__(self, source: random.Random) -> None:
+        self._source = source
+        self._digits = b""
+        self._at = 0
+
+    def next(self) -> bytes:
+        """32 hex digits of a trace id and 16 of a parent id. Neither is all zeros, which W3C forbids."""
+        at = self._at
+        if at >= len(self._digits):
+            at = 0
+            self._digits = b"0" * 16
+            while b"0" * 16 in self._digits:
+                self._digits = self._source.randbytes(_TRACE_BYTES * _TRACES).hex().encode()
+        self._at = at + 2 * _TRACE_BYTES
+        return self._digits[at : self._at]

@@ -22,12 +22,16 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from replay.amplify import Draws, admits
 from replay.steps import Timeline
 from wire import head
 from wire.records import Stamped
+
+_SAFE: Final = tuple(method + b" " for method in sorted(head.SAFE_METHODS))
 
 
 class Item:
@@ -37,8 +41,9 @@ class Item:
 
     def __init__(self, stamped: Stamped) -> None:
         self.stamped = stamped
-        self.head_only = stamped.request.head.startswith(b"HEAD ")
-        self.unsafe = is_unsafe(stamped)
+        request = stamped.request.head
+        self.head_only: bool = request.startswith(b"HEAD ")
+        self.unsafe = stamped.unsafe or not (request.startswith(_SAFE) or head.method_of(request) in head.SAFE_METHODS)
         self.template: Any = None  # replay.render.Template
         self.binding: Any = None  # replay.identity.Binding
 
@@ -55,7 +60,10 @@ class Planned(NamedTuple):
     item: Item
 
 
-class _Read(NamedTuple):
+_new = tuple.__new__  # a third of what calling a NamedTuple costs
+
+
+class _Read(msgspec.Struct, frozen=True):
     due_ns: int  # of copy 0
     start_ns: int  # of copy 0
     lap: int
@@ -87,12 +95,13 @@ class Schedule:
         self._recording, self._timeline, self._draws = recording, timeline, draws
         self._speed, self._spread_ns = speed, spread_ns
         self._laps, self._lap_ns, self._skip_unsafe = laps, lap_ns, skip_unsafe
-        self._lap = -1
-        self._lap_items: Iterator[Stamped] = iter(())
+        self._reads: Iterator[_Read] = iter(())
         self._next: _Read | None = None
         self._started = False
         self._recent: deque[_Read] = deque()
         self._heap: list[Planned] = []
+        self._fresh: list[Planned] = []  # read in this take and due in it: never on the heap
+        self._until_ns = 0
         self._order = 0
         self._copies = 0  # copies that what has been read was pushed for
         self._taken_ns = 0
@@ -115,20 +124,30 @@ class Schedule:
             return []
         if not self._started:
             self._started = True
-            self._advance()
+            self._reads = self._read_all(self._timeline.base_ns)
+            self._next = next(self._reads, None)
         if self._timeline.ceiling > self._copies:
             self._add_copies(self._timeline.ceiling)
-        while self._next is not None and self._next.due_ns < until_ns:
-            self._push(self._next, 0, self._copies)
+        self._until_ns = until_ns
+        fresh = self._fresh = []
+        read = self._next
+        while read is not None and read.due_ns < until_ns:
+            self._push(read, 0, self._copies)
             if self._spread_ns:
-                self._recent.append(self._next)
-            self._advance()
-        due: list[Planned] = []
-        heap, load_at = self._heap, self._timeline.load_at
+                self._recent.append(read)
+            read = next(self._reads, None)
+        self._next = read
+        heap = self._heap
         while heap and heap[0].due_ns < until_ns:
-            shot = heapq.heappop(heap)
-            if admits(load_at(shot.start_ns), shot.rank):
-                due.append(shot)
+            fresh.append(heapq.heappop(heap))
+        fresh.sort()
+        latest, load_at = self._timeline.latest, self._timeline.load_at
+        since, load = latest.effective_ns, latest.load
+        due = [
+            shot
+            for shot in fresh
+            if admits(load if shot.start_ns >= since else load_at(shot.start_ns), shot.rank)
+        ]
         self._taken_ns = until_ns
         while self._recent and self._recent[0].due_ns < until_ns - self._spread_ns:
             self._recent.popleft()
@@ -136,30 +155,26 @@ class Schedule:
 
     def cut(self, shot: Planned) -> bool:
         """Whether a step since its session's start no longer admits this shot."""
+        if shot.start_ns >= self._timeline.latest.effective_ns:
+            return False  # nothing changed since it was admitted
         return not admits(self._timeline.lowest(shot.start_ns, shot.due_ns), shot.rank)
 
-    def _advance(self) -> None:
-        """Read the next exchange, beginning the next lap where one ends."""
-        base = self._timeline.base_ns
-        assert base is not None
-        began = False
-        while True:
-            for stamped in self._lap_items:
-                if self._skip_unsafe and is_unsafe(stamped):
+    def _read_all(self, base_ns: int) -> Iterator[_Read]:
+        """All exchanges of all laps."""
+        lap, lap_ns, speed = 0, self._lap_ns, self._speed
+        while not self._laps or lap < self._laps:
+            began = False
+            for stamped in self._recording():
+                item = Item(stamped)
+                if item.unsafe and self._skip_unsafe:
                     continue
-                lap, lap_ns, speed = self._lap, self._lap_ns, self._speed
-                due = due_ns(base, lap, lap_ns, stamped.offset_ns, speed)
-                began_at = stamped.session_start_ns
-                start = due if began_at >= stamped.offset_ns else due_ns(base, lap, lap_ns, began_at, speed)
-                self._next = _Read(due, start, lap, Item(stamped))
-                return
-            # A whole lap without an exchange would be read for ever.
-            if began or (self._laps and self._lap + 1 >= self._laps):
-                self._next = None
-                return
-            began = True
-            self._lap += 1
-            self._lap_items = self._recording()
+                began = True
+                offset, start = stamped.offset_ns, stamped.session_start_ns
+                due = due_ns(base_ns, lap, lap_ns, offset, speed)
+                yield _Read(due, due if start >= offset else due_ns(base_ns, lap, lap_ns, start, speed), lap, item)
+            if not began:
+                return  # a lap without an exchange would be read for ever
+            lap += 1
 
     def _push(self, read: _Read, first: int, end: int) -> None:
         session = read.item.stamped.session_id
@@ -168,10 +183,12 @@ class Schedule:
             if not mine or read.due_ns + shift < self._taken_ns:
                 continue
             self._order += 1
-            heapq.heappush(
-                self._heap,
-                Planned(read.due_ns + shift, self._order, copy, read.lap, read.start_ns + shift, rank, read.item),
-            )
+            due = read.due_ns + shift
+            shot = _new(Planned, (due, self._order, copy, read.lap, read.start_ns + shift, rank, read.item))
+            if due < self._until_ns:
+                self._fresh.append(shot)
+            else:
+                heapq.heappush(self._heap, shot)
 
     def _add_copies(self, copies: int) -> None:
         """The load may now need more copies of what was read: of sessions whose shifted start is still to come."""
@@ -182,4 +199,4 @@ class Schedule:
 
 def is_unsafe(stamped: Stamped) -> bool:
     """By the method that stands in the request, whatever the stamp says."""
-    return stamped.unsafe or head.method_of(stamped.request.head) not in head.SAFE_METHODS
+    return Item(stamped).unsafe

@@ -13,6 +13,9 @@ class Step(NamedTuple):
     load: float  # multiple of the recording's rate, of all workers together
 
 
+_NO_STEP = Step(0, -1, 0.0)
+
+
 class Timeline:
     """Steps in the order of their effective times. Before the first one the load is 0.
 
@@ -24,6 +27,11 @@ class Timeline:
         self._steps: list[Step] = []
         self._starts: list[int] = []
         self.ceiling = 0  # copies that the highest load ever announced may need
+
+    @property
+    def latest(self) -> Step:
+        """The step that holds from its effective time on, as far as is known. A Step of load 0 before there is one."""
+        return self._steps[-1] if self._steps else _NO_STEP
 
     @property
     def base_ns(self) -> int | None:
@@ -46,6 +54,8 @@ class Timeline:
         del self._steps[keep:], self._starts[keep:]
 
     def at(self, ns: int) -> Step | None:
+        if self._starts and ns >= self._starts[-1]:
+            return self._steps[-1]
         found = bisect_right(self._starts, ns)
         return self._steps[found - 1] if found else None
 

@@ -27,7 +27,7 @@ JSON = (("Content-Type", "application/json"),)
 
 def rendered(stamped: Stamped, **more: bool) -> tuple[heads.RequestHead, dict[bytes, bytes], bytes]:
     made = render.template(stamped, stamped.request.head, stamped.request.body, b"staging:8080", **more)
-    wire = render.shot_fields(made, 2, 1, random.getrandbits(192)) + made.last
+    wire = render.shot_fields(made, 2, 1, render.Traces(random.Random()).next()) + made.last
     head, _, body = wire.partition(b"\r\n\r\n")
     parts = heads.request_head(head + b"\r\n\r\n")
     names = [name.lower() for name, _ in parts.fields]
@@ -176,6 +176,31 @@ def test_logins_get_seeded_accounts(tmp_path: Path) -> None:
         exchange(1, 0, method="POST", fields=JSON, body=b'{"user":"ann"}'),
     ):
         assert table.substitute(other, 0, other.request.head, other.request.body) is None
+
+
+def test_the_first_two_columns_decide_and_further_ones_are_replaced_where_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "accounts.csv"
+    path.write_text("user,password,tenant,device\n" + "".join(f"u{n},s{n},t{n},d{n}\n" for n in range(20)))
+    table = accounts.load(path)
+
+    def sent(body: bytes, kind: str = "application/json") -> bytes | None:
+        one = exchange(1, 0, method="POST", fields=[("Content-Type", kind)], body=body)
+        changed = table.substitute(one, 3, one.request.head, body)
+        return changed and changed[1]
+
+    number = table.row_of("ann", 3)[0][1:].encode()
+    assert sent(b'{"user":"ann","tenant":"old","password":"*","keep":1}') == (
+        b'{"user":"u%b","tenant":"t%b","password":"s%b","keep":1}' % (number, number, number)
+    ), "what the body has of a row is of one row; what it has not is not put in"
+    assert sent(b'{"user":"ann","password":"*"}') == b'{"user":"u%b","password":"s%b"}' % (number, number)
+    form = sent(b"user=ann&device=old&password=x&tenant=old", "application/x-www-form-urlencoded")
+    assert form == b"user=u%b&device=d%b&password=s%b&tenant=t%b" % (number, number, number, number)
+    for other in (
+        b'{"user":"ann","tenant":"old"}',
+        b'{"tenant":"old","device":"old"}',
+        b'{"password":"*","tenant":"old"}',
+    ):
+        assert sent(other) is None, "without the first two it is no login, whatever else it has"
 
 
 @pytest.mark.parametrize(
