@@ -206,6 +206,8 @@ class _Resolver:
             raise self._problem(["speed"], f"speed is {file.speed}: above 0, at most 1000")
         if not 1 <= file.workers <= 256:
             raise self._problem(["workers"], f"workers is {file.workers}: 1 to 256")
+        if file.caps is not None and 0 < file.caps.open < file.workers:
+            raise self._problem(["caps", "open"], f"caps.open is {file.caps.open}: at least one for each worker")
         if not file.target.startswith(("http://", "https://")):
             raise self._problem(["target"], f"{file.target!r} is not a URL: did you mean http://{file.target}?")
         thresholds = tuple(

@@ -106,6 +106,8 @@ def check(settings: ReplaySettings) -> None:
             raise ConfigError(f"{name} is {value}: it must be above {low:g}")
     if settings.spread_ns < 0:
         raise ConfigError("spread is below 0: it is the time over which copies are shifted (as in 10s)")
+    if settings.max_open < settings.workers:
+        raise ConfigError(f"max_open is {settings.max_open}: at least one for each of the {settings.workers} workers")
     if settings.workers > 64:
         raise ConfigError(f"workers is {settings.workers}: at most 64 on one machine (a worker uses two cores)")
     if not 0 < settings.marker_lifetime_s <= 3600:

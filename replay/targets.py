@@ -23,7 +23,11 @@ _METADATA = frozenset(
     ipaddress.ip_address(text)
     for text in ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16", "192.0.0.192")
 )
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+#: IPv6 addresses whose last four bytes are an IPv4 address: NAT64 (RFC 6052, RFC 8215), SIIT, old "compatible" ones.
+_HOLDS_IPV4 = tuple(
+    ipaddress.IPv6Network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")
+)
+_NOT_IPV4 = (ipaddress.IPv6Address("::"), ipaddress.IPv6Address("::1"))
 
 
 class Target(NamedTuple):
@@ -128,11 +132,12 @@ def admit(
 
 
 def _unwrapped(address: Address) -> Address:
-    """The IPv4 address inside an IPv6 one (mapped, NAT64), else the address itself."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return address.ipv4_mapped
-        if address in _NAT64:
+    """The IPv4 address inside an IPv6 one (mapped, 6to4, NAT64), else the address itself."""
+    if isinstance(address, ipaddress.IPv6Address) and address not in _NOT_IPV4:
+        inner = address.ipv4_mapped or address.sixtofour
+        if inner is not None:
+            return inner
+        if any(address in network for network in _HOLDS_IPV4):
             return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address
 

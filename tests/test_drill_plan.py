@@ -56,6 +56,7 @@ def test_the_shops_plan_is_short_and_says_all(recording):
         ("steps: [{load: 1x, for: 1s}]\nthresholds: [production p90 < 1s over 5s]", "needs to see production"),
         ("steps: [{load: 1x, for: 1s}]\ncaps: {rate: 20, open: 5}", "plan.yaml:4:8: "),
         ("steps: [{load: 1x, for: 1s}]\ncaps: {rate: 20/s, open: 0}", "at least 1"),
+        ("steps: [{load: 1x, for: 1s}]\nworkers: 3\ncaps: {rate: 20/s, open: 2}", "at least one for each worker"),
         ("steps: [{load: 1x, for: 1s}]\nspeed: 0", "speed is 0"),
         ("steps: [{load: 1x, for: 1s}]\nworkers: 0", "workers is 0"),
         ("steps: [{load: 1x, for: 1s}]\naccounts: nowhere.csv", "plan.yaml:4:1: nowhere.csv: no such file"),

@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from livefire import keyring
+from livefire.cli import cli
 from wire.config import ConfigError
 
 
@@ -51,3 +53,16 @@ def test_a_rotated_marker_signs_and_the_old_one_still_verifies() -> None:
     turned = keyring.Keyring(ring.masking, (keyring.new_marker_key(), *ring.markers))
     assert turned.marker.id != ring.marker.id
     assert ring.shadow_keys() in turned.shadow_keys()
+
+
+@pytest.mark.parametrize("argument", [[], ["-"], ["ab" * 32]])
+def test_a_masking_key_is_taken_over_from_stdin(tmp_path: Path, argument: list[str]) -> None:
+    """Not from the command line, which everybody on the machine can read; though that works too."""
+    path = tmp_path / "keys.json"
+    markers = keyring.load_or_make(path)[0].markers
+    told = CliRunner().invoke(cli, ["--keys", str(path), "keys", "import", *argument], input="ab" * 32 + "\n")
+    assert told.exit_code == 0, told.output
+    assert keyring.load(path) == keyring.Keyring("ab" * 32, markers)
+    assert "ab" * 32 not in told.output
+    wrong = CliRunner().invoke(cli, ["--keys", str(path), "keys", "import"], input="")
+    assert wrong.exit_code == 2 and keyring.load(path).masking == "ab" * 32

@@ -282,7 +282,10 @@ def test_recordings_that_cannot_be_replayed_are_one_line(tmp_path: Path) -> None
         refuse_unsafe(survey, "c.lf")
 
 
-@pytest.mark.parametrize("wrong", [{"speed": 0}, {"copies": -1.0}, {"workers": 0}, {"spread_ns": -1}, {"max_open": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"speed": 0}, {"copies": -1.0}, {"workers": 0}, {"spread_ns": -1}, {"max_open": 0}, {"max_open": 3, "workers": 4}],
+)
 def test_settings_that_make_no_run(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         check(

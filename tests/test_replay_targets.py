@@ -27,6 +27,7 @@ def test_a_target_is_pinned_to_one_address() -> None:
     [
         "169.254.169.254", "169.254.1.1", "fe80::1", "fd00:ec2::254", "100.100.100.200", "0.0.0.0", "0.1.2.3", "::",
         "224.0.0.1", "ff02::1", "255.255.255.255", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "168.63.129.16",
+        "64:ff9b:1::a9fe:a9fe", "2002:a9fe:a9fe::1", "::ffff:0:a9fe:a9fe", "::169.254.169.254",
     ],
 )  # fmt: skip
 def test_addresses_that_are_never_fired_at(address: str) -> None:

@@ -80,15 +80,18 @@ def export(resolved: Resolved, masking: bool) -> None:
 
 
 @command.command("import")
-@click.argument("masking")
+@click.argument("masking", default="-", metavar="[KEY]")
 @click.pass_obj
 def import_(resolved: Resolved, masking: str) -> None:
-    """Take over another recorder's masking key (hex), so that both give the same tokens.
+    """Take over another recorder's masking key (hex), so that both give the same tokens. It is read from stdin: what
+    stands on a command line can be seen by everybody on the machine.
 
     \b
-    livefire keys import "$(ssh other livefire keys export --masking)"
+    ssh other livefire keys export --masking | livefire keys import
     """
     path = resolved.settings.keys_path
+    if masking == "-":
+        masking = click.get_text_stream("stdin").readline().strip()
     try:
         if len(bytes.fromhex(masking)) < 16:
             raise ValueError
