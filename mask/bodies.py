@@ -134,6 +134,10 @@ class Bodies:
                 value = inner.decode("utf-8", "surrogateescape")
                 new = self._values.plain(value).encode("utf-8", "surrogateescape")
             parts[index] = part_head + blank + new + b"\r\n"
+        # What stands before the first part and behind the last is ignored (RFC 2046 section 5.1.1), so may be anything.
+        parts[0] = FILLER * len(parts[0])
+        ending = parts[-1][:4] if parts[-1].startswith(b"--\r\n") else parts[-1][:2]
+        parts[-1] = ending + FILLER * (len(parts[-1]) - len(ending))
         return (b"--" + match.group(1)).join(parts)
 
     def _part(self, media: bytes, inner: bytes) -> bytes:

@@ -37,7 +37,11 @@ _KEEP: Final = (b"", "")  # of a line that is written as it is
 _HARMLESS: Final = re.compile(r"(?:[a-z]{1,12}|[a-z]{2}[-_][A-Z]{2}|\d{1,4})?\Z", re.ASCII)
 _VERSION: Final = re.compile(rb"HTTP/\d(?:\.\d)?\Z")
 _METHOD: Final = re.compile(rb"[!-~]{1,32}\Z")
-_STATUS_LINE: Final = re.compile(rb"HTTP/\d(?:\.\d)? \d{3}(?: [^\r]{0,64})?\r?\Z")
+_STATUS_LINE: Final = re.compile(rb"(HTTP/\d(?:\.\d)? \d{3})(?: ([^\r]*))?\r?\Z")
+_REASON: Final = re.compile(rb"[A-Za-z' /-]{0,40}\Z")
+_COOKIE_ATTRIBUTES: Final = frozenset(
+    b"domain expires httponly max-age partitioned path priority samesite secure".split()
+)
 
 
 class Heads:
@@ -110,9 +114,15 @@ class Heads:
     # -- lines
 
     def _start_line(self, line: bytes) -> tuple[bytes, str]:
-        if _STATUS_LINE.match(line):
-            return line, ""
         bare = line.rstrip(b"\r")
+        status = _STATUS_LINE.match(line)
+        if status is not None:
+            reason = status.group(2) or b""
+            if _REASON.match(reason):
+                return line, ""
+            return status.group(1) + b" " + _bytes(self._values.tokens.token(_text(reason))) + line[
+                len(bare) :
+            ], "target"
         method, space, rest = bare.partition(b" ")
         target, gap, version = rest.rstrip().rpartition(b" ")
         if not gap or not _VERSION.match(version):
@@ -143,8 +153,12 @@ class Heads:
         if low == b"cookie":
             return name + b": " + b";".join(self._cookie(part) for part in value.split(b";")) + end, "cookie"
         if low == b"set-cookie":
-            pair, semicolon, attributes = value.partition(b";")
-            return name + b": " + self._cookie(pair) + semicolon + attributes + end, "cookie"
+            pair, *attributes = value.split(b";")
+            written = [
+                part if part.partition(b"=")[0].strip().lower() in _COOKIE_ATTRIBUTES else self._cookie(part)
+                for part in attributes
+            ]
+            return name + b": " + b";".join((self._cookie(pair), *written)) + end, "cookie"
         if low in self._allowed:
             return line, ""
         if low in URL_HEADERS:

@@ -405,3 +405,35 @@ def test_what_follows_a_switch_of_protocols_is_not_written() -> None:
     assert masked.response is not None and masked.response.body == b"*" * 8
     ordinary = msgspec.structs.replace(e, response=msgspec.structs.replace(e.response, status=200))
     assert Masker(KEY).exchange(ordinary).response == ordinary.response
+
+
+def test_corners_in_which_nobody_looks() -> None:
+    """Around the parts of a multipart body, behind two types, in a reason phrase, in a cookie's made-up attribute."""
+    form = b"Content-Type: multipart/form-data; boundary=B\r\n"
+    part = b'--B\r\nContent-Disposition: form-data; name="a"\r\n\r\nx\r\n'
+    for e in (
+        exchange(b"POST / HTTP/1.1\r\n" + form + b"\r\n", f"password={SECRET}\r\n".encode() + part + b"--B--\r\n"),
+        exchange(b"POST / HTTP/1.1\r\n" + form + b"\r\n", part + b"--B--\r\n" + SECRET.encode()),
+        exchange(b"POST / HTTP/1.1\r\n" + form + b"\r\n", part + b"--B--" + SECRET.encode()),
+        exchange(
+            b"POST / HTTP/1.1\r\nContent-Type: image/png\r\n" + JSON + b"\r\n", json.dumps({"pin": SECRET}).encode()
+        ),
+        exchange(response=f"HTTP/1.1 200 {SECRET}\r\n\r\n".encode()),
+        exchange(response=f"HTTP/1.1 200 {'very ' * 20}{SECRET}\r\n\r\n".encode()),
+        exchange(response=f"HTTP/1.1 200 OK\r\nSet-Cookie: a=b; Path=/; token={SECRET}; Secure\r\n\r\n".encode()),
+    ):
+        masked = Masker(KEY).exchange(e)
+        assert masked.response is not None
+        for blob in (masked.request.head, masked.request.body, masked.response.head, masked.response.body):
+            assert SECRET.encode() not in blob, blob
+        assert len(masked.request.body) == len(e.request.body)
+    # what harms nobody stays
+    for kept in (
+        exchange(b"POST / HTTP/1.1\r\n" + form + b"\r\n", part + b"--B--\r\n"),
+        exchange(b"POST / HTTP/1.1\r\n" + form + b"\r\n", part + b"--B--"),
+        exchange(response=b"HTTP/1.1 203 Non-Authoritative Information\r\nSet-Cookie: a=b; Path=/x; Max-Age=9\r\n\r\n"),
+        exchange(response=b"HTTP/1.1 418 I'm a teapot\r\n\r\n"),
+        exchange(response=b"HTTP/1.1 200\r\n\r\n"),
+        exchange(response=b"HTTP/1.1 200 \r\n\r\n"),
+    ):
+        assert Masker(KEY).exchange(kept) == kept

@@ -60,9 +60,13 @@ def encoded(body: bytes, codings: tuple[bytes, ...]) -> bytes:
 
 
 def media_type(head: bytes) -> bytes:
-    """`application/json`: lower case, without parameters; b"" where there is none."""
+    """`application/json`: lower case, without parameters; b"" where there is none, or two say different things."""
     match = _TYPE.search(head)
-    return match.group(1).rstrip().lower() if match else b""
+    if match is None:
+        return b""
+    media = match.group(1).rstrip().lower()
+    other = _TYPE.search(head, match.end())
+    return media if other is None or other.group(1).rstrip().lower() == media else b""
 
 
 def is_json(media: bytes, body: bytes) -> bool:
