@@ -53,6 +53,7 @@ class Aggregator:
         self._production = production
         self._readers: dict[str, Reader] = {}
         self._recording_reader: Reader | None = None
+        self._taken: dict[tuple[str, str], int] = {}  # topic, partition -> up to where it is in the store
         self.progress = Progress()
 
     def poll(self) -> int:
@@ -68,10 +69,17 @@ class Aggregator:
         """How many messages were read: some hold nothing that is counted, and there may be more behind them."""
         for partition in self._bus.partitions(topics.OUTCOMES):
             if partition not in self._readers:
-                at = self._store.resume(topics.OUTCOMES, partition)
-                self._readers[partition] = self._bus.reader(topics.OUTCOMES, partition, at)
+                self._readers[partition] = self._bus.reader(
+                    topics.OUTCOMES, partition, self._resume(topics.OUTCOMES, partition)
+                )
         taken = sum(self._take(reader.read(self._settings.batches)) for reader in self._readers.values())
         return taken + self._take_recording()
+
+    def _resume(self, topic: str, partition: str) -> int:
+        at = self._store.resume(topic, partition)
+        if at:
+            self._taken[topic, partition] = at
+        return at
 
     def production_since(self, since_ns: int) -> None:
         """Leave out what production began before: call it before the first poll, when the start is known."""
@@ -90,7 +98,7 @@ class Aggregator:
             name = self._recording.name
             try:
                 self._recording_reader = LogReader(
-                    self._recording, topic=topics.RAW, partition=name, offset=self._store.resume(topics.RAW, name)
+                    self._recording, topic=topics.RAW, partition=name, offset=self._resume(topics.RAW, name)
                 )
             except BusError:
                 if self._recording.exists():
@@ -127,7 +135,10 @@ class Aggregator:
         first, last = messages[0], messages[-1]
         panes = builder.take()
         fresh.shed = sum(pane.shed for pane in panes)
-        source = SourceRange(first.topic, first.partition, first.offset, last.next_offset)
+        # With the damaged bytes that were skipped before it: a gap would be where the next one goes on.
+        where = (first.topic, first.partition)
+        source = SourceRange(*where, self._taken.get(where, first.offset), last.next_offset)
+        self._taken[where] = last.next_offset
         if self._store.apply(panes, (source,)):
             self._count(fresh)
 

@@ -171,6 +171,30 @@ def test_the_aggregator_goes_on_where_the_store_stands(tmp_path):
         again.close()
 
 
+def test_it_goes_on_behind_damage_that_came_between_two_polls(tmp_path):
+    """Each range begins where the last one ended: a gap would be taken for the place to go on from."""
+    bus, path = FileBus(tmp_path / RUN), tmp_path / "panes.db"
+    with bus.writer("outcomes", "w0", manifest()) as writer:
+        writer.write_records(batch_of(0))
+        with PaneStore(path) as store:
+            aggregator = Aggregator(bus, store)
+            assert aggregator.poll() == 20
+            at = writer.next_offset
+            writer.write_records(batch_of(1))
+            with open(writer.path, "r+b") as file:
+                file.seek(at + 20)
+                file.write(b"\xff" * 16)
+            writer.write_records(batch_of(2))
+            assert aggregator.poll() == 20
+            aggregator.close()
+        writer.write_records(batch_of(3))
+    with PaneStore(path) as store:
+        aggregator = Aggregator(bus, store)
+        aggregator.drain()
+        assert sum(p.offered for p in store.panes(RUN)) == 60
+        aggregator.close()
+
+
 def test_windows_of_a_finished_run_count_every_outcome(tmp_path):
     run_dir = tmp_path / RUN
     bus = FileBus(run_dir)
