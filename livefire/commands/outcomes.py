@@ -13,6 +13,7 @@ import click
 from bus.logfile import FileBus
 from bus.topic import TopicReader
 from livefire import runs
+from livefire.damage import damage_of
 from livefire.settings import Resolved
 from livefire.tables import counted, table
 from replay.recover import recover
@@ -35,6 +36,8 @@ def command(resolved: Resolved, run: str | None, as_json: bool, failed: bool) ->
     """
     folder = runs.find(resolved.settings.runs_path, run)
     recover(folder)
+    for line in damage_of(folder):
+        click.echo(f"livefire: {line}", err=True)
     found = (outcome for outcome in outcomes_of(folder) if not failed or outcome.status == 0)
     if as_json:
         for outcome in found:

@@ -10,6 +10,7 @@ import click
 from analytics.app import window_dicts
 from analytics.windows import ALL_ROUTES, text_table
 from livefire import runs
+from livefire.damage import damage_of
 from livefire.options import Duration
 from livefire.settings import Resolved
 from replay.recover import recover
@@ -36,6 +37,8 @@ def command(
     """
     folder = runs.find(resolved.settings.runs_path, run)
     recover(folder)
+    for line in damage_of(folder):
+        click.echo(f"livefire: {line}", err=True)
     every, over = every or over or "10s", over or every or "10s"
     if config.duration_ns(over) < config.duration_ns(every):
         raise ConfigError(f"--over {over} is less than --every {every}: what falls between windows would be missing")
