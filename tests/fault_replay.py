@@ -1,205 +1,151 @@
-"""Kills one process of a running replay at a random instant, and checks what must hold then.
-
-    python tests/fault_replay.py --count 20 --seed 7 [--victim firer|feeder|conductor]
-
-After each kill: every log file opens, the account balances, load has stopped within 3 s of a conductor's death, and
-the target's own log holds no shot twice, none that was not claimed, and none that is booked as never sent.
-"""
+"""Kills one process of a running replay or drill at a random instant: the real commands, the target's log as witness."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
 import random
 import signal
-import subprocess
-import sys
-import tempfile
 import time
-from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import msgspec
+from fault_checks import LEASE_NS, SECOND, Front, Line, alive, children_of, make_keys, run_problems, shot_of, until
 from http_target import Target
-from recordings import SECOND, even, make_clean
+from recordings import even, make_clean
 
-from bus.logfile import FileBus
-from replay import app, summary
-from replay.book import records_of
-from replay.recover import recover
-from replay.settings import ReplaySettings
-from wire import topics
-from wire.codec import RecordType
-
-VICTIMS = ("firer", "feeder", "conductor")
 COPIES = 3
-_ROOT = Path(__file__).parent.parent
 
 
-class Fault(NamedTuple):
+class Case(NamedTuple):
+    """What is killed, and how."""
+
+    drill: bool  # `livefire drill`, else `livefire replay`
+    victim: str  # front, feeder, firer
+    held: bool = False  # another process keeps the worker's stdin open: only the lease can end the load
+
+
+CASES = {
+    "firer": Case(False, "firer"),
+    "feeder": Case(False, "feeder"),
+    "conductor": Case(False, "front"),
+    "conductor, lease alone": Case(False, "front", held=True),
+    "controller": Case(True, "front"),
+    "controller, lease alone": Case(True, "front", held=True),
+}
+
+
+class Found(NamedTuple):
     """What one kill came to."""
 
-    victim: str
-    seed: int
-    killed: bool  # False: the run was over before the kill
-    open_shots: int  # received by the target and not booked as answered when the process was killed
+    killed: bool  # False: it was over before the kill
+    open_shots: int  # received by the target and not answered when the process was killed
     planned: int
     unknown: int
     received: int
+    last_ns: int | None  # from the kill to the last request; None: load went on, as it should
     problems: list[str]
 
 
-def conduct(settings: dict[str, Any]) -> None:
-    """In a process of its own: a replay."""
-    result = app.run(msgspec.convert({**settings, "recording": Path(settings["recording"]),
-                                      "runs": Path(settings["runs"])}, ReplaySettings))  # fmt: skip
-    print(msgspec.json.encode(result).decode(), flush=True)
+def recording_for(folder: Path, case: Case, count: int) -> Path:
+    """`count` requests a lap; with lease alone the load lasts longer than the lease."""
+    rate = 100.0 if case.held else 200.0
+    return make_clean(folder / "clean.lf", even(count, rate, target="/sleep/20"))
 
 
-def fault(folder: Path, victim: str, seed: int, count: int = 400, rate: float = 400.0) -> Fault:
-    rng = random.Random(f"{victim}-{seed}")
-    exchanges = even(count, rate, target="/sleep/20")
-    recording = make_clean(folder / "clean.lf", exchanges)
-    run_id = f"fault-{seed}"
-    with Target(folder) as target:
-        asked = {
-            "recording": str(recording), "target": target.url, "runs": str(folder), "key_id": "k1",
-            "key_hex": "11" * 32,
-            "copies": COPIES, "spread_ns": SECOND // 2, "run_id": run_id,
-        }  # fmt: skip
-        process = subprocess.Popen(
-            (sys.executable, __file__, "--conduct", json.dumps(asked)), stdout=subprocess.PIPE, cwd=_ROOT,
-            env={**os.environ, "PYTHONPATH": f"{_ROOT}{os.pathsep}{_ROOT / 'sdk/src'}"},
-        )  # fmt: skip
-        try:
-            _await(lambda: target.log.stat().st_size > 0, 20, "no shot was fired")
-            time.sleep(rng.random() * (count / rate + 0.4))  # the instant is what is random here
-            pids = _pids(process.pid)
-            killed = False
-            at_ns = time.time_ns()
-            if victim in pids and _alive(pids[victim]):  # else the run was over by then, and this proves nothing
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pids[victim], signal.SIGKILL)
-                    killed = True
-            out, _ = process.communicate(timeout=60)
-            _await(lambda: not any(_alive(pid) for pid in pids.values()), 10, "a process was left behind")
-        finally:
-            process.kill()
-            process.wait()
-        recover(folder / run_id)
-        requests = target.requests()
-    summed, account = summary.read(folder / run_id)
-    result = json.loads(out) if out.strip() else None
-    problems = problems_of(folder / run_id, requests, summed, account.balanced)
-    if recover(folder / run_id):
-        problems.append("recovering twice found something")
-    if victim == "conductor":
-        last = max(request["at_ns"] for request in requests)
-        if last > at_ns + 3 * SECOND:
-            problems.append(f"a request left {(last - at_ns) / 1e9:.2f} s after the conductor died")
-    elif result is None or result["planned"] != COPIES * count:
-        problems.append(f"planned {result and result['planned']} of {COPIES * count}: {result}")
-    # By the stamps of both sides, not by when this process got round to reading.
-    begun = {request["fields"]["livefire-shot"] for request in requests if request["at_ns"] <= at_ns}
-    answered = {_name(o) for o in _outcomes(folder / run_id) if o.status and o.done_ns <= at_ns}
-    return Fault(victim, seed, killed, len(begun - answered), summed.planned, summed.unknown, len(requests), problems)
+def arguments(folder: Path, target: Target, case: Case) -> list[str | Path]:
+    recording = folder / "clean.lf"
+    if not case.drill:
+        return ["replay", recording, "--target", target.url, "--copies", str(COPIES), "--spread", "500ms", "--json"]
+    plan = folder / "plan.yaml"
+    plan.write_text(
+        f"recording: {recording}\ntarget: {target.url}\nspread: 500ms\nsteps: [{{load: 1x, for: 60s}}]\n"
+        "thresholds: [p50 < 10s over 1s]\ncaps: {rate: 2000/s, open: 500}\n"
+    )
+    make_keys(folder)
+    return ["drill", plan, "--disposable-target"]
 
 
-def _name(outcome: Any) -> str:
-    return f"{outcome.exchange_id.hex()}.{outcome.copy}.{outcome.lap}"
+def the_run(folder: Path) -> Path | None:
+    runs = [path for path in (folder / "runs").glob("*") if path.is_dir()]
+    return runs[0] if runs else None
 
 
-def problems_of(run_dir: Path, requests: list[dict[str, Any]], summed: summary.Summary, balanced: bool) -> list[str]:
-    problems = []
-    if not balanced or not summed.balanced:
-        problems.append(f"the account does not balance: {summed}")
-    bus = FileBus(run_dir)
-    for topic in (topics.CLAIMS, topics.OUTCOMES, topics.BEATS):
-        for worker in bus.partitions(topic):
-            with bus.reader(topic, worker) as reader:
-                while reader.read():
-                    pass
-                if not reader.ended or reader.corrupt_frames:
-                    problems.append(f"{topic}-{worker} is not whole")
-    received = Counter(request["fields"]["livefire-shot"] for request in requests)
-    if twice := [shot for shot, times in received.items() if times > 1]:
-        problems.append(f"fired twice: {twice[:5]}")
-    booked = {_name(o): o for o in _outcomes(run_dir)}
-    if unclaimed := [shot for shot in received if shot not in booked]:
-        problems.append(f"fired without a claim: {unclaimed[:5]}")
-    denied = [shot for shot in received if shot in booked and booked[shot].failure.startswith("shed")]
-    if denied:
-        problems.append(f"received, but booked as never sent: {denied[:5]}")
-    if lost := [shot for shot, o in booked.items() if o.status and shot not in received]:
-        problems.append(f"booked as answered, but never received: {lost[:5]}")
-    return problems
-
-
-def _outcomes(run_dir: Path) -> list[Any]:
-    bus = FileBus(run_dir)
-    found: list[Any] = []
-    for worker in bus.partitions(topics.OUTCOMES):
-        with bus.reader(topics.OUTCOMES, worker) as reader:
-            found += records_of(reader, RecordType.OUTCOME)
+def processes(front: int) -> dict[str, int]:
+    """Those that are there: front, feeder (its child), firer (the feeder's child)."""
+    found = {"front": front}
+    for name, parent in (("feeder", "front"), ("firer", "feeder")):
+        if parent in found and (children := children_of(found[parent])):
+            found[name] = children[0]
     return found
 
 
-def children_of(pid: int) -> list[int]:
-    out = subprocess.run(("ps", "-o", "pid=", "--ppid", str(pid)), capture_output=True, text=True, check=False).stdout
-    return [int(word) for word in out.split()]
-
-
-def _pids(conductor: int) -> dict[str, int]:
-    """The processes that are there: conductor, feeder (its child), firer (the feeder's child)."""
-    pids = {"conductor": conductor}
-    for name, parent in (("feeder", "conductor"), ("firer", "feeder")):
-        if parent in pids and (children := children_of(pids[parent])):
-            pids[name] = children[0]
-    return pids
-
-
-def _alive(pid: int) -> bool:
+@contextlib.contextmanager
+def held_open(pid: int | None) -> Iterator[None]:
+    """A second writer of a process's stdin: it does not see that the first one is gone."""
+    fd = None if pid is None else os.open(f"/proc/{pid}/fd/0", os.O_WRONLY)
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+        yield
+    finally:
+        if fd is not None:
+            os.close(fd)
 
 
-def _await(check: Any, seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not check():
-        if time.monotonic() > deadline:
-            raise AssertionError(what)
-        time.sleep(0.01)
+def fault(folder: Path, case: Case, seed: int, count: int = 200) -> Found:
+    """One run, one kill. `count`: how many requests the recording has."""
+    rng = random.Random(seed)
+    recording_for(folder, case, 4 * count if case.held else count)
+    with Target(folder) as target, Front(folder, *arguments(folder, target, case)) as front:
+        until(lambda: "firer" in processes(front.pid), 30, "no worker was started", front.err)
+        if case.held:
+            until(lambda: target.log.stat().st_size, 20, "no shot was fired")
+            time.sleep(rng.uniform(0, 2.0))  # the instant is what is random here, and in what follows
+        else:
+            time.sleep(rng.uniform(0, 3.5 if case.drill else 0.8 + count / 200))
+        pids = processes(front.pid)
+        with held_open(pids.get("feeder") if case.held else None):
+            at_ns, killed = _kill(pids.get(case.victim))
+            everyone = [*pids.values()]
+            try:
+                front.process.wait(60)
+                until(lambda: not any(map(alive, everyone)), 15, f"processes of {pids} were left behind")
+            finally:
+                for pid in everyone[1:]:
+                    if alive(pid):
+                        os.kill(pid, signal.SIGKILL)
+        requests = target.requests()
+    return _judged(folder, case, count, at_ns, killed, requests, front)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=20, help="kills of each victim")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--victim", choices=VICTIMS)
-    parser.add_argument("--conduct", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.conduct:
-        conduct(json.loads(args.conduct))
-        return 0
-    bad = 0
-    for victim in (args.victim,) if args.victim else VICTIMS:
-        kills = in_flight = 0
-        for number in range(args.count):
-            with tempfile.TemporaryDirectory() as folder:
-                found = fault(Path(folder), victim, args.seed + number)
-            kills += found.killed
-            in_flight += found.killed and found.open_shots > 0
-            bad += bool(found.problems)
-            print(f"{found._asdict()}", flush=True)
-        print(f"{victim}: {args.count} runs, {kills} kills, {in_flight} with work in flight", flush=True)
-        bad += not kills or 3 * in_flight < kills
-    return 1 if bad else 0
+def _kill(pid: int | None) -> tuple[int, bool]:
+    at_ns = time.time_ns()
+    if pid is None or not alive(pid):  # the run was over by then, and this proves nothing
+        return at_ns, False
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return at_ns, False
+    return at_ns, True
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _judged(
+    folder: Path, case: Case, count: int, at_ns: int, killed: bool, requests: list[Line], front: Front
+) -> Found:
+    run_dir = the_run(folder)
+    if run_dir is None:
+        return Found(killed, 0, 0, 0, 0, None, ["there is no run"])
+    ends = killed and case.victim == "front"
+    problems, outcomes, summed = run_problems(folder, run_dir, requests, at_ns + LEASE_NS if ends else None)
+    last_ns = max((request["at_ns"] - at_ns for request in requests), default=0) if ends else None
+    if ends and case.held and last_ns is not None and last_ns < LEASE_NS - SECOND:
+        problems.append(f"load ended {last_ns / 1e9:.2f} s after the kill: it was not the lease that ended it")
+    if not ends and not case.drill:
+        result = json.loads(front.out() or "{}")
+        if result.get("planned") != COPIES * count or not result.get("balanced"):
+            problems.append(f"{result.get('planned')} of {COPIES * count} planned: {result}; {front.err()[-300:]}")
+    # By the stamps of both sides, not by when this process got round to reading.
+    begun = {request["fields"]["livefire-shot"] for request in requests if request["at_ns"] <= at_ns}
+    answered = {shot_of(o) for o in outcomes if o["status"] and o["done_ns"] <= at_ns}
+    return Found(killed, len(begun - answered), summed.planned, summed.unknown, len(requests), last_ns, problems)

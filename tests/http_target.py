@@ -1,7 +1,7 @@
 """A real HTTP server in a process of its own, with a log of its own: what it says does not come from Livefire.
 
-`python tests/http_target.py LOG` prints its port, serves until its stdin closes, and appends one line of JSON a
-request to LOG, when the request's head has been read. Paths decide what it does:
+`python tests/http_target.py LOG [PORT]` prints its port, serves until its stdin closes, and appends one line of JSON a
+request to LOG, when the request's head has been read. Paths decide what it does (a query is logged and passed over):
 
     /status/404   that status          /sleep/250    answers after 250 ms       /bytes/1000   a body of 1000
     /chunked/3    3 chunks             /close        close-delimited            /cut          closes inside the body
@@ -31,11 +31,24 @@ class Target:
     def __init__(self, folder: Path) -> None:
         self.log = folder / "target.log"
         self.log.touch()
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        """Also after it died: on the same port, with the same log."""
         self.process = subprocess.Popen(
-            (sys.executable, __file__, str(self.log)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+            (sys.executable, __file__, str(self.log), str(self.port)),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())
+
+    def kill(self) -> None:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
 
     @property
     def url(self) -> str:
@@ -98,7 +111,7 @@ class _App:
         return (200, {}, json.dumps({"id": order}).encode()) if self.orders.get(order) == token else (404, {}, b"{}")
 
 
-async def _serve(log_path: str) -> None:
+async def _serve(log_path: str, port: int) -> None:
     app = _App()
     log = os.open(log_path, os.O_WRONLY | os.O_APPEND)
 
@@ -125,7 +138,7 @@ async def _serve(log_path: str) -> None:
             "body": body.decode("latin-1"),
         }  # fmt: skip
         os.write(log, json.dumps(entry).encode() + b"\n")
-        word, _, argument = path.lstrip("/").partition("/")
+        word, _, argument = path.partition("?")[0].lstrip("/").partition("/")
         status, extra, answer = 200, {}, b"ok"
         if word == "status":
             status, answer = int(argument), b"" if argument in ("204", "304") else b"status"
@@ -168,11 +181,11 @@ async def _serve(log_path: str) -> None:
         writer.write("\r\n".join((*lines, "", "")).encode() + (b"" if method == "HEAD" else answer))
         return True
 
-    server = await asyncio.start_server(handle, "127.0.0.1", 0, backlog=1024)
+    server = await asyncio.start_server(handle, "127.0.0.1", port, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.buffer.read)
     os._exit(0)
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(sys.argv[1]))
+    asyncio.run(_serve(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0))

@@ -2,7 +2,7 @@
 
 import json
 import os
-import random
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from fault_replay import VICTIMS, fault, problems_of
+from fault_checks import children_of
 from http_target import Target
 from recordings import MS, SECOND, even, exchange, make_clean
 
@@ -189,10 +189,6 @@ def test_a_stall_is_in_the_latency_and_not_in_the_service(tmp_path: Path, target
 
 def test_latency_counts_from_due_when_the_worker_is_late(tmp_path: Path, target: Target) -> None:
     """The other half of coordinated omission: a shot that leaves late is late in latency, and not in service."""
-    import signal
-
-    from fault_replay import children_of
-
     settings = asked(tmp_path, target, even(200, 200.0))
     with Run(settings, late_ns=10 * SECOND) as run:
         run.conductor.step(0, 1.0, run.clock() + LEAD_NS)
@@ -384,39 +380,6 @@ def test_recover_leaves_a_living_writer_alone_and_is_idempotent(tmp_path: Path) 
     assert {name_of(o) for o in outcomes_of(tmp_path)} == {name_of(key) for key in keys}
     assert {o.failure for o in outcomes_of(tmp_path)} == {Failure.UNKNOWN}
     assert summary.read(tmp_path)[0].balanced
-
-
-def test_the_checks_after_a_fault_see_what_they_look_for(tmp_path: Path, target: Target) -> None:
-    settings = asked(tmp_path, target, even(30, 300.0))
-    run_dir = settings.runs / "r1"
-    app.run(settings)
-    requests, (summed, account) = target.requests(), summary.read(run_dir)
-    assert problems_of(run_dir, requests, summed, account.balanced) == []
-
-    def seen(changed: list[dict[str, Any]], balanced: bool = True) -> str:
-        return " ".join(problems_of(run_dir, changed, summed, balanced))
-
-    other = {**requests[0], "fields": {**requests[0]["fields"], "livefire-shot": "00.0.0"}}
-    assert "fired twice" in seen([*requests, requests[0]])
-    assert "without a claim" in seen([*requests, other])
-    assert "never received" in seen(requests[1:])
-    assert "not balance" in seen(requests, balanced=False)
-    (run_dir / "beats-w0.lf").write_bytes((run_dir / "beats-w0.lf").read_bytes()[:-20])
-    assert "not whole" in seen(requests)
-
-
-@pytest.mark.parametrize("victim", VICTIMS)
-def test_kill_9_at_a_random_instant(tmp_path: Path, victim: str) -> None:
-    seed = random.SystemRandom().randrange(1 << 30)
-    for number in range(3):  # an instant after the end kills nothing, and would prove nothing
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        found = fault(folder, victim, seed + number, count=120)
-        print(found)
-        assert not found.problems, found
-        if found.killed:
-            return
-    raise AssertionError(f"nothing was killed, from seed {seed} on")
 
 
 def test_worker_settings_refuse_unknown_fields() -> None:

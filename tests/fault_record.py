@@ -1,0 +1,197 @@
+"""Kills `livefire record` at random instants, one after another into one file, and fills its disk.
+
+The witness is the target's own log. Clients ask it all along, through the proxy or past the ring.
+"""
+
+from __future__ import annotations
+
+import http.client
+import random
+import resource
+import socket
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+from fault_checks import SECOND, Front, Line, Tally, make_keys, told, until
+from http_target import Target
+
+#: What a recorder may still hold when it is killed: 50 ms in the ring, 250 ms in a batch, and a busy machine.
+_HELD_NS = SECOND
+#: A proxy outlives its killed recorder by a second, for what is under way in its connections.
+_DRAIN_NS = SECOND * 6 // 5
+_SLEEP_NS = 30_000_000  # how long the target takes to answer
+
+
+class Clients:
+    """Ask for one answer after another, whatever becomes of their connections."""
+
+    def __init__(self, port: int, count: int = 4) -> None:
+        self._port, self._over = port, threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(count)]
+
+    def _ask(self, number: int) -> None:
+        count = 0
+        while not self._over.is_set():
+            client = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+            try:
+                while not self._over.is_set():
+                    count += 1
+                    client.request("GET", f"/sleep/30?n={number}.{count}")
+                    client.getresponse().read()
+            except (OSError, http.client.HTTPException):
+                self._over.wait(0.01)  # the proxy is away
+            finally:
+                client.close()
+
+    def __enter__(self) -> Clients:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+def arguments(kind: str, file: Path, port: int, listen: int) -> list[str | Path]:
+    make_keys(file.parent)  # else the first line is about them, and comes before it listens
+    base: list[str | Path] = ["record", "--to", file, "--stdin-guard", "--json"]
+    if kind == "ring":
+        return [*base, "--engine", "ring", "--interface", "lo", "--port", str(port)]
+    return [*base, "--engine", "proxy", "--proxy", f"127.0.0.1:{listen}=127.0.0.1:{port}"]
+
+
+def recording_problems(
+    account: Line, exchanges: list[Line], served: list[Line], sure: list[tuple[int, int]]
+) -> list[str]:
+    """`sure`: spans of time (unix ns) in which everything that was served must be in the file."""
+    problems = []
+    if not account["balanced"]:
+        problems.append(f"the account does not balance: {account['ledgers']}")
+    messages = sum(1 + (e["status"] is not None) for e in exchanges)
+    if account["ledgers"].get("messages", {"emitted": 0})["emitted"] != messages:
+        problems.append(f"{messages} messages in the file: {account['ledgers']}")
+    recorded = Counter(e["target"] for e in exchanges)
+    if twice := [target for target, times in recorded.items() if times > 1]:
+        problems.append(f"recorded twice: {twice[:5]}")
+    if made_up := recorded.keys() - {request["path"] for request in served}:
+        problems.append(f"recorded, and never served: {sorted(made_up)[:5]}")
+    due = [r["path"] for r in served if any(begin <= r["at_ns"] <= end for begin, end in sure)]
+    if missing := [path for path in due if path not in recorded]:
+        problems.append(f"{len(missing)} of {len(due)} served while it recorded are missing: {missing[:5]}")
+    return problems
+
+
+def read(folder: Path, file: Path, problems: list[str]) -> tuple[Line, list[Line]]:
+    account, _ = told(folder, "show", "--account", "--json", file, problems=problems)
+    exchanges, _ = told(folder, "show", "--json", file, problems=problems)
+    return (account[0] if account else {}), exchanges
+
+
+def kills(folder: Path, kind: str, count: int, seed: int) -> Tally:
+    """`count` kills of a recorder that is started again each time, and then ends in peace."""
+    tally, rng, file = Tally(wanted=count), random.Random(seed), folder / "live.lf"
+    listen, sure, at_ns = free_port(), [], 0
+    with Target(folder) as target:
+        asked = arguments(kind, file, target.port, listen)
+        with Clients(listen if kind == "proxy" else target.port):
+            for number in range(count):
+                early = number % 5 == 4  # while it starts
+                with Front(folder, *asked) as recorder:
+                    if not early:
+                        ready_ns = max(_ready(recorder), at_ns + _DRAIN_NS)
+                    time.sleep(rng.uniform(0, 0.6 if early else 1.8))  # the instant, not a wait for something
+                    at_ns = time.time_ns()
+                    hit = recorder.process.poll() is None
+                    recorder.close()
+                requests = target.requests()
+                if not early:
+                    sure.append((ready_ns, at_ns - _HELD_NS))
+                in_flight = any(at_ns - _SLEEP_NS < request["at_ns"] <= at_ns for request in requests)
+                problems: list[str] = [] if hit else [f"the recorder had ended: {recorder.err()}"]
+                if file.exists() and not (early and number == 0):
+                    account, exchanges = read(folder, file, problems)
+                    if account:
+                        problems += recording_problems(account, exchanges, target.requests(), sure)
+                tally.add(hit=hit, in_flight=in_flight, problems=problems)
+            with Front(folder, *asked) as recorder:
+                before = target.log.stat().st_size
+                _ready(recorder)
+                until(lambda: target.log.stat().st_size > before, 20, "nobody is served", recorder.err)
+                recorder.end()
+        tally.problems += _at_the_end(folder, file, target, sure, count)
+    return tally
+
+
+def _ready(recorder: Front) -> int:
+    """Unix ns from which on everything is recorded: its first line says what it listens to."""
+    until(lambda: recorder.err() or recorder.process.poll() is not None, 20, "the recorder said nothing")
+    return time.time_ns()
+
+
+def _at_the_end(folder: Path, file: Path, target: Target, sure: list[tuple[int, int]], count: int) -> list[str]:
+    problems: list[str] = []
+    account, exchanges = read(folder, file, problems)
+    if not account:
+        return problems
+    problems += recording_problems(account, exchanges, target.requests(), sure)
+    blind = account["notes"].get("blind", 0)
+    if not count - count // 5 <= blind <= count or (blind and not account["notes"]["blind_ns"] > 0):
+        problems.append(f"{count} kills, and the file tells of {blind} blind spells")
+    if any(ledger["in_flight"] for ledger in account["ledgers"].values()):
+        problems.append(f"something is in flight after the end: {account['ledgers']}")
+    return problems
+
+
+def full_disk(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
+    """The file may not grow any more: what finds no room is shed and counted. Room comes back, or it ends with a line."""
+    file, noise = folder / "live.lf", random.Random(seed)
+    limit = 60_000 + noise.randrange(60_000)
+    comes_back = bool(seed % 2)
+    problems: list[str] = []
+    with Target(folder) as target:
+        listen = free_port()
+        asked = [*arguments("proxy", file, target.port, listen), "--unmasked"]  # masked noise is none
+        with Front(folder, *asked) as recorder:
+            _ready(recorder)
+            _, most = resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (limit, most))
+            deadline = time.monotonic() + 4.0  # the writer holds 2 s
+            while time.monotonic() < deadline:
+                _ask(listen, noise)
+            stood = file.stat().st_size
+            if comes_back:
+                resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (most, most))
+                until(lambda: file.stat().st_size > limit, 10, "it does not go on")
+                _ask(listen, noise)
+            recorder.end()
+        account, exchanges = read(folder, file, problems)
+        if account:
+            problems += recording_problems(account, exchanges, target.requests(), [])
+        shed = account["ledgers"]["messages"]["drops"].get("no_room", 0) if account else 0
+        if recorder.process.returncode != (0 if comes_back else 2):
+            problems.append(f"exit code {recorder.process.returncode}: {recorder.err()[-300:]}")
+        if comes_back and (not shed or len(exchanges) + shed // 2 != len(target.requests())):
+            problems.append(f"{len(target.requests())} served, {len(exchanges)} recorded, {shed} messages shed")
+        if not comes_back and "no room on the disk" not in recorder.err():
+            problems.append(f"it does not say why it ends: {recorder.err()[-300:]}")
+        if stood > limit or not exchanges:
+            problems.append(f"the file had {stood} bytes, {len(exchanges)} exchanges are left")
+    return bool(shed) or "no room" in recorder.err(), True, problems
+
+
+def _ask(port: int, noise: random.Random) -> None:
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    for _ in range(10):
+        client.request("GET", f"/{noise.randbytes(600).hex()}")
+        client.getresponse().read()
+    client.close()
+    time.sleep(0.02)  # a rate, not a wait for something

@@ -1,0 +1,149 @@
+"""Tries every fault, again and again, and checks what must hold then.
+
+    python tests/soak.py [--count 20] [--seed N] [--only NAME] [--write FILE]
+
+One line a fault: how often it took place, how often while work was in flight, and the longest time from a kill to
+the last request that the target saw. Exit code 1 when anything does not hold, or when fewer than a third of the
+faults hit work in flight.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this tree, whatever is installed
+
+import fault_panes
+import fault_record
+import fault_replay
+import fault_target
+from fault_checks import ROOT, Tally
+
+from capture.source_ring import explained, open_error
+
+Fault = Callable[[int, int], Tally]  # count, seed
+
+
+def _each(one: Callable[[Path, int], tuple[bool, bool, list[str]]], share: int = 1) -> Fault:
+    """`one` in a folder of its own each time. `share`: how many times rarer than the kills."""
+
+    def fault(count: int, seed: int) -> Tally:
+        tally = Tally(wanted=-(-count // share))
+        for number in range(2 * tally.wanted):
+            if tally.hits == tally.wanted:
+                break
+            with tempfile.TemporaryDirectory() as folder:
+                hit, in_flight, problems = one(Path(folder), seed + number)
+            tally.add(hit=hit, in_flight=in_flight, problems=[f"seed {seed + number}: {text}" for text in problems])
+        return tally
+
+    return fault
+
+
+def _replay(name: str, requests: int = 200) -> Fault:
+    def fault(count: int, seed: int) -> Tally:
+        tally = Tally(wanted=count)
+        for number in range(2 * count):  # an instant after the end kills nothing, and proves nothing
+            if tally.hits == count:
+                break
+            with tempfile.TemporaryDirectory() as folder:
+                found = fault_replay.fault(Path(folder), fault_replay.CASES[name], seed + number, requests)
+            problems = [f"seed {seed + number}: {text}" for text in found.problems]
+            tally.add(hit=found.killed, in_flight=found.open_shots > 0, problems=problems, last_ns=found.last_ns)
+        return tally
+
+    return fault
+
+
+def _recorder(kind: str) -> Fault:
+    def fault(count: int, seed: int) -> Tally:
+        if kind == "ring" and (refused := open_error()) is not None:
+            return Tally(skipped=explained(refused))
+        with tempfile.TemporaryDirectory() as folder:
+            return fault_record.kills(Path(folder), kind, count, seed)
+
+    return fault
+
+
+#: Every fault, by its name.
+FAULTS: dict[str, Fault] = {
+    "kill -9: recorder, ring": _recorder("ring"),
+    "kill -9: recorder, proxy": _recorder("proxy"),
+    "kill -9: feeder": _replay("feeder"),
+    "kill -9: firer": _replay("firer"),
+    "kill -9: conductor of a replay": _replay("conductor"),
+    "kill -9: conductor, lease alone ends the load": _replay("conductor, lease alone"),
+    "kill -9: controller of a drill": _replay("controller"),
+    "kill -9: controller, lease alone ends the load": _replay("controller, lease alone"),
+    "kill -9: maker of panes": _each(fault_panes.kill),
+    "firer stands still for 2 s": _each(fault_target.stalled_firer, 4),
+    "conductor stands still for 4 s": _each(fault_target.stalled_conductor, 4),
+    "target dies and comes back": _each(fault_target.dead_target, 4),
+    "target hangs for 2 s": _each(fault_target.hung_target, 4),
+    "recorder's disk is full": _each(fault_record.full_disk, 4),
+    "a run's disk is full": _each(fault_target.full_run_disk, 4),
+    "damaged bytes in outcomes": _each(fault_panes.damage, 4),
+}
+
+
+def row(name: str, tally: Tally, wrong: list[str]) -> str:
+    if tally.skipped:
+        return f"| {name} | skipped: {tally.skipped} | | | |"
+    worst = "" if tally.worst_ns is None else f"{tally.worst_ns / 1e9:.2f} s"
+    return f"| {name} | {tally.hits} | {tally.in_flight} | {worst} | {len(wrong) or 'none'} |"
+
+
+HEAD = ("| fault | times | work in flight | last request after | problems |", "|---|---|---|---|---|")
+
+
+def page(rows: list[str], seed: int, took_s: float) -> str:
+    commit = subprocess.run(
+        ("git", "rev-parse", "--short", "HEAD"), cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return "\n".join(
+        (
+            "# Faults", "",
+            "`make soak` wrote this page. Each fault strikes the real commands at a random instant; the witness is the",
+            "target's own log. Afterwards all files open, planned = sent + shed + unknown, windows count what outcomes",
+            "count, no shot was fired twice, and a load whose controller is gone ends within its lease of 3 s.", "",
+            f"Commit {commit}, {time.strftime('%Y-%m-%d', time.gmtime())}, Python {platform.python_version()}, "
+            f"seed {seed}, {took_s / 60:.0f} min.", "",
+            *HEAD, *rows, "",
+        )
+    )  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=20, help="kills of each process; other faults a quarter of it")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
+    parser.add_argument("--only", metavar="NAME", help="faults whose name holds this")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="a page of Markdown with the result")
+    args = parser.parse_args()
+    chosen = {name: fault for name, fault in FAULTS.items() if (args.only or "") in name}
+    if not chosen:
+        parser.error(f"no fault is named {args.only!r}; there are: {'; '.join(FAULTS)}")
+    print(f"seed {args.seed}, {args.count} kills each\n" + "\n".join(HEAD), flush=True)
+    begun, bad, rows = time.monotonic(), 0, []
+    for name, fault in chosen.items():
+        tally = fault(args.count, args.seed)
+        wrong = tally.verdict()
+        rows.append(row(name, tally, wrong))
+        print("\n".join((rows[-1], *(f"    {text}" for text in wrong))), flush=True)
+        bad += bool(wrong)
+    if args.write:
+        args.write.write_text(page(rows, args.seed, time.monotonic() - begun))
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""Each fault of `soak.py` strikes once; and the checks see what they look for."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import fault_panes
+import msgspec
+import pytest
+import soak
+from fault_checks import (
+    LEASE_NS,
+    SLACK_NS,
+    Front,
+    Line,
+    Tally,
+    account_problems,
+    file_problems,
+    run_problems,
+    told,
+    witness_problems,
+)
+from fault_record import recording_problems
+from fault_replay import the_run
+from http_target import Target
+from recordings import even, make_clean
+
+from replay import summary
+
+SEED = random.SystemRandom().randrange(1 << 30)
+
+
+@pytest.fixture(scope="module")
+def tallies() -> Iterator[dict[str, Future[Tally]]]:
+    """All faults, three at a time: they mostly wait."""
+    with ThreadPoolExecutor(3) as pool:
+        yield {name: pool.submit(fault, 1, SEED) for name, fault in soak.FAULTS.items()}
+
+
+@pytest.mark.parametrize("name", soak.FAULTS)
+def test_fault(name: str, tallies: dict[str, Future[Tally]]) -> None:
+    tally = tallies[name].result()
+    print(f"seed {SEED}: {soak.row(name, tally, tally.verdict())}")
+    if tally.skipped:
+        pytest.skip(tally.skipped)
+    assert tally.verdict() == []
+
+
+# ---------------------------------------------------------------------------- the controls
+
+
+class Whole:
+    """A replay that nothing went wrong with, and all that is said of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        recording = make_clean(folder / "clean.lf", even(60, 300.0))
+        with Target(folder) as target:
+            with Front(folder, "replay", recording, "--target", target.url) as front:
+                assert front.process.wait(30) == 0, front.err()
+            self.requests = target.requests()
+        found = the_run(folder)
+        assert found is not None
+        self.run_dir = found
+        self.problems, self.outcomes, self.summed = run_problems(folder, found, self.requests)
+        self.windows, _ = told(folder, "windows", found.name, "--json", "--every", "1s")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    return Whole(tmp_path_factory.mktemp("whole"))
+
+
+def test_the_witness_tells_what_does_not_fit(whole: Whole) -> None:
+    assert whole.problems == [] and len(whole.requests) == len(whole.outcomes) == 60
+    last = max(request["at_ns"] for request in whole.requests)
+
+    def seen(requests: list[Line], outcomes: list[Line] = whole.outcomes, limit: int | None = None) -> str:
+        return " ".join(witness_problems(requests, outcomes, limit))
+
+    first = whole.requests[0]
+    other = {**first, "fields": {**first["fields"], "livefire-shot": "00.0.0"}}
+    assert "fired twice" in seen([*whole.requests, first])
+    assert "not in the books" in seen([*whole.requests, other])
+    assert "never received" in seen(whole.requests[1:])
+    assert "not in the books" in seen(whole.requests, whole.outcomes[1:])
+    assert "never sent" in seen(whole.requests, [{**whole.outcomes[0], "failure": "shed_stop"}, *whole.outcomes[1:]])
+    killed = last - LEASE_NS
+    assert seen(whole.requests, limit=killed + LEASE_NS) == ""
+    late = {**other, "at_ns": last + SLACK_NS + 1}
+    assert "1 s after" not in seen([*whole.requests, late]) and "had to end" in seen(
+        [*whole.requests, late], limit=killed + LEASE_NS
+    )
+
+
+def test_the_accounts_tell_what_is_missing_or_too_much(whole: Whole) -> None:
+    def counted(**changed: Any) -> str:
+        asked = {"outcomes": whole.outcomes, "windows": whole.windows, "summed": whole.summed, **changed}
+        return " ".join(account_problems(**asked))
+
+    assert counted() == ""
+    assert "planned: 60 in the account, 59 in the outcomes" in counted(outcomes=whole.outcomes[1:])
+    assert "more than one outcome" in counted(outcomes=[*whole.outcomes, whole.outcomes[0]])
+    assert "in the windows" in counted(
+        windows=[w for w in whole.windows if w["start_ns"] != whole.windows[0]["start_ns"]]
+    )
+    assert "unknown" in counted(outcomes=[{**whole.outcomes[0], "failure": "unknown"}, *whole.outcomes[1:]])
+    assert "not balance" in counted(summed=msgspec.structs.replace(whole.summed, balanced=False))
+
+
+def test_a_file_without_its_end_is_told(whole: Whole, tmp_path: Path) -> None:
+    copied = tmp_path / whole.run_dir.name
+    copied.mkdir()
+    for path in whole.run_dir.glob("*.lf"):
+        (copied / path.name).write_bytes(path.read_bytes())
+    assert file_problems(copied) == []
+    beats = copied / "beats-w0.lf"
+    beats.write_bytes(beats.read_bytes()[:-20])
+    assert "not whole" in " ".join(file_problems(copied))
+    outcomes = copied / "outcomes-w0.lf"
+    data = bytearray(outcomes.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    outcomes.write_bytes(data)
+    assert "outcomes-w0 is not whole" in " ".join(file_problems(copied))
+    assert not summary.read(copied)[0].balanced
+
+
+def test_a_recording_that_lost_or_made_up_something_is_told() -> None:
+    served = [{"path": f"/{number}", "at_ns": number} for number in range(10)]
+    exchanges = [{"target": f"/{number}", "status": 200} for number in range(10)]
+    ledgers = {"messages": {"emitted": 20}}
+
+    def seen(found: list[Line] = exchanges, *, balanced: bool = True, emitted: int = 20) -> str:
+        account = {"balanced": balanced, "ledgers": {"messages": {**ledgers["messages"], "emitted": emitted}}}
+        return " ".join(recording_problems(account, found, served, [(2, 7)]))
+
+    assert seen() == ""
+    assert seen(exchanges[2:8], emitted=12) == ""
+    assert "1 of 6 served while it recorded are missing: ['/2']" in seen(exchanges[3:], emitted=14)
+    assert "recorded twice" in seen([*exchanges, exchanges[0]], emitted=22)
+    assert "never served" in seen([*exchanges, {"target": "/x", "status": 200}], emitted=22)
+    assert "20 messages in the file" in seen(emitted=21)
+    assert "not balance" in seen(balanced=False)
+
+
+def test_windows_that_count_otherwise_are_told() -> None:
+    fates = [fault_panes.Fate(1, ""), fault_panes.Fate(1, "unknown"), fault_panes.Fate(2, "shed_late")]
+    windows = [
+        {"route": "*", "start_ns": 10**9, "offered": 2, "unknown": 1, "shed": 0},
+        {"route": "*", "start_ns": 2 * 10**9, "offered": 1, "unknown": 0, "shed": 1},
+    ]
+    assert fault_panes.pane_problems(windows, fates) == []
+    assert len(fault_panes.pane_problems(windows[1:], fates)) == 2
+    assert len(fault_panes.pane_problems(windows, fates[:2])) == 2
+
+
+@pytest.mark.parametrize(
+    ("tally", "says"),
+    [
+        (Tally(wanted=9, hits=9, in_flight=3), ""),
+        (Tally(wanted=9, hits=9, in_flight=2), "only 2 of 9 hit work in flight"),
+        (Tally(wanted=9, hits=8, in_flight=8), "only 8 of 9 took place"),
+        (Tally(wanted=1, hits=1, in_flight=1, problems=["fired twice"]), "fired twice"),
+        (Tally(skipped="not permitted"), ""),
+        (Tally(), "only 0 of 0 took place"),
+    ],
+)
+def test_the_command_fails_on_any_problem(
+    tally: Tally, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(soak, "FAULTS", {"one": lambda count, seed: asked.append((count, seed)) or tally})
+    monkeypatch.setattr("sys.argv", ["soak.py", "--count", "9", "--seed", "77", "--write", str(tmp_path / "soak.md")])
+    assert soak.main() == (1 if says else 0)
+    out, page = capsys.readouterr().out, (tmp_path / "soak.md").read_text()
+    assert asked == [(9, 77)] and "seed 77" in out and "seed 77" in page
+    assert says in out and ("| one |" in page)
+    assert json.dumps(tally.skipped)[1:-1] in page
