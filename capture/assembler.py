@@ -79,10 +79,11 @@ class Assembler:
         self._next_sweep = 0
         self._next_idle = 0
         self.kept = 0  # body bytes in memory
-        self._lane = Lane(self, settings.max_head_bytes, settings.max_body_bytes, settings.max_total_bytes)
+        self._lane = Lane(self, self._messages, settings)
         self._general = general
         self.ready = Ready(self._ledgers)  # complete, and not yet taken
-        #: Asked with each request's head: why its exchange is not wanted (a reason of `INTENTIONAL`), "" to keep it.
+        #: Asked with each request's fields in lower case, from the newline before them on (what is before that may be
+        #: there or not): why its exchange is not wanted (a reason of `INTENTIONAL`), "" to keep it.
         self.leave_out: Callable[[bytes], str] | None = None
 
     # -- results
@@ -378,7 +379,7 @@ class Assembler:
             if not self.settings.keep_unpaired or response is None:
                 reason = reason or "unpaired_response"
         if not reason and self.leave_out is not None and request is not None:
-            reason = self.leave_out(request.head)
+            reason = self.leave_out(request.low)
         if reason:
             self._ledgers.drop_messages(reason, count)
             self.drop_bytes(reason, wire_bytes)

@@ -15,8 +15,10 @@ from typing import Final, Protocol
 
 from capture.connection import Connection, Side
 from capture.http1 import BOUNDARY, IN_LENGTH
-from capture.message import LENGTH, NONE, REQUEST, RESPONSE, STRICT, Kind, Message, frame, message_of
+from capture.message import LENGTH, NONE, REQUEST, RESPONSE, STRICT, Kind, Message, is_strict
 from capture.pair import Pair
+from capture.settings import CaptureSettings
+from wire.account import Ledger
 
 MAX_CACHED: Final = 2048
 MAX_CACHED_LENGTH: Final = 4096
@@ -40,17 +42,16 @@ class Host(Protocol):
 
     def pair(self, connection: Connection, pair: Pair) -> None: ...
 
-    def head(self) -> None: ...
-
 
 class Lane:
-    __slots__ = ("_host", "_max_body", "_max_head", "_max_total", "_requests", "_responses")
+    __slots__ = ("_host", "_max_body", "_max_head", "_max_total", "_messages", "_requests", "_responses")
 
-    def __init__(self, host: Host, max_head: int, max_body: int, max_total: int) -> None:
+    def __init__(self, host: Host, messages: Ledger, settings: CaptureSettings) -> None:
         self._host = host
-        self._max_head = max_head
-        self._max_body = max_body
-        self._max_total = max_total
+        self._messages = messages
+        self._max_head = settings.max_head_bytes
+        self._max_body = settings.max_body_bytes
+        self._max_total = settings.max_total_bytes
         self._requests: dict[bytes, _Facts] = {}
         self._responses: dict[bytes, _Facts] = {}
 
@@ -96,18 +97,13 @@ class Lane:
             if reader.state != BOUNDARY or reader.buffer:
                 return False
             kind = reader.kind
-            end = data.find(_END) + 4
-            rest = size - end
-            if end < 4 or end > self._max_head or rest > self._max_body or self._host.kept + rest > self._max_total:
-                return False
             if kind is REQUEST:
                 line = _REQUEST_LINE.match(data)
                 if line is None or waiting or pairer.tunnel:
                     return False
                 answers = False
-                at = line.end() - 1
-                block = data[at:end]
-                facts = self._requests.get(block, _UNSEEN)
+                status = 0
+                known = self._requests
             elif kind is RESPONSE:
                 line = _STATUS_LINE.match(data)
                 if line is None or len(waiting) != 1 or pairer.lost:
@@ -117,14 +113,22 @@ class Lane:
                 request = pair.request
                 if pair.shed or pair.response is not None or request is None or 0 <= ack <= request.start_offset:
                     return False
-                at = line.end() - 1
-                block = data[at:end]
-                facts = self._responses.get(block, _UNSEEN)
+                known = self._responses
             else:
                 return False
+            at = line.end() - 1
+            end = size
+            facts = known.get(data[at:], _UNSEEN) if data.endswith(_END) else _UNSEEN
             if facts is _UNSEEN:
-                facts = self._learn(kind, data[:end], block)
-            if facts is None:
+                end = data.find(_END, at - 1) + 4
+                block = data[at:end] if end > 3 else b""
+                facts = known.get(block, _UNSEEN)
+                if facts is _UNSEEN:
+                    facts = self._learn(kind, data[:end], block)
+            if facts is None or end > self._max_head:
+                return False
+            rest = size - end
+            if rest and (rest > self._max_body or self._host.kept + rest > self._max_total):
                 return False
             length, low = facts
             framing = LENGTH
@@ -146,57 +150,70 @@ class Lane:
                 framing = NONE
             if rest > length:
                 return False
-            head = data[:end] if rest else data
-            message = Message(kind, head, offset, ts_ns, ack, STRICT)
-            message.low = low
-            message.framing = framing
+            whole = rest == length
+            if rest:
+                head = data[:end]
+                self._host.kept += rest
+            else:
+                head = data
+            message = Message(
+                kind, head, offset, ts_ns, ack, STRICT, offset + (size if whole else end), ts_ns, size,
+                b"" if answers else line.group(1), status, low, framing, rest, rest, whole,
+            )  # fmt: skip
+            if rest:
+                message.parts.append(data[end:])
             if answers:
-                message.status = status
                 pair.response = message
                 pairer.response_reader = reader
             else:
-                message.method = line.group(1)
                 waiting.append(Pair(message))
                 pairer.request_reader = reader
-            self._host.head()
+            self._messages.seen += 1
             reader.synced = True
             reader.next = offset + size
-            if rest:
-                self._host.kept += rest
-                message.parts.append(data[end:])
-                message.body_bytes = message.kept_bytes = rest
-                message.wire_bytes = size
-            if rest != length:
-                message.end_offset = offset + end
+            if not whole:
                 reader.message = message
                 reader.state = IN_LENGTH
                 reader.left = length - rest
                 return True
-        # The message is over.
+            reader.left = 0
+            if answers:
+                self._over(side, pair)
+            return True
         message.complete = True
         message.end_offset = offset + size
         if ts_ns < message.start_ns:
             message.end_ns = message.start_ns
         reader.message = None
-        reader.left = 0
         reader.state = BOUNDARY
         if answers:
-            waiting.clear()
-            connection = side.connection
-            self._host.pair(connection, pair)
-            side.stream.forget()
-            if side.other.reader.message is None:
-                side.other.stream.forget()
+            self._over(side, pair)
         return True
 
+    def _over(self, side: Side, pair: Pair) -> None:
+        """As `Connection.pair`: all that was under way is over."""
+        connection, other = side.connection, side.other
+        connection.pairer.open.clear()
+        self._host.pair(connection, pair)
+        side.stream.forget()
+        if other.reader.message is None:
+            other.stream.forget()
+
     def _learn(self, kind: Kind, head: bytes, block: bytes) -> _Facts:
-        """What the fields mean, as the general path says."""
-        message = message_of(kind, head, 0, 0, 0)
+        """What the fields mean, for which `is_strict` and `frame` of the general path stand."""
+        if not block:
+            return None
         facts: _Facts = None
-        if message is not None and message.mode is STRICT:
-            length = frame(message)
-            if message.mode is STRICT and not message.ambiguous and b"\ntransfer-encoding" not in message.low:
-                facts = (length if message.framing is LENGTH else -1, message.low[len(head) - len(block) :])
+        low = block.lower()
+        if low.find(b"\ntransfer-encoding") < 0 and is_strict(kind, head):
+            at = low.find(b"\ncontent-length:")
+            if at < 0:
+                if low.find(b"\ncontent-length") < 0:
+                    facts = (-1, low)
+            else:
+                value = low[at + 16 : low.find(b"\r", at)].strip(b" \t")
+                if value.isdigit() and len(value) <= 18 and low.find(b"\ncontent-length", at + 16) < 0:
+                    facts = (int(value), low)
         if len(block) <= MAX_CACHED_LENGTH:
             known = self._requests if kind is REQUEST else self._responses
             if len(known) >= MAX_CACHED:

@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import Final
 
 import httptools
+import msgspec
 
 from wire.records import Framing, Mode
 
@@ -44,55 +45,34 @@ LENIENT: Final = Mode.LENIENT
 OPAQUE: Final = Mode.OPAQUE
 
 
-class Message:
-    """A message that is being read, or has been. Offsets are the stream's."""
+class Message(msgspec.Struct, eq=False):
+    """A message that is being read, or has been. Offsets are the stream's. Of equal fields, two are still two."""
 
-    __slots__ = (
-        "ack",
-        "ambiguous",
-        "body_bytes",
-        "complete",
-        "end_ns",
-        "end_offset",
-        "framing",
-        "gap",
-        "head",
-        "kept_bytes",
-        "kind",
-        "low",
-        "method",
-        "missing_bytes",
-        "mode",
-        "parts",
-        "start_ns",
-        "start_offset",
-        "status",
-        "trailers",
-        "wire_bytes",
-    )  # fmt: skip
+    kind: Kind
+    head: bytes
+    start_offset: int
+    start_ns: int
+    ack: int  # how much of the other direction its sender had received when it began
+    mode: Mode
+    end_offset: int
+    end_ns: int
+    wire_bytes: int
+    method: bytes = b""  # of a request
+    status: int = 0  # of a response
+    low: bytes = b""  # the head in lower case, or only the end of it from the newline before the first field on
+    framing: Framing = NONE
+    body_bytes: int = 0
+    kept_bytes: int = 0
+    complete: bool = False
+    missing_bytes: int = 0
+    trailers: bytes = b""
+    gap: bool = False
+    ambiguous: bool = False
+    parts: list[bytes] = []
 
-    def __init__(self, kind: Kind, head: bytes, offset: int, ts_ns: int, ack: int, mode: Mode) -> None:
-        self.kind = kind
-        self.head = head
-        self.mode = mode
-        self.method = b""  # of a request
-        self.status = 0  # of a response
-        self.start_offset = offset
-        self.end_offset = offset
-        self.start_ns = ts_ns
-        self.end_ns = ts_ns
-        self.ack = ack  # how much of the other direction its sender had received when it began
-        self.low = b""  # the head in lower case, or only the end of it from the newline before the first field on
-        self.wire_bytes = len(head)
-        self.framing = NONE
-        self.parts: list[bytes] = []
-        self.body_bytes = 0
-        self.kept_bytes = 0
-        self.missing_bytes = 0
-        self.trailers = b""
-        self.complete = False
-        self.gap = False
-        self.ambiguous = False
+
+def _begun(kind: Kind, head: bytes, offset: int, ts_ns: int, ack: int, mode: Mode) -> Message:
+    return Message(kind, head, offset, ts_ns, ack, mode, offset, ts_ns, len(head))
 
 
 def values_of(low_head: bytes, name: bytes) -> list[bytes]:
@@ -111,7 +91,8 @@ def values_of(low_head: bytes, name: bytes) -> list[bytes]:
     return found
 
 
-def _strict(kind: Kind, head: bytes) -> bool:
+def is_strict(kind: Kind, head: bytes) -> bool:
+    """Whether llhttp takes it."""
     parser = httptools.HttpRequestParser(_NOBODY) if kind is REQUEST else httptools.HttpResponseParser(_NOBODY)
     try:
         parser.feed_data(head)
@@ -126,23 +107,23 @@ def message_of(kind: Kind, head: bytes, offset: int, ts_ns: int, ack: int) -> Me
     """The message that a whole head begins, or None when it is no HTTP/1. An unknown kind is told by the start line."""
     if kind is UNKNOWN:
         kind = RESPONSE if head.startswith(b"HTTP/") else REQUEST
-    strict = _strict(kind, head)
+    strict = is_strict(kind, head)
     if kind is REQUEST:
         line = head[: head.index(b"\n") + 1]
         if strict and b" HTTP/1." in line:
-            message = Message(kind, head, offset, ts_ns, ack, STRICT)
+            message = _begun(kind, head, offset, ts_ns, ack, STRICT)
             message.method = line[: line.index(b" ")]
             return message
         found = _REQUEST_LINE.match(line)
         if not found or found.group(1) == b"PRI":
             return None
-        message = Message(kind, head, offset, ts_ns, ack, LENIENT)
+        message = _begun(kind, head, offset, ts_ns, ack, LENIENT)
         message.method = found.group(1)
         return message
     status = _STATUS_LINE.match(head)
     if not status:
         return None
-    message = Message(kind, head, offset, ts_ns, ack, STRICT if strict else LENIENT)
+    message = _begun(kind, head, offset, ts_ns, ack, STRICT if strict else LENIENT)
     message.status = int(status.group(1))
     return message
 

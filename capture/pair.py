@@ -14,20 +14,19 @@ from __future__ import annotations
 from collections import deque
 from typing import Protocol
 
+import msgspec
+
 from capture.http1 import Reader
 from capture.message import NONE, REQUEST, Message
 
 
-class Pair:
+class Pair(msgspec.Struct, eq=False):
     """A request, what has been seen of its answer, and the answers before the answer."""
 
-    __slots__ = ("interim", "request", "response", "shed")
-
-    def __init__(self, request: Message | None) -> None:
-        self.request = request
-        self.response: Message | None = None
-        self.interim: list[Message] = []
-        self.shed = False  # there was no memory for it: it is read to its end, and dropped
+    request: Message | None
+    response: Message | None = None
+    interim: list[Message] = []
+    shed: bool = False  # there was no memory for it: it is read to its end, and dropped
 
 
 class PairSink(Protocol):

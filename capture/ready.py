@@ -34,7 +34,9 @@ class Ready:
         if response is not None:
             memory += len(response.head) + len(response.body)
         self._waiting.append((exchange, messages, wire_bytes, memory))
-        self._weigh(messages, wire_bytes, memory)
+        self.messages += messages
+        self.wire_bytes += wire_bytes
+        self.memory_bytes += memory
 
     def take(self, max_bytes: int = 0) -> list[Exchange]:
         """The oldest ones, at least one and at most about `max_bytes` of them (0: all), counted as emitted."""

@@ -99,9 +99,10 @@ def record(
         source.close()
 
 
-def stress(head: bytes) -> str:
-    """The reason for which a request is left out: it carries the marker, valid or not; "" for production."""
-    return "stress" if _MARKER in head.lower() else ""
+def stress(low: bytes) -> str:
+    """The reason for which a request is left out: it carries the marker, valid or not; "" for production. `low`: its
+    fields in lower case."""
+    return "stress" if _MARKER in low else ""
 
 
 def _open(

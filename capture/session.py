@@ -70,22 +70,23 @@ def _finder(source: str) -> Finder:
 
 
 def _field(head: bytes, low: bytes, name: bytes) -> bytes | None:
-    at = low.find(b"\n" + name + b":")
+    """`name` as it stands in `low`: behind a newline, before a colon."""
+    at = low.find(name)
     if at < 0:
         return None
-    start = at + len(name) + 2
-    start += len(head) - len(low)
+    start = at + len(name) + len(head) - len(low)
     end = head.find(b"\n", start)
     return head[start : end if end >= 0 else len(head)].strip()
 
 
 def _header(name: bytes) -> Finder:
-    return lambda head, low, client, connection: _field(head, low, name)
+    line = b"\n" + name + b":"
+    return lambda head, low, client, connection: _field(head, low, line)
 
 
 def _cookie(name: bytes) -> Finder:
     def find(head: bytes, low: bytes, client: str, connection: bytes) -> bytes | None:
-        for part in (_field(head, low, b"cookie") or b"").split(b";"):
+        for part in (_field(head, low, b"\ncookie:") or b"").split(b";"):
             found, _, value = part.strip().partition(b"=")
             if found == name:
                 return value.strip(b'"')
@@ -95,7 +96,7 @@ def _cookie(name: bytes) -> Finder:
 
 
 def _jwt(head: bytes, low: bytes, client: str, connection: bytes) -> bytes | None:
-    value = _field(head, low, b"authorization")
+    value = _field(head, low, b"\nauthorization:")
     if value is None or value[:7].lower() != b"bearer ":
         return None
     return _subject(value[7:].strip())
@@ -124,6 +125,6 @@ def _address(client: str) -> bytes:
 
 def _client_agent(head: bytes, low: bytes, client: str, connection: bytes) -> bytes:
     """The client's address (the first hop that a proxy names, if one does) and its User-Agent."""
-    forwarded = _field(head, low, b"x-forwarded-for")
+    forwarded = _field(head, low, b"\nx-forwarded-for:")
     address = forwarded.split(b",")[0].strip() if forwarded else _address(client)
-    return address + b"\0" + (_field(head, low, b"user-agent") or b"")
+    return address + b"\0" + (_field(head, low, b"\nuser-agent:") or b"")
