@@ -120,9 +120,8 @@ class Heads:
             reason = status.group(2) or b""
             if _REASON.match(reason):
                 return line, ""
-            return status.group(1) + b" " + _bytes(self._values.tokens.token(_text(reason))) + line[
-                len(bare) :
-            ], "target"
+            token = _bytes(self._values.tokens.token(_text(reason)))
+            return status.group(1) + b" " + token + line[len(bare) :], "header"
         method, space, rest = bare.partition(b" ")
         target, gap, version = rest.rstrip().rpartition(b" ")
         if not gap or not _VERSION.match(version):
