@@ -39,8 +39,12 @@ def write_report(run_dir: Path, out: Path, extra: Sequence[Section] = ()) -> int
     page = report_html(read_run(run_dir), extra).encode()
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.name}.draft")
-    draft.write_bytes(page)
-    draft.replace(out)
+    try:
+        draft.write_bytes(page)
+        draft.replace(out)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
     return len(page)
 
 

@@ -103,7 +103,7 @@ def cli(
 def main() -> None:
     """Run the command line and end the process with its exit code."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="livefire", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("livefire: stopped", err=True)
         code = INTERRUPTED
@@ -119,8 +119,8 @@ def main() -> None:
     except USER_ERRORS as error:
         click.echo(f"livefire: {error}", err=True)
         code = 2
-    except BrokenPipeError:  # `livefire show ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit):  # `livefire show ... | head`: click ends with SystemExit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
         code = 0
     except OSError as error:
         if (told := line_of(error)) is None:

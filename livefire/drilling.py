@@ -99,7 +99,11 @@ def _tell(event: Event, story: Story) -> None:
 
 
 def _tell_result(result: DrillResult, story: Story) -> None:
-    told = {*result.isolation.violations, "" if result.decision is None else result.decision.said}
+    told = {
+        *result.isolation.violations,
+        result.isolation.said(),
+        "" if result.decision is None else result.decision.said,
+    }
     for reason in result.verdict.reasons:
         if reason not in told:
             story.line(reason)
@@ -129,7 +133,10 @@ def tell_account(result: DrillResult, story: Story) -> None:
 def tell_proof(result: DrillResult, story: Story) -> None:
     """What was written where."""
     isolation = result.isolation
-    if isolation.stores:
+    unknown = [f"{store.name} ({store.problem})" for store in isolation.stores if store.problem]
+    if unknown:
+        story.line(f"stress writes: not known, nobody could count in {', '.join(unknown)}")
+    elif isolation.stores:
         story.line(
             f"stress writes: {isolation.rows_in_shadow:,} in shadow, {isolation.rows_in_production:,} in production "
             f"(rows of this run, by SQL)"

@@ -29,7 +29,7 @@ USER_ERRORS: Final = (BusError, CodecError, ConfigError, StoreError)
 
 #: What the machine refuses, and the user can mend. Other errors of the system are bugs here.
 _REFUSED: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
-_NAMES: Final = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+_NAMES: Final = {errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
 _ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE}
 _MENDABLE: Final = _REFUSED | _NAMES | _ROOM | {errno.EADDRINUSE, errno.EADDRNOTAVAIL}
 _ADVICE: Final[Mapping[int, str]] = {
@@ -45,7 +45,14 @@ def line_of(error: OSError) -> str | None:
     where = f"{error.filename}: " if error.filename else ""
     if error.errno == errno.ENOENT and error.filename and not (folder := Path(str(error.filename)).parent).is_dir():
         return f"{where}there is no folder {folder}"
-    return f"{where}{os.strerror(error.errno).lower()}{_ADVICE.get(error.errno, '')}"
+    return f"{where}{words_of(error)}"
+
+
+def words_of(error: OSError) -> str:
+    """What the machine refused, and what to do about it, without a name."""
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):  # where a folder is made, or looked into
+        return "there is a file where a folder should be"
+    return os.strerror(error.errno or 0).lower() + _ADVICE.get(error.errno or 0, "")
 
 
 def usage_line(error: click.UsageError) -> str:

@@ -6,6 +6,7 @@ A service under test gets marker keys as LIVEFIRE_SHADOW_KEYS=id:hex[,id:hex].
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from livefire.errors import words_of
 from wire.config import ConfigError
 
 
@@ -74,15 +76,20 @@ def load(path: Path) -> Keyring:
 
 
 def save(path: Path, ring: Keyring) -> None:
-    """Write the file whole or not at all, mode 0600."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Write the file whole or not at all, mode 0600. Raises ConfigError when it cannot be."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(ring)) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(ring)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise ConfigError(f"{path}: keys cannot be written: {words_of(error)}") from None
 
 
 def load_or_make(path: Path) -> tuple[Keyring, bool]:

@@ -129,7 +129,7 @@ def command(
     if survey.lap_ns:
         recorded = survey.exchanges / (survey.lap_ns / 1e9)
         told = arithmetic(scale=survey.scale, speed=speed, load=copies, recorded_rate=recorded)
-        story.line(f"run {run_id}: {told.line()}, about to be fired at http://{admitted.end}")
+        story.line(f"run {run_id}: {told.line()} to http://{admitted.end}")
     with Supervisor() as supervisor:
         stop = _stop_asked(settings.runs / run_id, run_id)
         summary = app.run(settings, supervisor.spawn, lambda now: story.progress(progress_line(now)), stop)

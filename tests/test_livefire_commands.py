@@ -1,0 +1,476 @@
+"""Every command end to end, on a tiny real system: a server of this process, recorded, cleansed, fired at, drilled."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from pcap_build import Conversation, write
+
+from livefire import cli
+from livefire_shadow.marker import HEADER
+
+EXCHANGE = {
+    "session", "client", "server", "method", "target", "host", "request_start_ns", "request_body_bytes",
+    "request_body_sha256", "status", "response_start_ns", "response_body_bytes", "response_body_sha256",
+    "missing_bytes", "mode",
+}  # fmt: skip
+PERCENTILES = {"p50", "p90", "p95", "p99", "p999", "max"}
+SECRET = "tr0ub4dor-and-3"  # of the traffic; no file may hold it
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+class Shop(ThreadingHTTPServer):
+    """Answers everything with a token of its own, and counts what is marked."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answers)
+        self.marked = 0
+        self.lock = threading.Lock()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def at(self) -> str:
+        return f"127.0.0.1:{self.server_port}"
+
+
+class _Answers(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Shop
+
+    def _answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.headers.get(HEADER):
+            with self.server.lock:
+                self.server.marked += 1
+        body = b'{"ok": true, "token": "fixed"}'
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        self.wfile.write(head.encode() + body)
+
+    do_GET = do_POST = _answer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+class Stage:
+    """The working folder, and what is in it: raw.lf, clean.lf, a capture."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.shop = Shop()
+        self.raw, self.clean, self.capture = folder / "raw.lf", folder / "clean.lf", folder / "talk.pcap"
+        self.options = ["--runs", str(folder / "runs"), "--keys", str(folder / "keys.json")]
+
+    def argv(self, *arguments: object) -> list[str]:
+        return [sys.executable, "-m", "livefire", *self.options, *map(str, arguments)]
+
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.argv(*arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+
+def until(what: Callable[[], Any], seconds: float = 10.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    stage = Stage(tmp_path_factory.mktemp("stage"))
+    talk = Conversation().open()
+    for number in range(3):
+        talk.client(b"GET /things/%d HTTP/1.1\r\nHost: a\r\n\r\n" % number)
+        talk.server(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    write(stage.capture, talk.close().packets)
+    _record(stage)
+    yield stage
+    stage.shop.shutdown()
+    stage.shop.server_close()
+
+
+def _record(stage: Stage) -> None:
+    port = free_port()
+    proxy = f"127.0.0.1:{port}={stage.shop.at}"
+    recorder = stage.start("record", "--proxy", proxy, "--to", stage.raw, "--stdin-guard", "--json")
+    until(lambda: listening(port))
+    for user in range(6):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        for number in range(20):
+            connection.request("GET", f"/things/{number}?password={SECRET}", headers={"Cookie": f"user={user}"})
+            connection.getresponse().read()
+            time.sleep(0.002)
+        if user == 0:
+            connection.request(
+                "POST", "/things", json.dumps({"password": SECRET}), {"Content-Type": "application/json"}
+            )
+            connection.getresponse().read()
+        connection.close()
+    out, err = recorder.communicate(timeout=20)  # closes its stdin
+    stage.recorded = Said(recorder.returncode, out, err)  # type: ignore[attr-defined]
+    done = subprocess.run(
+        stage.argv("cleanse", stage.raw, "--to", stage.clean, "--json"), capture_output=True, text=True
+    )
+    stage.cleansed = Said(done.returncode, done.stdout, done.stderr)  # type: ignore[attr-defined]
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def livefire(stage: Stage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Runs the command line in this process: an import of all of it a command would take most of the time."""
+    monkeypatch.chdir(stage.folder)
+
+    def run(*arguments: object) -> Said:
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", ["livefire", *stage.options, *map(str, arguments)])
+        before = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        signal.signal(signal.SIGTERM, before)
+        said = capfd.readouterr()
+        assert "Traceback" not in said.err
+        return Said(int(ended.value.code or 0), said.out, said.err)
+
+    return run
+
+
+# -- recording
+
+
+def test_record_says_which_source_and_why_and_counts_exchanges(stage: Stage) -> None:
+    code, out, err = stage.recorded  # type: ignore[attr-defined]
+    assert code == 0, err
+    assert json.loads(out)["balanced"] is True
+    assert any(line.startswith("recording by proxy: ") for line in err.splitlines())
+    assert "121 exchanges" in err  # not messages, of which there are twice as many
+    assert "masked before writing: " in err
+    assert SECRET.encode() not in stage.raw.read_bytes() + stage.clean.read_bytes()
+
+
+def test_show_has_every_field_in_the_order_of_time(stage: Stage, livefire: Callable[..., Said]) -> None:
+    lines = livefire("show", stage.raw, "--json").lines
+    assert len(lines) == 121
+    assert all(set(line) == EXCHANGE for line in lines)
+    assert [line["request_start_ns"] for line in lines] == sorted(line["request_start_ns"] for line in lines)
+    assert {line["server"] for line in lines} == {stage.shop.at}
+    assert SECRET not in json.dumps(lines)
+
+
+def test_show_for_people(stage: Stage, livefire: Callable[..., Said]) -> None:
+    raw = livefire("show", stage.raw).out
+    assert "121 exchanges in " in raw and f"{stage.shop.at} (121)" in raw and "account balanced" in raw
+    clean = livefire("show", stage.clean).out
+    assert "GET /things/{id}" in clean and "1 of them may change state" in clean
+    account = livefire("show", "--account", stage.raw)
+    assert "balanced" in account.out and "packets" not in account.out  # a proxy sees none
+    ledgers = livefire("show", "--account", stage.raw, "--json").json
+    assert ledgers["balanced"] is True
+    assert ledgers["ledgers"]["messages"]["seen"] == 242
+    assert ledgers["notes"]["masked.json"] >= 1
+
+
+@pytest.mark.parametrize("way", ["file", "stdin"])
+def test_import(stage: Stage, livefire: Callable[..., Said], tmp_path: Path, way: str) -> None:
+    out = tmp_path / "out.lf"
+    if way == "file":
+        said = livefire("import", stage.capture, "--to", out, "--json")
+    else:
+        with stage.capture.open("rb") as file:
+            done = subprocess.run(
+                stage.argv("import", "-", "--to", out, "--json"), stdin=file, capture_output=True, text=True
+            )
+        said = Said(done.returncode, done.stdout, done.stderr)
+    assert said.code == 0, said.err
+    assert said.json["balanced"] is True
+    assert f"{out}: 3 exchanges of " in said.err
+    assert len(livefire("show", out, "--json").lines) == 3
+
+
+def test_import_says_what_was_cut_off_and_what_is_no_http(
+    stage: Stage, livefire: Callable[..., Said], tmp_path: Path
+) -> None:
+    (tmp_path / "cut.pcap").write_bytes(stage.capture.read_bytes()[:-7])
+    assert "was cut off" in livefire("import", tmp_path / "cut.pcap", "--to", tmp_path / "cut.lf").err
+    write(tmp_path / "other.pcap", Conversation().open().client(b"\x00\x01\x02" * 50).close().packets)
+    assert "no HTTP was in it" in livefire("import", tmp_path / "other.pcap", "--to", tmp_path / "other.lf").err
+
+
+# -- cleansing
+
+
+def test_cleanse_tells_routes_and_flows(stage: Stage) -> None:
+    found = stage.cleansed.json  # type: ignore[attr-defined]
+    assert found["account"]["balanced"] is True
+    assert {route["name"]: route["count"] for route in found["routes"]} == {"GET /things/{id}": 120, "POST /things": 1}
+    assert isinstance(found["flows"], list)
+
+
+def test_a_cleanse_that_keeps_nothing_says_where_to_look(
+    stage: Stage, livefire: Callable[..., Said], tmp_path: Path
+) -> None:
+    said = livefire("cleanse", stage.raw, "--to", tmp_path / "none.lf", "--server", ":1")
+    assert "121 other" in said.out and "nothing was kept" in said.err
+    assert livefire("replay", tmp_path / "none.lf", "--target", f"http://{stage.shop.at}").code == 2
+
+
+# -- firing
+
+
+def test_replay_and_what_can_be_asked_of_it(stage: Stage, livefire: Callable[..., Said], tmp_path: Path) -> None:
+    target = f"http://{stage.shop.at}"
+    before = stage.shop.marked
+    said = livefire(
+        "replay", stage.clean, "--target", target, "--copies", 2, "--spread", "200ms", "--skip-unsafe", "--json"
+    )
+    assert said.code == 0, said.err
+    got = said.json
+    assert got["planned"] == got["sent"] + got["shed"] + got["unknown"] == 240
+    assert got["sent"] == got["answered"] + got["failed"] == stage.shop.marked - before
+    for name in ("latency_ms", "service_ms", "send_error_ms"):
+        assert set(got[name]) == PERCENTILES
+    assert got["latency_ms"]["p99"] is None, "240 samples are too few for p99"
+    assert got["cpu_s"] > 0
+    run = got["run_id"]
+    assert f"run {run}: 1 x 1 x 2 = 2x = " in said.err
+
+    outcomes = livefire("outcomes", run, "--json").lines
+    assert len(outcomes) == 240 and {o["run_id"] for o in outcomes} == {run}
+    assert f"run {run}: 240 shots" in livefire("outcomes").out  # the latest
+    assert livefire("outcomes", run[-6:], "--failed", "--json").out == ""
+    for arguments in ([], ["--over", "1s"], ["--every", "1s"]):  # one of them alone: they tumble
+        windows = [w for w in livefire("windows", run, "--json", *arguments).lines if w["route"] == "*"]
+        assert sum(w["offered"] for w in windows) == 240, arguments
+    slid = [w for w in livefire("windows", "--over", "3s", "--every", "1s", "--json").lines if w["route"] == "*"]
+    assert slid and {w["end_ns"] - w["start_ns"] for w in slid} == {3_000_000_000}
+    assert f"run {run}: windows of 3s, a new one every 1s" in livefire("windows", "--over", "3s", "--every", "1s").out
+    assert "GET /things/{id}" in livefire("windows", "--route", "GET /things/{id}").out
+    page = tmp_path / "page.html"
+    assert str(page) in livefire("report", "--to", page).out
+    assert run in page.read_text()
+    assert livefire("stop").out == f"run {run} has ended already\n"
+
+
+def test_a_replay_that_is_stopped_says_so_and_is_not_fine(stage: Stage, livefire: Callable[..., Said]) -> None:
+    before = stage.shop.marked
+    slow = stage.start("replay", stage.clean, "--target", stage.shop.at, "--speed", "0.02", "--skip-unsafe", "--json")
+    until(lambda: stage.shop.marked > before, 15)
+    assert "told to stop" in livefire("stop", "--all", "--reason", "lunch").out
+    out, err = slow.communicate(timeout=15)
+    assert slow.returncode == 96, err
+    got = json.loads(out)
+    assert "lunch" in got["reason"]
+    assert got["balanced"] and got["planned"] == got["sent"] + got["shed"] + got["unknown"] < 120
+    assert livefire("stop", "--all").out == "no run is going on\n"
+
+
+def test_ctrl_c_ends_a_replay_with_130_and_its_account(stage: Stage) -> None:
+    before = stage.shop.marked
+    slow = stage.start("replay", stage.clean, "--target", stage.shop.at, "--speed", "0.02", "--skip-unsafe", "--json")
+    until(lambda: stage.shop.marked > before, 15)
+    slow.send_signal(signal.SIGINT)
+    out, err = slow.communicate(timeout=15)
+    assert slow.returncode == 130, err
+    assert json.loads(out)["balanced"]
+    assert err.splitlines()[-1] == "livefire: stopped"
+
+
+def test_a_target_that_never_answers_is_inconclusive(stage: Stage, livefire: Callable[..., Said]) -> None:
+    said = livefire("replay", stage.clean, "--target", f"127.0.0.1:{free_port()}", "--skip-unsafe", "--speed", "5")
+    assert said.code == 96
+    assert "nothing was answered" in said.err and "failed: no connection" in said.out
+
+
+def test_drill(stage: Stage, livefire: Callable[..., Said], tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(
+        "recording: ${recording}\ntarget: ${target}\nspread: 100ms\nsteps: [{load: 1x, for: 1s}]\n"
+        "thresholds: [p50 < 1us]\n"
+    )
+    fill = ["--set", f"recording={stage.clean}", "--set", f"target=http://{stage.shop.at}"]
+    page = tmp_path / "drill.html"
+    said = livefire("drill", plan, *fill, "--disposable-target", "--json", "--report", page)
+    assert said.code == said.json["exit_code"] == 99, said.err
+    assert said.json["account"]["balanced"] and said.json["account"]["answered"] > 0
+    assert page.exists()
+    refused = livefire("drill", plan, *fill[:2], "--set", "target=http://169.254.169.254", "--disposable-target")
+    assert (refused.code, len(refused.err.splitlines()), refused.out) == (2, 1, "")
+    assert "link-local" in refused.err
+
+
+def test_mock(stage: Stage) -> None:
+    port = free_port()
+    mock = stage.start("mock", stage.raw, "--listen", f"127.0.0.1:{port}", "--server", stage.shop.at)
+    assert mock.stderr is not None
+    assert mock.stderr.readline() == f"121 recorded answers, at http://127.0.0.1:{port}\n"
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request("GET", "/things/1")
+    assert connection.getresponse().status == 403, "unmarked"
+    mock.send_signal(signal.SIGINT)
+    _, err = mock.communicate(timeout=10)
+    assert err == "0 served, 0 unmatched, 1 refused\n"
+    assert mock.returncode == 0
+
+
+# -- the rest
+
+
+def test_keys_config_and_doctor(stage: Stage, livefire: Callable[..., Said], tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    assert livefire("--keys", file, "keys", "new").code == 0
+    shown = livefire("--keys", file, "keys", "show", "--json").json
+    exported = livefire("--keys", file, "keys", "export").out.strip()
+    assert exported.partition(":")[0] == shown["markers"][0]["id"]
+    assert exported.partition(":")[2] not in json.dumps(shown)
+    shown = livefire("config", "show", "--json").json
+    assert shown["runs"] == {"value": str(stage.folder / "runs"), "origin": "option --runs"}
+    findings = {finding["name"]: finding for finding in livefire("doctor", "--json").lines}
+    assert findings["keys"]["fine"] and {"packet ring", "open files", "timer"} <= set(findings)
+    assert all(finding["fine"] or finding["mend"] for finding in findings.values())
+
+
+@pytest.mark.parametrize("alone", [[], ["keys"], ["config"]], ids=["livefire", "keys", "config"])
+def test_alone_it_prints_its_help(alone: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "livefire", *alone], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage: livefire" in done.stdout
+
+
+WRONG: list[tuple[str, str]] = [
+    ("show", "FILE is missing"),
+    ("show absent.lf", "no such file"),
+    ("show .", "is a folder"),
+    ("show talk.pcap", "livefire import"),
+    ("show --acount raw.lf", "did you mean '--account'"),
+    ("show raw.lf --runs x", "stands before the command: livefire --runs"),
+    ("import absent.pcap --to x.lf", "no such file"),
+    ("import raw.lf --to x.lf", "Livefire file already"),
+    ("import talk.pcap --to raw.lf", "is there already"),
+    ("import talk.pcap --to absent/x.lf", "no folder absent"),
+    ("import talk.pcap --to .", "is a directory"),
+    ("import talk.pcap --to x.lf --mask absent.yaml", "no such file"),
+    ("record --to x.lf --for 5", "'--for': '5' is not a duration: did you mean 5s?"),
+    ("record --to x.lf --engine proxy", "--proxy LISTEN=UPSTREAM"),
+    ("record --to x.lf --proxy nonsense", "write it as LISTEN=UPSTREAM"),
+    ("record --to raw.lf --proxy 127.0.0.1:1=127.0.0.1:2 --for 1s", "raw.lf"),
+    ("cleanse clean.lf --to x.lf", "is clean already"),
+    ("cleanse raw.lf --to clean.lf", "exists already"),
+    ("cleanse raw.lf --to x.lf --until noon", "2026-11-20T12:00:00Z"),
+    ("cleanse raw.lf --to x.lf --server nonsense", "write ip:port"),
+    ("replay clean.lf", "target is missing"),
+    ("replay raw.lf --target {shop} --skip-unsafe", "livefire cleanse raw.lf"),
+    ("replay clean.lf --target {shop}", "--disposable-target"),
+    ("replay clean.lf --target https://a --skip-unsafe", "https is not supported"),
+    ("replay clean.lf --target http://169.254.169.254 --skip-unsafe", "is refused"),
+    ("replay clean.lf --target http://[fe80::1] --skip-unsafe", "is refused"),
+    ("replay clean.lf --target {shop}/path --skip-unsafe", "paths come from the recording"),
+    ("replay clean.lf --target {shop} --skip-unsafe --speed 0", "'--speed': '0' is not a number above 0"),
+    ("replay clean.lf --target {shop} --skip-unsafe --copies nan", "'--copies'"),
+    ("replay clean.lf --target {shop} --skip-unsafe --max-rate fast", "'--max-rate': 'fast' is not a rate"),
+    ("replay clean.lf --target {shop} --skip-unsafe --spread 10", "did you mean 10s?"),
+    ("replay clean.lf --target {shop} --skip-unsafe --timeout 0s", "above 0"),
+    ("replay clean.lf --target {shop} --skip-unsafe --workers 0", "'--workers'"),
+    ("replay clean.lf --target {shop} --skip-unsafe --accounts absent.csv", "absent.csv: no such file"),
+    ("drill absent.yaml", "no such plan"),
+    ("drill raw.lf --set x", "write it as NAME=VALUE"),
+    ("windows NOPE", "no run 'NOPE'"),
+    ("windows --over 1s --every 2s", "--over 1s is less than --every 2s"),
+    ("windows --over 5", "did you mean 5s?"),
+    ("stop NOPE", "no run 'NOPE'"),
+    ("mock raw.lf --listen nonsense", "write host:port"),
+    ("mock raw.lf --listen {at} --server {at}", "already in use"),
+    ("mock raw.lf --listen 127.0.0.1:1 --server 10.0.0.1:1", "121 other_server"),
+    ("keys new", "exists already"),
+    ("keys shwo", "did you mean 'show'"),
+    ("--keys talk.pcap/keys.json keys new", "a file where a folder should be"),
+    ("--keys talk.pcap keys show", "talk.pcap"),
+    ("--runs talk.pcap/runs replay clean.lf --target {shop} --skip-unsafe", "a file where a folder should be"),
+    ("--log-level loud doctor", "not one of debug"),
+    ("demo --system absent.yaml", "no such file"),
+    ("demo --dir .", "no earlier demo made it"),
+    ("demo --dir talk.pcap/demo", "a file where a folder should be"),
+    ("--nonsense", "no option --nonsense"),
+]
+
+
+@pytest.mark.parametrize(("line", "told"), WRONG, ids=[line.replace("/", ":") for line, _ in WRONG])
+def test_wrong_input_is_one_line_and_exit_code_2(
+    stage: Stage, livefire: Callable[..., Said], line: str, told: str
+) -> None:
+    (stage.folder / "runs" / "01M7XRZHKHYSPJRTCTGBVB0H5R").mkdir(parents=True, exist_ok=True)
+    arguments = line.format(shop=f"http://{stage.shop.at}", at=stage.shop.at).split()
+    before = {path: path.read_bytes() for path in stage.folder.glob("*.*") if path.is_file()}
+    said = livefire(*arguments)
+    lines = [part for part in said.err.splitlines() if not part.startswith("run ")]
+    assert (said.code, len(lines)) == (2, 1), said
+    assert told in lines[0]
+    assert said.out == ""
+    assert all(path.read_bytes() == data for path, data in before.items()), "something was changed"
+
+
+def test_ctrl_c_while_it_loads_is_no_traceback() -> None:
+    program = """
+import os, signal, sys
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupts())
+import livefire.__main__
+livefire.__main__.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def test_a_closed_pipe_is_no_error(stage: Stage) -> None:
+    reader, writer = os.pipe()
+    process = subprocess.Popen(
+        stage.argv("show", stage.raw, "--json"), stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    os.close(reader)
+    _, err = process.communicate(timeout=10)
+    assert (process.returncode, err) == (0, "")
