@@ -155,17 +155,15 @@ def run(
 
 
 def _with_sources(settings: ReplaySettings, recording: Recording) -> ReplaySettings:
-    """Where the recording was captured is refused. Who writes that very address as the target has named it; a name that
-    happens to lead there has not."""
+    """Where the recording was captured is refused, too. Who writes that very address as the target has named it; a name
+    that happens to lead there has not."""
     host, _ = targets.split_url(settings.target)
-    named = settings.named_sources
     try:
         ipaddress.ip_address(host)
-        named += (host,)
+        return settings
     except ValueError:
-        pass
-    refused = (*settings.refused_sources, *recording.manifest.servers)
-    return msgspec.structs.replace(settings, refused_sources=refused, named_sources=named)
+        refused = (*settings.refused_sources, *recording.manifest.servers)
+        return msgspec.structs.replace(settings, refused_sources=refused)
 
 
 class _Crew:

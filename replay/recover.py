@@ -49,7 +49,10 @@ def _settle(bus: Bus, run_id: str, worker: str, kind: Kind, *, end: bool) -> tup
         return 0, 0
     # The lock comes first: what is read under it has no other writer any more.
     writer = None
-    if not _whole(bus, topics.OUTCOMES, worker):
+    if _whole(bus, topics.OUTCOMES, worker):
+        if end:
+            return 0, 0  # in order already: its books need not be read
+    else:
         writer = bus.writer(topics.OUTCOMES, worker, Manifest(topics.OUTCOMES, worker, run_id, 0, "livefire recover"))
     claims, outcomes = bus.reader(topics.CLAIMS, worker), bus.reader(topics.OUTCOMES, worker)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,20 @@ from http_target import Target
 from recordings import SECOND, even, exchange, make_clean
 
 from bus.logfile import FileBus, LogReader, LogWriter
-from replay import app, pipes
+from replay import app, pipes, summary
+from replay.book import unknown
 from replay.clock import clock_of
 from replay.feeder import Feeder
 from replay.firerlink import FirerLink
 from replay.identity import Identities
 from replay.recording import Recording
+from replay.recover import recover
 from replay.schedule import Item, Planned
 from replay.settings import ReplaySettings
 from replay.steps import Step, Timeline
 from wire import codec
 from wire.config import ConfigError
-from wire.records import Failure, Stamped
+from wire.records import Claim, Failure, Kind, Manifest, ShotKey, Stamped
 
 KEY = bytes(range(1, 33))
 MS = 1_000_000
@@ -262,3 +265,48 @@ def test_sessions_begin_in_compressed_time(tmp_path: Path) -> None:
     shots = schedule.take(60 * SECOND)
     assert [shot.start_ns for shot in shots] == [5 * SECOND] * 6
     assert {shot.copy for shot in shots} == {0}, "copy 1 would have begun before the step"
+
+
+def books_of(folder: Path, claimed: list[ShotKey], settled: list[ShotKey]) -> Path:
+    """The two books of a worker that left in order."""
+    bus = FileBus(folder)
+    with bus.writer("claims", "w0", Manifest("claims", "w0", "r1", 1, "test")) as writer:
+        for at in range(0, len(claimed), 500):
+            writer.write_records([Claim("r1", "w0", at, tuple(claimed[at : at + 500]))])
+        writer.end()
+    with bus.writer("outcomes", "w0", Manifest("outcomes", "w0", "r1", 1, "test")) as writer:
+        for at in range(0, len(settled), 500):
+            writer.write_records([unknown(key, "r1", "w0", Kind.STRESS) for key in settled[at : at + 500]])
+        writer.end()
+    return folder
+
+
+def keys(count: int) -> list[ShotKey]:
+    return [ShotKey(number.to_bytes(16, "big"), number % 3, 0, 0, "GET /", number) for number in range(count)]
+
+
+def test_books_that_differ_do_not_balance_though_their_numbers_do(tmp_path: Path) -> None:
+    k = keys(50)
+    cases = {
+        "same": (k, k[::-1], True, 0), "another": (k[1:], k[:-1], False, 0), "lost": (k, k[1:], False, 0),
+        "claimed twice": ([*k, k[7]], [*k, k[7]], False, 2), "settled twice": (k, [*k[1:], k[9]], False, 1),
+    }  # fmt: skip
+    for name, (claimed, settled, balanced, twice) in cases.items():
+        found, _ = summary.read(books_of(tmp_path / name, claimed, settled))
+        assert (found.balanced, found.twice, found.planned) == (balanced, twice, len(claimed)), name
+
+
+def test_reading_the_books_of_a_long_run_takes_little_memory(tmp_path: Path) -> None:
+    count = 60_000
+    folder = books_of(tmp_path / "r1", keys(count), keys(count))
+    tracemalloc.start()
+    try:
+        assert summary.read(folder)[0].balanced
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        assert recover(folder) == 0
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20, "books in order are not read again"
+    finally:
+        tracemalloc.stop()
+    print(f"{peak / count:.0f} bytes a shot")
+    assert peak < 100 * count
