@@ -22,6 +22,8 @@ from wire import places
 from wire.records import Flow, Place
 
 MAX_TABLES: Final = 100_000
+#: Not taken for values: in a path they would name another resource than one (`DELETE /users/`, `/users/..`).
+_NO_VALUES: Final = frozenset(("", ".", ".."))
 
 #: (session, copy, lap)
 Who = tuple[bytes, int, int]
@@ -142,6 +144,8 @@ class Identities:
             itself = set(live)
             for index, text in enumerate(recorded):
                 new = text if text in itself else live[index % len(live)] if live else None
+                if new in _NO_VALUES:
+                    new = None
                 for number in numbers:
                     value = table.setdefault((number, text), _Value(serial))
                     if new is not None:

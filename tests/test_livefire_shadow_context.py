@@ -89,3 +89,26 @@ def test_carry_raises_where_it_is_called_and_refuses_coroutines() -> None:
 
     with bind(PRODUCTION), pytest.raises(TypeError):
         carry(coroutine)
+
+
+def test_where_threads_inherit_the_context_nothing_is_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool's thread would be production for ever, and stress work in it would write to production."""
+    from types import SimpleNamespace
+
+    from livefire_shadow import Settings, context
+    from livefire_shadow.aiohttp_server import shadow_middleware
+    from livefire_shadow.asgi import ShadowASGI
+    from livefire_shadow.sqlalchemy_routing import Routing
+
+    async def app(scope: object, receive: object, send: object) -> None: ...
+
+    settings = Settings("shop")
+    set_ups = (lambda: shadow_middleware(settings), lambda: ShadowASGI(app, settings), lambda: Routing([]).remove())
+    for flags in (SimpleNamespace(), SimpleNamespace(thread_inherit_context=0)):
+        monkeypatch.setattr(context, "sys", SimpleNamespace(flags=flags))
+        for set_up in set_ups:
+            set_up()
+    monkeypatch.setattr(context, "sys", SimpleNamespace(flags=SimpleNamespace(thread_inherit_context=1)))
+    for set_up in set_ups:
+        with pytest.raises(RuntimeError, match="-X thread_inherit_context=0"):
+            set_up()

@@ -116,6 +116,19 @@ def test_a_live_value_stands_for_the_recorded_one_in_its_own_copy_only() -> None
     assert identities.need((b"t", 0, 0), me()) == (0, False)
 
 
+@pytest.mark.parametrize("nothing", ["", ".", ".."])
+def test_nothing_is_no_value(nothing: str) -> None:
+    """`DELETE /orders/{id}` must not become `DELETE /orders/`."""
+    flow = Flow("POST /orders", Place(PlaceKind.JSON, "$.id"), "DELETE /orders/{id}", Place(PlaceKind.PATH, "1"))
+    identities, who = Identities([flow]), (b"s", 0, 0)
+    made = Item(exchange(1, 0, method="POST", target="/orders", answer=b'{"id":"o-17"}', answer_fields=JSON))
+    gone = Item(exchange(2, 1, method="DELETE", target="/orders/o-17", route="DELETE /orders/{id}"))
+    identities.produce(who, made, 1)
+    identities.answered(who, made, 1, ANSWER, b'{"id":"%s"}' % nothing.encode())
+    assert identities.need(who, gone).failed
+    assert sent(identities, who, gone).startswith(b"DELETE /orders/o-17 ")
+
+
 def test_a_producer_that_fails_fails_its_consumers_until_another_produces() -> None:
     identities = Identities([TOKEN])
     who = (b"s", 0, 0)

@@ -12,7 +12,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from livefire_shadow import audit as audit_module
 from livefire_shadow.audit import AUDIT, Audit
-from livefire_shadow.context import PRODUCTION, Stress, bind
+from livefire_shadow.context import PRODUCTION, Stress, bind, require_unset_threads
 from livefire_shadow.marker import HEADER, BadMarker, verify_headers
 from livefire_shadow.settings import Settings, wall_s
 
@@ -22,6 +22,7 @@ def shadow_middleware(settings: Settings, *, audit: Audit = AUDIT, now_s: Callab
 
     Serves `GET /.livefire/audit` to requests with a valid marker; those are not counted as marked work.
     """
+    require_unset_threads()
     audit.service = settings.service
 
     @web.middleware

@@ -12,7 +12,7 @@ from typing import Any
 
 from livefire_shadow import audit as audit_module
 from livefire_shadow.audit import AUDIT, Audit
-from livefire_shadow.context import PRODUCTION, Stress, bind
+from livefire_shadow.context import PRODUCTION, Stress, bind, require_unset_threads
 from livefire_shadow.marker import HEADER, BadMarker, verify_headers
 from livefire_shadow.settings import Settings, wall_s
 
@@ -31,6 +31,7 @@ class ShadowASGI:
     def __init__(
         self, app: App, settings: Settings, *, audit: Audit = AUDIT, now_s: Callable[[], float] = wall_s
     ) -> None:
+        require_unset_threads()
         self._app = app
         self._settings = settings
         self._audit = audit

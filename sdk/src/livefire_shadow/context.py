@@ -7,6 +7,7 @@ a store then raises `LostContext`.
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -40,6 +41,15 @@ PRODUCTION = Production()
 
 _SETUP = Stress(Marker("setup", 1, "setup"), "")
 _context: ContextVar[Context] = ContextVar("livefire_shadow_context")
+
+
+def require_unset_threads() -> None:
+    """Raises RuntimeError where Python hands a new thread the state of whoever started it (the default of free-threaded
+    builds from 3.14 on): a pool's thread would then be production for ever, if a production request was the first."""
+    if getattr(sys.flags, "thread_inherit_context", 0):
+        raise RuntimeError(
+            "threads inherit the context here, so a lost one would go unseen: -X thread_inherit_context=0"
+        )
 
 
 def current() -> Context:

@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
 from livefire_shadow.audit import AUDIT, Audit
-from livefire_shadow.context import Stress, current, is_setup
+from livefire_shadow.context import Stress, current, is_setup, require_unset_threads
 from livefire_shadow.errors import IsolationViolation
 from livefire_shadow.place import nearest_place
 from livefire_shadow.statement import head_of, is_write
@@ -55,6 +55,7 @@ class Routing:
 
     def __init__(self, stores: Iterable[Store], *, audit: Audit = AUDIT) -> None:
         """Installs the guard. Raises ValueError when names repeat, or a shadow is its production's database."""
+        require_unset_threads()
         self._audit = audit
         self._stores: dict[str, Store] = {}
         # Keyed by dialect: an engine has its own, and `execution_options()` copies of the engine share it.
