@@ -1,6 +1,7 @@
 """Masks heads: start line and fields. What is not known to be harmless is not written.
 
-Most lines of most heads were seen before, so the result of each line is remembered, within bounds.
+Most lines of most heads were seen before, and often all of them together, so the results of lines and of whole blocks
+are remembered, within bounds.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from wire.places import URL_HEADERS, cookie_text, split_scheme
 
 MAX_CACHED: Final = 8192
 MAX_CACHED_LENGTH: Final = 1024
+MAX_CACHED_BLOCKS: Final = 1024
+MAX_CACHED_BLOCK: Final = 4096
 
 #: Headers of the protocol: framing, content, negotiation, caching, routing, tracing, security policy.
 ALLOWED: Final = frozenset(
@@ -37,6 +40,8 @@ _KEEP: Final = (b"", "")  # of a line that is written as it is
 _HARMLESS: Final = re.compile(r"(?:[a-z]{1,12}|[a-z]{2}[-_][A-Z]{2}|\d{1,4})?\Z", re.ASCII)
 _VERSION: Final = re.compile(rb"HTTP/\d(?:\.\d)?\Z")
 _METHOD: Final = re.compile(rb"[!-~]{1,32}\Z")
+#: Paths of short words and numbers: shorter than any pattern.
+_PLAIN_REQUEST: Final = re.compile(rb"[A-Z]{1,32} (?:/[A-Za-z0-9_-]{0,11})+ HTTP/1\.[01]\r?\Z")
 _STATUS_LINE: Final = re.compile(rb"(HTTP/\d(?:\.\d)? \d{3})(?: ([^\r]*))?\r?\Z")
 _REASON: Final = re.compile(rb"[A-Za-z' /-]{0,40}\Z")
 _COOKIE_ATTRIBUTES: Final = frozenset(
@@ -52,6 +57,7 @@ class Heads:
         self._counts = counts
         self._lines: dict[bytes, tuple[bytes, str]] = {}  # line -> (what is written, what was counted)
         self._starts: dict[bytes, tuple[bytes, str]] = {}
+        self._blocks: dict[bytes, tuple[bytes, tuple[str, ...]]] = {}
 
     def head(self, head: bytes) -> bytes:
         """A head of a request or an answer, with its start line."""
@@ -60,7 +66,10 @@ class Heads:
         start, newline, rest = head.partition(b"\n")
         known = self._starts.get(start)
         if known is None:
-            known = self._remember(self._starts, start, self._start_line(start))
+            if _PLAIN_REQUEST.match(start):
+                known = _KEEP
+            else:
+                known = self._remember(self._starts, start, self._start_line(start))
         if known is not _KEEP:
             self._count(known[1])
             start = known[0]
@@ -71,21 +80,32 @@ class Heads:
 
     def fields(self, block: bytes) -> bytes:
         """Field lines: of a head, or trailers. The same object when nothing is masked."""
+        found = self._blocks.get(block)
+        if found is None:
+            found = self._fields(block)
+            if len(block) <= MAX_CACHED_BLOCK:
+                if len(self._blocks) >= MAX_CACHED_BLOCKS:
+                    self._blocks.clear()
+                self._blocks[block] = found
+        new, masked = found
+        for what in masked:
+            self._count(what)
+        return new if masked else block
+
+    def _fields(self, block: bytes) -> tuple[bytes, tuple[str, ...]]:
+        """What is written for them, and what of them was masked."""
         lines = block.split(b"\n")
         if b"\n " in block or b"\n\t" in block or block[:1] in (b" ", b"\t"):
             lines = self._unfolded(lines)
-        cache = self._lines
-        changed = False
-        for index, line in enumerate(lines):
-            known = cache.get(line)
+        masked: list[str] = []
+        for index, known in enumerate(map(self._lines.get, lines)):
             if known is None:
-                known = self._remember(cache, line, self._line(line))
-            if known is _KEEP:
-                continue
-            self._count(known[1])
-            lines[index] = known[0]
-            changed = True
-        return b"\n".join(lines) if changed else block
+                line = lines[index]
+                known = self._remember(self._lines, line, self._line(line))
+            if known is not _KEEP:
+                masked.append(known[1])
+                lines[index] = known[0]
+        return (b"\n".join(lines), tuple(masked)) if masked else (block, ())
 
     def _unfolded(self, lines: list[bytes]) -> list[bytes]:
         """A folded line goes on with the value before it, and what it means hangs on that (RFC 9112 section 5.2)."""

@@ -5,6 +5,7 @@ The hot loop of masking. Strings are looked up as the bytes that they are writte
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import msgspec
@@ -17,6 +18,9 @@ MAX_CACHED: Final = 16384
 MAX_CACHED_LENGTH: Final = 128
 _MIN_LENGTH: Final = 6  # shorter than any pattern
 _MIN_CARD: Final = 13
+_LONG_BARE: Final = re.compile(rb'[^\s"{}\[\],:]{13}')
+#: Short words and numbers: no pattern of `Values.plain` can match them.
+_PLAIN_STRING: Final = re.compile(rb"(?:[A-Za-z0-9_-]{6,9}|[A-Za-z_]{10,15})\Z")
 
 
 class JsonBodies:
@@ -34,6 +38,10 @@ class JsonBodies:
         if b"\0" in text:  # UTF-16 or 32, or nothing like JSON
             return FILLER * len(text)
         malformed = not cut and not is_valid(text)
+        if not cut and not malformed and b"\\" not in text:
+            found = self._simple(text)
+            if found is not None:
+                return found
         parts: list[bytes] = []
         at = 0
         stack: list[bool] = []  # of the containers around: do they stand under a secret name
@@ -85,6 +93,39 @@ class JsonBodies:
             return text
         parts.append(text[at:])
         return b"".join(parts)
+
+    def _simple(self, text: bytes) -> bytes | None:
+        """The same for JSON without escapes, in which nothing but single strings stands under secret names, and no
+        number is long: None where that is not so. What quotes part are strings and what is between them, in turn."""
+        pieces = text.split(b'"')
+        if _LONG_BARE.search(b",".join(pieces[::2])):
+            return None
+        keys, plain = self._keys, self._plain
+        changed = secret = False
+        last = len(pieces) - 2
+        for at in range(1, len(pieces), 2):
+            raw = pieces[at]
+            after = pieces[at + 1]
+            if after[:1] == b":" or after.lstrip()[:1] == b":":
+                key = keys.get(raw) or self._key(raw)
+                secret, new = key
+                if secret and (at == last or len(after.strip()) > 1):
+                    return None  # no string follows
+            elif secret:
+                secret = False
+                new = self._secret(raw)
+            elif len(raw) < _MIN_LENGTH:
+                continue
+            else:
+                new = plain.get(raw, b"")
+                if new == b"":
+                    if _PLAIN_STRING.match(raw):
+                        continue
+                    new = self._string(raw)
+            if new is not None:
+                pieces[at] = new[1:-1]
+                changed = True
+        return b'"'.join(pieces) if changed else text
 
     def _key(self, raw: bytes) -> tuple[bool, bytes | None]:
         name = jsontext.unquoted(raw)
