@@ -178,8 +178,8 @@ class Capacity(msgspec.Struct, frozen=True):
         if self.step is None:
             return "no step was held" if self.limited else "no step could be judged"
         more = "" if self.limited else "at least "
-        part = f" ({self.reached:.0%} of it were offered)" if self.reached < 0.95 else ""
-        return f"{more}{self.load:g}x{part} = {self.rate:,.0f} requests/s"
+        part = f", {self.reached:.0%} of what was meant" if self.reached < 0.95 else ""
+        return f"{more}{self.load:g}x = {self.rate:,.0f} requests/s{part}"
 
 
 def capacity_of(steps: Sequence[StepResult]) -> Capacity:
