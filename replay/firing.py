@@ -36,6 +36,7 @@ GAUGE_NS: Final = 250_000_000
 #: Fired before answers are looked at again. After a stall the backlog then goes out on the connections that were
 #: answered meanwhile; fired in one go it would open one for each shot, fall further behind, and never recover.
 BURST: Final = 64
+_NEW_BEHIND: Final = 16  # connections opened at most in one burst of a backlog
 _TIMERS_NS: Final = 10_000_000
 _NEVER: Final = 1 << 62
 _MAX_AGES: Final = 64
@@ -106,7 +107,10 @@ class Firer:
     def _wake(self, now: int, woke: int) -> list[tuple[Connection, int]]:
         """Wait for the next tick, then take the feeder's frames and the list of connections with news."""
         timeout = 0.0
-        if not self._behind:
+        if self._behind:
+            if self._quiet and self._open:  # the target may wait for the core that we are on
+                time.sleep(MIN_TICK_NS / 1e9)
+        else:
             wake = max(self._waiting.next_ns(_NEVER), woke + self._tick_ns)
             if self._told.rows:
                 wake = min(wake, max(self._told.next_ns, woke + self._tick_ns))
@@ -150,11 +154,12 @@ class Firer:
     def _fire(self, now: int) -> None:
         if now >= self._stop_ns:
             self._stop(now, "stopped")
-        shots = self._waiting.due(now, BURST)
-        self._behind = len(shots) == BURST
+        most = min(BURST, len(self._pool.idle) + _NEW_BEHIND) if self._behind else BURST
+        shots = self._waiting.due(now, most)
+        self._behind = len(shots) == most
         if not shots:
             return
-        clock, open_shots, take, admit = self._now, self._open, self._pool.take, self._cap.admit
+        clock, open_shots, idle, admit = self._now, self._open, self._pool.idle, self._cap.admit
         late_ns, max_open = self._settings.late_ns, self._settings.max_open
         limit = min(self._lease_ns, self._stop_ns)
         line = self._marker.at(now)
@@ -172,8 +177,9 @@ class Firer:
             if not admit(now):
                 self._told.shed(serial, Failure.SHED_RATE, flags)
                 continue
-            connection = take()
-            if connection is None:
+            if idle:
+                connection = idle.pop()  # the one used last
+            else:
                 try:
                     connection = self._pool.connect()
                 except OSError:
@@ -182,10 +188,10 @@ class Firer:
                     continue
             connection.begin(serial, flags, now, first + line + last)
             open_shots[serial] = connection
-            self._lag_ns = now - ready
             if not connection.connecting:
                 self._send(connection, now)
             now = clock()
+        self._lag_ns = now - ready
 
     def _send(self, connection: Connection, now: int) -> None:
         begun = connection.sent_ns

@@ -131,14 +131,15 @@ class Connection:
         """Send what is left. True when all has gone. Raises OSError."""
         if not self.sent_ns:
             self.sent_ns = now_ns
+        out = self.out
         try:
-            count = self.sock.send(self.out)
+            count = self.sock.send(out)
         except BlockingIOError:
             count = 0
-        if count == len(self.out):
+        if count == len(out):
             self.out = b""
             return True
-        self.out = memoryview(self.out)[count:]
+        self.out = memoryview(out)[count:]
         self.plain = False
         return False
 
@@ -239,10 +240,6 @@ class Pool:
         #: Heads of answers as they were parsed: length of the whole answer, status, length of its body.
         self.known: dict[bytes, tuple[int, int, int]] = {}
         self.by_fd: dict[int, Connection] = {}
-
-    def take(self) -> Connection | None:
-        """An idle connection, the one used last; None when there is none."""
-        return self.idle.pop() if self.idle else None
 
     def connect(self) -> Connection:
         """A new connection; `connecting` until it is writable. Raises OSError."""
