@@ -24,6 +24,7 @@ from replay.recover import recover
 from wire import topics
 
 ROOT = Path(__file__).parent.parent
+LINUX = sys.platform == "linux"
 SECOND = 1_000_000_000
 LEASE_NS = 3 * SECOND
 #: A request is stamped by the target when it gets round to reading it: what a busy machine may add to 3 s.
@@ -131,15 +132,27 @@ def told(folder: Path, *arguments: str | Path, problems: list[str] | None = None
 
 
 def children_of(pid: int) -> list[int]:
-    out = subprocess.run(("ps", "-o", "pid=", "--ppid", str(pid)), capture_output=True, text=True, check=False).stdout
-    return [int(word) for word in out.split() if alive(int(word))]
+    """The processes that a process has started and that are alive, the oldest first."""
+    if not LINUX:
+        words = subprocess.run(("pgrep", "-P", str(pid)), capture_output=True, text=True, check=False).stdout.split()
+        return sorted(filter(alive, map(int, words)))
+    states = ((int(entry.name), _state_of(entry)) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return sorted(child for child, state in states if state[1:2] == [str(pid)] and state[0] != "Z")
 
 
 def alive(pid: int) -> bool:
+    if not LINUX:
+        words = ("ps", "-o", "stat=", "-p", str(pid))
+        return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()[:1] not in ("", "Z")
+    return _state_of(Path(f"/proc/{pid}"))[:1] not in ([], ["Z"])
+
+
+def _state_of(process: Path) -> list[str]:
+    """State, parent and so on (proc(5), behind the name); [] when it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return (process / "stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return False
+        return []
 
 
 def until(check: Callable[[], Any], seconds: float, what: str, more: Callable[[], str] = str) -> None:

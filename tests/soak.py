@@ -26,7 +26,7 @@ import fault_panes
 import fault_record
 import fault_replay
 import fault_target
-from fault_checks import ROOT, Tally
+from fault_checks import LINUX, ROOT, Tally
 
 from capture.source_ring import explained, open_error
 
@@ -74,6 +74,11 @@ def _recorder(kind: str) -> Fault:
     return fault
 
 
+def _linux(fault: Fault) -> Fault:
+    """Limits of a running process, and the descriptors of another one, are Linux's."""
+    return fault if LINUX else lambda count, seed: Tally(skipped="only on Linux")
+
+
 #: Every fault, by its name.
 FAULTS: dict[str, Fault] = {
     "kill -9: recorder, ring": _recorder("ring"),
@@ -81,16 +86,16 @@ FAULTS: dict[str, Fault] = {
     "kill -9: feeder": _replay("feeder"),
     "kill -9: firer": _replay("firer"),
     "kill -9: conductor of a replay": _replay("conductor"),
-    "kill -9: conductor, lease alone ends the load": _replay("conductor, lease alone"),
+    "kill -9: conductor, lease alone ends the load": _linux(_replay("conductor, lease alone")),
     "kill -9: controller of a drill": _replay("controller"),
-    "kill -9: controller, lease alone ends the load": _replay("controller, lease alone"),
+    "kill -9: controller, lease alone ends the load": _linux(_replay("controller, lease alone")),
     "kill -9: maker of panes": _each(fault_panes.kill),
     "firer stands still for 2 s": _each(fault_target.stalled_firer, 4),
     "conductor stands still for 4 s": _each(fault_target.stalled_conductor, 4),
     "target dies and comes back": _each(fault_target.dead_target, 4),
     "target hangs for 2 s": _each(fault_target.hung_target, 4),
-    "recorder's disk is full": _each(fault_record.full_disk, 4),
-    "a run's disk is full": _each(fault_target.full_run_disk, 4),
+    "recorder's disk is full": _linux(_each(fault_record.full_disk, 4)),
+    "a run's disk is full": _linux(_each(fault_target.full_run_disk, 4)),
     "damaged bytes in outcomes": _each(fault_panes.damage, 4),
 }
 
