@@ -91,7 +91,7 @@ def cli(
     \b
     livefire record --port 8080 --for 10m --to monday.lf
     livefire cleanse monday.lf --to clean.lf
-    livefire replay clean.lf --target http://staging:8080 --copies 3
+    livefire replay clean.lf --target http://staging:8080 --copies 3 --skip-unsafe
     livefire drill plan.yaml
     """
     options = {"runs": runs, "keys": keys, "log_level": log_level, "log_format": log_format}

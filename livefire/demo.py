@@ -182,7 +182,8 @@ class Demo:
         else:
             self.story.line(f"exit code {self.result.exit_code} (docs/cli.md)")
         self.story.line(f"report: {report}")
-        self.story.line(f"the recording: livefire show {_near(self.live)}; the shots: livefire outcomes")
+        program = _near(Path(sys.argv[0]).absolute()) if Path(sys.argv[0]).name == "livefire" else "livefire"
+        self.story.line(f"the recording: {program} show {_near(self.live)}; the shots: {program} outcomes")
 
     def _command(self, arguments: list[str]) -> list[str]:
         return [sys.executable, "-m", "livefire", "--keys", str(self.keys), *arguments]
