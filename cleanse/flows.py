@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, OrderedDict
+from functools import lru_cache
 from typing import Final
 
 from mask.shapes import is_opaque
@@ -180,6 +181,7 @@ class FlowLearner:
         return support, examples
 
 
+@lru_cache(16_384)
 def is_candidate(value: str) -> bool:
     """Whether a value can be one that a system hands out: no prose, words, dates, decimals."""
     n = len(value)

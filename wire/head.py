@@ -7,6 +7,7 @@ what is rebuilt ends in CRLF. Names compare in lower case (RFC 9110 section 5.1)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 Field = tuple[bytes, bytes]  # name as seen, value without surrounding white space
@@ -15,6 +16,7 @@ Field = tuple[bytes, bytes]  # name as seen, value without surrounding white spa
 SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 
 
+_MAX_CACHED_BLOCK = 4096
 _UNSAFE_TO_SPACE = bytes.maketrans(b"\r\n\0", b"   ")
 
 
@@ -52,24 +54,28 @@ def response_head(head: bytes) -> ResponseHead:
 
 def fields_of(block: bytes) -> list[Field]:
     """Field lines of a head without its start line. Folded lines (obs-fold) are joined by one space."""
+    return list(_fields(block) if len(block) <= _MAX_CACHED_BLOCK else _fields.__wrapped__(block))
+
+
+@lru_cache(512)  # one head is asked for its fields several times, by those who are not to know of each other
+def _fields(block: bytes) -> tuple[Field, ...]:
     fields: list[Field] = []
+    folded = b"\n " in block or b"\n\t" in block
     for line in block.split(b"\n"):
-        if line.endswith(b"\r"):
-            line = line[:-1]
-        if not line:
-            continue
-        if line[0] in b" \t" and fields:
+        if folded and line[:1] in (b" ", b"\t") and fields:
             name, value = fields[-1]
             fields[-1] = (name, (value + b" " + line.strip()).strip())
             continue
         name, colon, value = line.partition(b":")
         if colon:
             fields.append((name.strip(), value.strip()))
-    return fields
+    return tuple(fields)
 
 
 def field(head: bytes, name: bytes) -> bytes | None:
     """The first value of a field, or None. `name` in lower case."""
+    if name not in head.lower():  # as nearly always
+        return None
     for found, value in fields_of(head.partition(b"\n")[2]):
         if found.lower() == name:
             return value
@@ -81,7 +87,10 @@ def method_of(head: bytes) -> bytes:
 
 
 def target_of(head: bytes) -> bytes:
-    return request_head(head.partition(b"\n")[0]).target
+    words = head.partition(b"\n")[0].strip().split(b" ")
+    if len(words) == 3:
+        return words[1]
+    return b" ".join(words[1:-1]) if len(words) > 2 else (words[1] if len(words) == 2 else b"")
 
 
 def path_of(target: bytes) -> bytes:

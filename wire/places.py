@@ -21,6 +21,7 @@ from urllib.parse import quote, quote_plus, unquote_to_bytes
 
 from wire import content, jsontext
 from wire import head as heads
+from wire.jsonplaces import json_values
 from wire.records import Place, PlaceKind
 
 Change = Callable[[str], str | None]
@@ -312,7 +313,7 @@ def _body_values(head: bytes, body: bytes, only: Place | None = None) -> list[Fo
             return []
         wanted = _json_path(only.name)
         return [(only, found.value) for found in jsontext.scalars(text) if found.whole and found.path == wanted]
-    return [(_json_place(found.path), found.value) for found in jsontext.scalars(text) if found.whole]
+    return json_values(text)
 
 
 def _changed_body(head: bytes, body: bytes, place: Place, change: Change) -> bytes:
@@ -370,11 +371,6 @@ def _unquoted_plus(raw: bytes) -> str:
 @lru_cache(maxsize=4096)
 def _place(kind: PlaceKind, name: str, prefix: str = "") -> Place:
     return Place(kind, name, prefix)
-
-
-@lru_cache(maxsize=4096)
-def _json_place(path: jsontext.Path) -> Place:
-    return Place(PlaceKind.JSON, jsontext.written(path))
 
 
 @lru_cache(maxsize=4096)
