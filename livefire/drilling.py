@@ -40,7 +40,19 @@ def drill_and_tell(
         runs_dir=runs, key_id=ring.marker.id, key_hex=ring.marker.key, disposable_target=disposable
     )
     _start_mocks(plan, keys, supervisor, story)
-    result = app.run(plan, settings, supervisor.spawn, lambda event: _tell(event, story))
+    begun = False
+
+    def tell(event: Event) -> None:
+        nonlocal begun
+        begun = begun or event.kind is EventKind.STARTED
+        _tell(event, story)
+
+    try:
+        result = app.run(plan, settings, supervisor.spawn, tell)
+    except KeyboardInterrupt:
+        if begun:
+            story.line("interrupted: nothing more is sent; what there is of it: livefire windows, livefire report")
+        raise
     story.done()
     _tell_result(result, story)
     return result

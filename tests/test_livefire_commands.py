@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ import pytest
 from pcap_build import Conversation, write
 
 from livefire import cli
+from livefire.story import Story
 from livefire_shadow.marker import HEADER
 
 EXCHANGE = {
@@ -326,7 +328,7 @@ def test_a_target_that_never_answers_is_inconclusive(stage: Stage, livefire: Cal
 def test_drill(stage: Stage, livefire: Callable[..., Said], tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text(
-        "recording: ${recording}\ntarget: ${target}\nspread: 100ms\nsteps: [{load: 1x, for: 1s}]\n"
+        "recording: ${recording}\ntarget: ${target}\nspread: 100ms\nsteps: [{load: 1x, for: 3s}]\n"
         "thresholds: [p50 < 1us]\n"
     )
     fill = ["--set", f"recording={stage.clean}", "--set", f"target=http://{stage.shop.at}"]
@@ -463,6 +465,23 @@ livefire.__main__.main()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def test_progress_is_one_line_on_a_terminal_and_lines_elsewhere() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen, pipe = Terminal(), io.StringIO()
+    for stream in (screen, pipe):
+        story = Story(stream, every_s=0.0)
+        story.progress("1 of 2")
+        story.progress("2 of 2")
+        story.line("done")
+        story.chapter("next")
+        story.line("indented")
+    assert screen.getvalue() == "\r\x1b[2K1 of 2\r\x1b[2K2 of 2\r\x1b[2Kdone\n\n1. next\n   indented\n"
+    assert pipe.getvalue() == "1 of 2\n2 of 2\ndone\n\n1. next\n   indented\n"
 
 
 def test_a_closed_pipe_is_no_error(stage: Stage) -> None:
