@@ -20,7 +20,8 @@ from capture.pair import Pair
 from capture.settings import CaptureSettings
 from wire.account import Ledger
 
-MAX_CACHED: Final = 2048
+MAX_CACHED: Final = 512
+_REST: Final = 8 * MAX_CACHED  # heads for which nothing is looked up, after a time in which that was of no use
 MAX_CACHED_LENGTH: Final = 4096
 _END: Final = b"\r\n\r\n"
 #: Start lines that mean nothing but what they say, so that the fields alone decide how the rest is read.
@@ -52,8 +53,8 @@ class Lane:
         self._max_head = settings.max_head_bytes
         self._max_body = settings.max_body_bytes
         self._max_total = settings.max_total_bytes
-        self._requests: dict[bytes, _Facts] = {}
-        self._responses: dict[bytes, _Facts] = {}
+        self._requests = _Known()
+        self._responses = _Known()
 
     def take(self, side: Side, offset: int, data: bytes, ts_ns: int, ack: int) -> bool:
         """Read a segment that is next in its direction, if it is of the common kind; False: nothing is changed."""
@@ -118,15 +119,27 @@ class Lane:
                 return False
             at = line.end() - 1
             end = size
-            facts = known.get(data[at:], _UNSEEN) if data.endswith(_END) else _UNSEEN
+            facts: _Facts = _UNSEEN
+            if known.rest:
+                known.rest -= 1
+                end = data.find(_END, at - 1) + 4
+                if end > 3:
+                    facts = _facts_of(kind, data[:end], data[at:end])
+                else:
+                    return False
+            elif data.endswith(_END):
+                facts = known.facts.get(data[at:], _UNSEEN)
             if facts is _UNSEEN:
                 end = data.find(_END, at - 1) + 4
-                block = data[at:end] if end > 3 else b""
-                facts = known.get(block, _UNSEEN)
+                if end < 4:
+                    return False
+                block = data[at:end]
+                facts = known.facts.get(block, _UNSEEN)
                 if facts is _UNSEEN:
-                    facts = self._learn(kind, data[:end], block)
+                    facts = known.learn(block, _facts_of(kind, data[:end], block))
             if facts is None or end > self._max_head:
                 return False
+            known.used += 1
             rest = size - end
             if rest and (rest > self._max_body or self._host.kept + rest > self._max_total):
                 return False
@@ -199,24 +212,37 @@ class Lane:
         if other.reader.message is None:
             other.stream.forget()
 
-    def _learn(self, kind: Kind, head: bytes, block: bytes) -> _Facts:
-        """What the fields mean, for which `is_strict` and `frame` of the general path stand."""
-        if not block:
-            return None
-        facts: _Facts = None
-        low = block.lower()
-        if low.find(b"\ntransfer-encoding") < 0 and is_strict(kind, head):
-            at = low.find(b"\ncontent-length:")
-            if at < 0:
-                if low.find(b"\ncontent-length") < 0:
-                    facts = (-1, low)
-            else:
-                value = low[at + 16 : low.find(b"\r", at)].strip(b" \t")
-                if value.isdigit() and len(value) <= 18 and low.find(b"\ncontent-length", at + 16) < 0:
-                    facts = (int(value), low)
+
+class _Known:
+    """What blocks of fields mean, of those seen lately. Where they hardly ever repeat, it rests."""
+
+    __slots__ = ("facts", "rest", "used")
+
+    def __init__(self) -> None:
+        self.facts: dict[bytes, _Facts] = {}
+        self.used = 0
+        self.rest = 0
+
+    def learn(self, block: bytes, facts: _Facts) -> _Facts:
         if len(block) <= MAX_CACHED_LENGTH:
-            known = self._requests if kind is REQUEST else self._responses
-            if len(known) >= MAX_CACHED:
-                known.clear()
-            known[block] = facts
+            if len(self.facts) >= MAX_CACHED:
+                if self.used < 2 * MAX_CACHED:  # each was used once when it was learned
+                    self.rest = _REST
+                self.used = 0
+                self.facts.clear()
+            self.facts[block] = facts
         return facts
+
+
+def _facts_of(kind: Kind, head: bytes, block: bytes) -> _Facts:
+    """What the fields mean, for which `is_strict` and `frame` of the general path stand."""
+    low = block.lower()
+    if low.find(b"\ntransfer-encoding") >= 0 or not is_strict(kind, head):
+        return None
+    at = low.find(b"\ncontent-length:")
+    if at < 0:
+        return (-1, low) if low.find(b"\ncontent-length") < 0 else None
+    value = low[at + 16 : low.find(b"\r", at)].strip(b" \t")
+    if not value.isdigit() or len(value) > 18 or low.find(b"\ncontent-length", at + 16) >= 0:
+        return None
+    return int(value), low

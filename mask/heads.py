@@ -16,7 +16,7 @@ from wire.places import URL_HEADERS, cookie_text, split_scheme
 
 MAX_CACHED: Final = 8192
 MAX_CACHED_LENGTH: Final = 1024
-MAX_CACHED_BLOCKS: Final = 1024
+MAX_CACHED_BLOCKS: Final = 256
 MAX_CACHED_BLOCK: Final = 4096
 
 #: Headers of the protocol: framing, content, negotiation, caching, routing, tracing, security policy.

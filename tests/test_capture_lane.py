@@ -218,6 +218,27 @@ def test_healthy_traffic_takes_the_fast_path(monkeypatch: pytest.MonkeyPatch) ->
     assert sum(taken.values()) == 20 * 4
 
 
+def test_heads_that_never_repeat_are_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane, "MAX_CACHED", 8)
+    monkeypatch.setattr(lane, "_REST", 20)
+    talk = Conversation().open()
+    for index in range(60):
+        own = b"Trace: %d\r\n" % index if index < 40 else b""
+        talk.client(sized(b"PUT /%d HTTP/1.1\r\n" % index + own, b"GET / HTTP/1.1\r\n\r\n"))
+        talk.server(sized(b"HTTP/1.1 200 OK\r\n" + own, b"ok")).ack(0)
+    packets = talk.close().packets
+    assert len(same(packets, CaptureSettings())) == 60
+    assembler = Assembler("r", CaptureSettings(), None, b"k")
+    rests = []
+    for ts_ns, data in packets:
+        assembler.packet(ts_ns, data, len(data))
+        known = assembler._lane._requests
+        rests.append(known.rest)
+        assert len(known.facts) <= 8
+    assert max(rests) == 20
+    assert rests[-1] == 0
+
+
 @pytest.mark.parametrize("name", ["_BODILESS", "_REQUEST_LINE", "_STATUS_LINE"])
 def test_a_difference_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison sees a fast path that is wrong: about bodies, about methods, about status codes."""
