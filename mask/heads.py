@@ -57,7 +57,7 @@ class Heads:
         self._counts = counts
         self._lines: dict[bytes, tuple[bytes, str]] = {}  # line -> (what is written, what was counted)
         self._starts: dict[bytes, tuple[bytes, str]] = {}
-        self._blocks: dict[bytes, tuple[bytes, tuple[str, ...]]] = {}
+        self._blocks: dict[bytes, tuple[bytes, tuple[tuple[str, int], ...]]] = {}
 
     def head(self, head: bytes) -> bytes:
         """A head of a request or an answer, with its start line."""
@@ -88,24 +88,24 @@ class Heads:
                     self._blocks.clear()
                 self._blocks[block] = found
         new, masked = found
-        for what in masked:
-            self._count(what)
+        for what, count in masked:
+            self._counts[what] = self._counts.get(what, 0) + count
         return new if masked else block
 
-    def _fields(self, block: bytes) -> tuple[bytes, tuple[str, ...]]:
-        """What is written for them, and what of them was masked."""
+    def _fields(self, block: bytes) -> tuple[bytes, tuple[tuple[str, int], ...]]:
+        """What is written for them, and how many of which kind were masked."""
         lines = block.split(b"\n")
         if b"\n " in block or b"\n\t" in block or block[:1] in (b" ", b"\t"):
             lines = self._unfolded(lines)
-        masked: list[str] = []
+        masked: dict[str, int] = {}
         for index, known in enumerate(map(self._lines.get, lines)):
             if known is None:
                 line = lines[index]
                 known = self._remember(self._lines, line, self._line(line))
             if known is not _KEEP:
-                masked.append(known[1])
-                lines[index] = known[0]
-        return (b"\n".join(lines), tuple(masked)) if masked else (block, ())
+                lines[index], what = known
+                masked[what] = masked.get(what, 0) + 1
+        return (b"\n".join(lines), tuple(masked.items())) if masked else (block, ())
 
     def _unfolded(self, lines: list[bytes]) -> list[bytes]:
         """A folded line goes on with the value before it, and what it means hangs on that (RFC 9112 section 5.2)."""
