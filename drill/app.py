@@ -257,7 +257,7 @@ class _Drill:
                     run_id=self.run_id,
                     settings=self.settings,
                     arithmetics=self.steps,
-                    pressure=Pressure(plan.steps),
+                    pressure=Pressure(plan.steps, self._ramp_ns()),
                     timeout_ns=plan.timeout_ns,
                     conductor=conductor,
                     fleet=fleet,
@@ -280,6 +280,13 @@ class _Drill:
             self._tell_stop(load.decision, last_sent_ns)
         aggregator.close()
         return load, last_sent_ns
+
+    def _ramp_ns(self) -> int:
+        """As long as sessions last, in whole seconds, unless the plan says; at most as long as the shortest step."""
+        if self.plan.ramp_ns is not None:
+            return self.plan.ramp_ns
+        lasts = round(self.survey.session_ns / self.plan.speed)
+        return min(-(-lasts // NS) * NS, min(step.for_ns for step in self.plan.steps))
 
     def _notes(self, store: PaneStore, load: LoadRun, aggregator: Aggregator) -> None:
         if load.steps:

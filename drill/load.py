@@ -157,7 +157,12 @@ class Load:
         self._tell(
             EventKind.STEP,
             f"step {level.index + 1} of {len(self._pressure.levels)}: {arithmetic.line()} "
-            f"for {(level.end_ns - level.start_ns) / NS:g} s",
+            f"for {(level.end_ns - level.held_ns) / NS:g} s"
+            + (
+                f", after a ramp of {(level.held_ns - level.start_ns) / NS:g} s"
+                if level.held_ns > level.start_ns
+                else ""
+            ),
             step=level.index,
             load=level.load,
             rate=arithmetic.rate,
@@ -222,9 +227,17 @@ class Load:
             start, end = base + level.start_ns, base + level.end_ns
             if start >= stopped:
                 break
-            oldest = self._oldest.get(level.index, 0)
+            held = base + level.held_ns
             runs.append(
-                StepRun(level.index, self._arithmetics[level.index], start, min(end, stopped), stopped < end, oldest)
+                StepRun(
+                    index=level.index,
+                    arithmetic=self._arithmetics[level.index],
+                    start_ns=held if end <= stopped else start,
+                    end_ns=min(end, stopped),
+                    cut=stopped < end,
+                    oldest_open_ns=self._oldest.get(level.index, 0),
+                    begun_ns=start,
+                )
             )
         return tuple(runs)
 

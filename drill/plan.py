@@ -73,6 +73,7 @@ class PlanText(_File, frozen=True, forbid_unknown_fields=True):
     caps: CapsText | None = None
     accounts: str | None = None
     spread: str = "2s"  # each copy of a session is shifted by up to this
+    ramp: str | None = None  # how long a step may take to reach its load; none = as long as sessions last
     speed: float = 1.0  # how much faster than it was recorded
     timeout: str = "10s"  # of one request
     workers: int = 1
@@ -128,6 +129,7 @@ class Plan(msgspec.Struct, frozen=True):
     caps: Caps
     accounts: Path | None
     spread_ns: int
+    ramp_ns: int | None  # None: as long as sessions last
     speed: float
     timeout_ns: int
     workers: int
@@ -230,6 +232,7 @@ class _Resolver:
             caps=self._caps(file.caps),
             accounts=self._path(file.accounts, ["accounts"]) if file.accounts else None,
             spread_ns=self._at(["spread"], lambda: config.duration_ns(file.spread)),
+            ramp_ns=None if file.ramp is None else self._at(["ramp"], lambda: config.duration_ns(file.ramp or "")),
             speed=file.speed,
             timeout_ns=self._at(["timeout"], lambda: config.duration_ns(file.timeout)),
             workers=file.workers,

@@ -30,21 +30,27 @@ class _Step(Protocol):
 
 
 class Level(msgspec.Struct, frozen=True):
-    """A step in time: [start_ns, end_ns) since the beginning of the first."""
+    """A step in time: [start_ns, end_ns) since the beginning of the first. From `held_ns` on all of its load is on."""
 
     index: int
     load: float
     start_ns: int
+    held_ns: int
     end_ns: int
 
 
 class Pressure:
-    def __init__(self, steps: Sequence[_Step]) -> None:
+    """Steps one after another. Each begins with a ramp: a new copy of a session begins with its first request, so
+    it takes about a session's length until all of a step's load is on. The step's own time counts from then.
+    """
+
+    def __init__(self, steps: Sequence[_Step], ramp_ns: int = 0) -> None:
         levels = []
         at = 0
         for index, step in enumerate(steps):
-            levels.append(Level(index, step.load, at, at + step.for_ns))
-            at += step.for_ns
+            held = at + ramp_ns
+            levels.append(Level(index, step.load, at, held, held + step.for_ns))
+            at = held + step.for_ns
         self.levels = tuple(levels)
         self.total_ns = at
 

@@ -74,7 +74,7 @@ class Charts:
         from bokeh.models.annotations import BoxAnnotation, Span
 
         for index, step in enumerate(self._data.steps):
-            left, right = self._data.elapsed(step["start_ns"]), self._data.elapsed(step["end_ns"])
+            left, right = self._data.elapsed(step["begun_ns"]), self._data.elapsed(step["end_ns"])
             fig.add_layout(
                 BoxAnnotation(left=left, right=right, fill_color=_BANDS[index % 2], fill_alpha=1, level="image")
             )

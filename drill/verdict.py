@@ -25,7 +25,11 @@ MIN_REACHED: Final = 0.7  # of a step's planned rate; below, its load was never 
 
 
 class StepRun(msgspec.Struct, frozen=True):
-    """A step as it was carried out: [start_ns, end_ns), unix time. `cut`: the guard stopped the load in it."""
+    """A step as it was carried out: [start_ns, end_ns), unix time. `cut`: the guard stopped the load in it.
+
+    It took effect at `begun_ns` (0: at `start_ns`); what lies between is the ramp, which is load like any other for
+    the guard, and is no part of what the step is judged by. A step that was cut is shown whole, with its ramp.
+    """
 
     index: int
     arithmetic: Arithmetic
@@ -33,6 +37,7 @@ class StepRun(msgspec.Struct, frozen=True):
     end_ns: int
     cut: bool = False
     oldest_open_ns: int = 0  # the highest that was seen
+    begun_ns: int = 0
 
 
 class StepResult(msgspec.Struct, frozen=True):
@@ -50,6 +55,7 @@ class StepResult(msgspec.Struct, frozen=True):
     production: Tally
     judgements: tuple[Judgement, ...]
     routes: dict[str, Tally]
+    begun_ns: int = 0
 
     @property
     def offered_rate(self) -> float:
@@ -61,8 +67,7 @@ class StepResult(msgspec.Struct, frozen=True):
 
     @property
     def reached(self) -> float:
-        """The share of the planned rate that was offered. New copies begin with their sessions' first requests, so a
-        step up takes about a session's length until all of it is on."""
+        """The share of the planned rate that was offered, once the ramp was over."""
         return self.offered_rate / self.planned_rate if self.planned_rate else 1.0
 
     @property
@@ -74,8 +79,10 @@ class StepResult(msgspec.Struct, frozen=True):
             "step": self.index + 1,
             "load": self.load,
             "planned_rate": round(self.planned_rate, 3),
+            "begun_ns": self.begun_ns,
             "start_ns": self.start_ns,
             "end_ns": self.end_ns,
+            "seconds": self.seconds,
             "cut": self.cut,
             "held": self.held,
             "offered_rate": round(self.offered_rate, 3),
@@ -124,7 +131,10 @@ def judge_step(
     for pane in panes:
         by_second.setdefault(pane.second, []).append(pane)
     first, end = -(-run.start_ns // NS), max(run.end_ns // NS, run.start_ns // NS + 1)
-    stress = tallies((p for p in panes if p.step == run.index and p.kind is Kind.STRESS), 0, 1 << 40)
+    # Without a ramp behind it, a step has all the shots that bear its name, those of its first broken second too.
+    ramped = 0 < run.begun_ns < run.start_ns
+    own = (p for p in panes if p.step == run.index and p.kind is Kind.STRESS)
+    stress = tallies(own, first, end) if ramped else tallies(own, 0, 1 << 40)
     beside = tallies((p for s in range(first, end) for p in by_second.get(s, ())), first, end)
     whole = {**{scope: t for scope, t in beside.items() if scope[0] is Kind.PRODUCTION}, **stress}
     judgements = []
@@ -150,13 +160,14 @@ def judge_step(
         planned_rate=run.arithmetic.rate,
         start_ns=run.start_ns,
         end_ns=run.end_ns,
-        seconds=(run.end_ns - run.start_ns) / NS,
+        seconds=float(end - first) if ramped else (run.end_ns - run.start_ns) / NS,
         cut=run.cut,
         held=held,
         stress=stress.get((Kind.STRESS, ALL_ROUTES), Tally()),
         production=beside.get((Kind.PRODUCTION, ALL_ROUTES), Tally()),
         judgements=tuple(judgements),
         routes={route: tally for (_, route), tally in stress.items() if route != ALL_ROUTES},
+        begun_ns=run.begun_ns or run.start_ns,
     )
 
 

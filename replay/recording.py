@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -17,6 +18,9 @@ from wire.config import ConfigError
 from wire.records import Flow, Stamped
 
 
+_SESSIONS_SURVEYED: Final = 100_000  # enough to know how long they last; bounds memory
+
+
 class Survey(msgspec.Struct, frozen=True):
     """What a whole pass over a recording says before the first shot."""
 
@@ -26,6 +30,7 @@ class Survey(msgspec.Struct, frozen=True):
     lap_ns: int
     scale: float
     whole: bool  # it has an end mark and no damage
+    session_ns: int = 0  # nine of ten sessions are over after this long, in recording time
 
     @property
     def unsafe_count(self) -> int:
@@ -71,6 +76,7 @@ class Recording:
     def survey(self) -> Survey:
         """One pass over everything. Raises ConfigError when there is nothing to fire, or it is out of order."""
         unsafe: dict[str, int] = {}
+        sessions: dict[bytes, int] = {}
         count = last = 0
         with LogReader(self.path) as reader:
             for stamped in _stamped(reader):
@@ -78,13 +84,24 @@ class Recording:
                 if stamped.offset_ns < last:
                     raise ConfigError(f"{self.path}: exchange {count} is out of time order; cleanse it again")
                 last = stamped.offset_ns
+                if stamped.session_id in sessions or len(sessions) < _SESSIONS_SURVEYED:
+                    sessions[stamped.session_id] = stamped.offset_ns - stamped.session_start_ns
                 if is_unsafe(stamped):
                     method = head.method_of(stamped.request.head).decode("latin-1") or "?"
                     unsafe[method] = unsafe.get(method, 0) + 1
             whole = reader.ended and not reader.corrupt_frames
         if not count:
             raise ConfigError(f"{self.path}: holds no exchange to fire")
-        return Survey(self.manifest.owner_id, count, unsafe, lap_length_ns(count, last), self.manifest.scale, whole)
+        lengths = sorted(sessions.values())
+        return Survey(
+            self.manifest.owner_id,
+            count,
+            unsafe,
+            lap_length_ns(count, last),
+            self.manifest.scale,
+            whole,
+            lengths[len(lengths) * 9 // 10],
+        )
 
 
 def lap_length_ns(count: int, last_offset_ns: int) -> int:

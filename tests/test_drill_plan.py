@@ -113,6 +113,16 @@ def test_pressure_holds_each_load_for_its_time(recording):
     assert pressure.total_ns == 3 * second
 
 
+def test_a_step_is_held_for_its_time_after_its_ramp(recording):
+    plan = plan_of("steps: [{load: 1x, for: 2s}, {load: 3, for: 1s}]", recording)
+    second = 10**9
+    levels = Pressure(plan.steps, ramp_ns=4 * second).levels
+    assert [(at.start_ns // second, at.held_ns // second, at.end_ns // second) for at in levels] == [
+        (0, 4, 6),
+        (6, 10, 11),
+    ]
+
+
 def test_a_step_above_the_cap_is_refused_before_the_first_shot(recording):
     survey = Survey("rec", 300, {}, 10 * 10**9, 0.5, True)  # 30/s of half of production
     steps = "steps: [{load: 1x, for: 10s}, {load: 4x, for: 10s}]\ncaps: {rate: 200/s, open: 10}"

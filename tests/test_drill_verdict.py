@@ -192,3 +192,15 @@ def test_a_guard_that_was_blind_is_inconclusive():
     steps = [step_of(0, 1, cut=True, thresholds=(text,), decision=decision)]
     assert [j.grade for j in steps[0].judgements] == [Grade.UNKNOWN] and steps[0].held is None
     assert verdict(steps, decision=decision).exit_code == 96
+
+
+def test_a_step_is_judged_by_what_was_offered_once_its_ramp_was_over():
+    """Half of the load in the ramp's two seconds, all of it in the four after."""
+    made = [outcome(i * 20, 5_000) for i in range(100)] + [outcome(2_000 + i * 10, 5_000) for i in range(400)]
+    part = arithmetic(scale=1, speed=1, load=2, recorded_rate=50)
+    thresholds = [parse_threshold("p90 < 100ms over 2s")]
+    begun, held, end = START * NS, (START + 2) * NS, (START + 6) * NS
+    ramped = judge_step(StepRun(0, part, held, end, begun_ns=begun), panes_of(made), thresholds, None)
+    assert (ramped.offered_rate, ramped.reached, ramped.stress.offered) == (100.0, 1.0, 400)
+    without = judge_step(StepRun(0, part, begun, end), panes_of(made), thresholds, None)
+    assert without.reached < 0.9, "the ramp counts where nobody says that there was one"
