@@ -148,8 +148,9 @@ class _Side(asyncio.Protocol):
         self._connection.received(self._kind, data)
 
     def eof_received(self) -> bool:
-        self.ended = True
-        self._connection.direction_ended(self)
+        if not self.ended:  # before Python 3.11.3 asyncio tells it again when reading is resumed
+            self.ended = True
+            self._connection.direction_ended(self)
         return True  # the other direction goes on
 
     def pause_writing(self) -> None:
@@ -157,7 +158,7 @@ class _Side(asyncio.Protocol):
             self.other.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        if self.other is not None and self.other.transport is not None:
+        if self.other is not None and self.other.transport is not None and not self.other.ended:
             self.other.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:

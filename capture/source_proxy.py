@@ -185,6 +185,10 @@ class ProxySource:
                 self.received_bytes += length
                 if channel is not None:
                     channel.data(kind == proxy.FROM_CLIENT, bytes(buffer[at : at + length]), ts_ns)
+                else:  # of a connection that was abandoned: passed on, and nothing that can be reassembled
+                    ledger = sink.account.ledger("bytes")
+                    ledger.seen += length
+                    ledger.drop("after_end", length)
             elif kind == proxy.OPENED:
                 client, _, server = bytes(buffer[at : at + length]).decode().partition("\0")
                 channels[number] = sink.connection_opened(client, server, ts_ns, INTERFACE)

@@ -10,11 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from capture.proxy import FRAME, FROM_SERVER
+from capture.proxy import CLIENT_END, FRAME, FROM_SERVER, HandOver, _Connection
 from capture.source_proxy import ProxySource, pairs_of
 from wire.account import Account
 from wire.config import ConfigError
@@ -144,6 +144,66 @@ def test_bytes_pass_unchanged_and_are_recorded() -> None:
         assert channel.ends == ["client", "server"]
         assert all(started - 10**9 < at <= time.time_ns() + 10**9 for at in channel.times)
     assert {channel.server for channel in sink.channels} == names
+    assert sink.account.balanced
+
+
+def test_an_end_that_is_told_twice_ends_one_direction_once() -> None:
+    """asyncio of Python 3.11.2 tells the end again when reading is resumed after it, as flow control does."""
+
+    class Told(HandOver):
+        def __init__(self) -> None:
+            self.kinds: list[int] = []
+
+        def offer(self, kind: int, connection: int, now_ns: int, data: bytes = b"") -> bool:
+            self.kinds.append(kind)
+            return True
+
+    class Transport:
+        def __init__(self) -> None:
+            self.resumed = 0
+
+        def is_closing(self) -> bool:
+            return False
+
+        def write_eof(self) -> None:
+            pass
+
+        def resume_reading(self) -> None:
+            self.resumed += 1
+
+    class Here:
+        hand_over = Told()
+
+        def now_ns(self) -> int:
+            return 1
+
+    connection = _Connection(cast(Any, Here()), cast(Any, None))
+    connection._number = 1
+    client, server = connection.client, connection.server
+    client.other, server.other = server, client
+    client.transport, server.transport = cast(Any, Transport()), cast(Any, Transport())
+    server.resume_writing()
+    assert cast(Any, client.transport).resumed == 1
+    client.eof_received()
+    client.eof_received()
+    server.resume_writing()
+    assert Here.hand_over.kinds == [CLIENT_END]
+    assert cast(Any, client.transport).resumed == 1, "there is nothing more to read"
+
+
+def test_bytes_of_a_connection_that_is_over_are_seen_and_dropped() -> None:
+    with listening() as server, proxied(server) as (source, sink):
+        client = socket.create_connection(("127.0.0.1", source.ports[0]), DEADLINE_S)
+        theirs, _ = server.accept()
+        client.sendall(b"one")
+        until(lambda: sink.channels and sink.channels[0].streams[True], source, sink)
+        source._channels.clear()  # as after a reset that is not the end
+        client.sendall(b"four")
+        until(lambda: sink.account.ledger("bytes").dropped, source, sink)
+        theirs.close()
+        client.close()
+        source.finish(sink)
+    assert sink.account.ledger("bytes").drops == {"after_end": 4}
     assert sink.account.balanced
 
 

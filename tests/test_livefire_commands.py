@@ -97,7 +97,13 @@ class Stage:
 
     def start(self, *arguments: object) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            self.argv(*arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            self.argv(*arguments),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell's background job ignores Ctrl-C, and so would its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
 
@@ -396,7 +402,7 @@ WRONG: list[tuple[str, str]] = [
     ("record --to x.lf --for 5", "'--for': '5' is not a duration: did you mean 5s?"),
     ("record --to x.lf --engine proxy", "--proxy LISTEN=UPSTREAM"),
     ("record --to x.lf --proxy nonsense", "write it as LISTEN=UPSTREAM"),
-    ("record --to raw.lf --proxy 127.0.0.1:1=127.0.0.1:2 --for 1s", "raw.lf"),
+    ("record --to raw.lf --proxy 127.0.0.1:{port}=127.0.0.1:2 --for 1s", "raw.lf"),
     ("cleanse clean.lf --to x.lf", "is clean already"),
     ("cleanse raw.lf --to clean.lf", "exists already"),
     ("cleanse raw.lf --to x.lf --until noon", "2026-11-20T12:00:00Z"),
@@ -442,7 +448,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     stage: Stage, livefire: Callable[..., Said], line: str, told: str
 ) -> None:
     (stage.folder / "runs" / "01M7XRZHKHYSPJRTCTGBVB0H5R").mkdir(parents=True, exist_ok=True)
-    arguments = line.format(shop=f"http://{stage.shop.at}", at=stage.shop.at).split()
+    arguments = line.format(shop=f"http://{stage.shop.at}", at=stage.shop.at, port=free_port()).split()
     before = {path: path.read_bytes() for path in stage.folder.glob("*.*") if path.is_file()}
     said = livefire(*arguments)
     lines = [part for part in said.err.splitlines() if not part.startswith("run ")]

@@ -134,6 +134,8 @@ def command(
         stop = _stop_asked(settings.runs / run_id, run_id)
         summary = app.run(settings, supervisor.spawn, lambda now: story.progress(progress_line(now)), stop)
     story.done()
+    if summary.reason == "done" and (asked := stop()):  # the workers hear it, too, and may be the first
+        summary.reason = asked
     if as_json:
         click.echo(msgspec.json.encode(summary).decode())
     else:
