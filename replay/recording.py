@@ -17,7 +17,6 @@ from wire.codec import RecordType
 from wire.config import ConfigError
 from wire.records import Flow, Stamped
 
-
 _SESSIONS_SURVEYED: Final = 100_000  # enough to know how long they last; bounds memory
 
 

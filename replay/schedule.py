@@ -143,11 +143,7 @@ class Schedule:
         fresh.sort()
         latest, load_at = self._timeline.latest, self._timeline.load_at
         since, load = latest.effective_ns, latest.load
-        due = [
-            shot
-            for shot in fresh
-            if admits(load if shot.start_ns >= since else load_at(shot.start_ns), shot.rank)
-        ]
+        due = [shot for shot in fresh if admits(load if shot.start_ns >= since else load_at(shot.start_ns), shot.rank)]
         self._taken_ns = until_ns
         while self._recent and self._recent[0].due_ns < until_ns - self._spread_ns:
             self._recent.popleft()

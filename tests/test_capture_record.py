@@ -343,7 +343,7 @@ def test_a_stalled_disk_fills_a_bounded_queue_and_the_caller_is_told(tmp_path: P
 
 def test_a_file_that_cannot_be_gone_on_with_is_refused(server: Counting, tmp_path: Path) -> None:
     class Masks:
-        counts: dict[str, int] = {}
+        counts: ClassVar[dict[str, int]] = {}
 
         def exchange(self, exchange: Exchange) -> Exchange:
             return exchange
