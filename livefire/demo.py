@@ -223,6 +223,7 @@ def _empty(folder: Path) -> None:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, mode=0o700)
     (folder / MARK).touch()
+    (folder / ".gitignore").write_text("*\n")  # it holds keys
 
 
 def _near(path: Path) -> Path:
