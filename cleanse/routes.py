@@ -30,13 +30,14 @@ _DIGITS: Final = re.compile(r"\d+")
 
 
 class _Node:
-    __slots__ = ("children", "ends", "full", "hits", "variable")
+    __slots__ = ("children", "ends", "full", "hits", "lengths", "variable")
 
     def __init__(self) -> None:
         self.children: dict[str, _Node] = {}
         self.variable: _Node | None = None
         self.ends: dict[str, int] = {}  # method -> requests that end here
         self.hits = 0
+        self.lengths: set[int] = set()  # of the names that are values by their shape
         self.full = False  # had more names than are told apart: all further ones are values
 
 
@@ -70,6 +71,7 @@ class RouteLearner:
         if node.full or self._nodes >= MAX_NODES or varies(segment) or is_variable(segment):
             if node.variable is None:
                 node.variable = _Node()
+            node.lengths.add(len(segment))
             return node.variable
         self._nodes += 1
         found = node.children[segment] = _Node()
@@ -148,17 +150,7 @@ def _collapse(node: _Node) -> None:
             if len(names) >= MANY:
                 _merge_children(node, names)
     if node.variable is not None:
-        # Beside ids, a name in mixed case that is hardly ever asked for is an id that does not look like one.
-        rare = max(2, node.variable.hits // 50)
-        odd = [
-            name
-            for name, child in node.children.items()
-            if child.hits <= rare
-            and len(name) >= 6
-            and not name.islower()
-            and not name.isupper()
-            and not name.isalpha()
-        ]
+        odd = [name for name, child in node.children.items() if _is_odd(name, child.hits, node)]
         if odd:
             _merge_children(node, odd)
         _collapse(node.variable)
@@ -166,8 +158,16 @@ def _collapse(node: _Node) -> None:
         _collapse(child)
 
 
-def _is_odd(name: str) -> bool:
-    return len(name) >= 6 and not (name.islower() or name.isupper() or name.isalpha())
+def _is_odd(name: str, hits: int, level: _Node) -> bool:
+    """Whether a name beside ids is an id that does not look like one: in mixed case, and hardly ever asked for; or of
+    letters alone, as long as the ids are."""
+    assert level.variable is not None
+    if name.islower() or name.isupper() or len(name) < 6:
+        return False
+    if not name.isalpha():
+        return hits <= max(2, level.variable.hits // 50)
+    mixed = not name[1:].islower() and sum(map(str.isupper, name)) > 2
+    return mixed and len(name) >= 10 and len(name) in level.lengths and hits <= max(4, level.variable.hits // 4)
 
 
 def _collect(node: _Node, pattern: tuple[str, ...], found: dict[tuple[str, tuple[str, ...]], int]) -> None:

@@ -73,6 +73,11 @@ class IsolationReport(msgspec.Struct, frozen=True):
         return _violations(self.services, self.stores)
 
     @property
+    def silent(self) -> bool:
+        """A witness could not be heard."""
+        return any(witness.problem for witness in (*self.services, *self.stores))
+
+    @property
     def rows_in_shadow(self) -> int:
         return sum(sum(store.shadow.values()) for store in self.stores)
 

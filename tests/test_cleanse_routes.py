@@ -108,3 +108,12 @@ def test_the_matcher_names_every_path_that_was_learned_from() -> None:
 def test_a_bad_pattern_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="is not a route"):
         RouteLearner([text])
+
+
+def test_an_id_of_letters_alone_is_an_id_beside_ids_of_its_length() -> None:
+    ids = [f"/orders/{'aB3' * 5}{n:x}" for n in range(10)]
+    stray = "/orders/bvmyCzymdniKVWVI"
+    assert names([f"GET {path}" for path in [*ids, stray, stray, stray]]) == ["GET /orders/{id}"]
+    kept = ["/orders/recent", "/orders/getOrderSummary", "/orders/mostRecentOrders"]
+    found = names([f"GET {path}" for path in [*ids, *kept]])
+    assert found == sorted(f"GET {path}" for path in [*kept, "/orders/{id}"])

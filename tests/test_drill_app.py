@@ -362,3 +362,15 @@ def test_livefire_stop_ends_a_drill(shop_of, tmp_path):
     result = run(plan, settings_for(tmp_path), plain_spawn, on_event)
     assert result.exit_code == 96 and result.verdict.reasons == ("stop was asked for: enough",)
     assert result.account.balanced and max(at for at, _, _ in shop.seen) - asked[0] < NS
+
+
+def test_where_a_witness_is_silent_not_even_a_canary_is_sent(shop_of, tmp_path):
+    shop = shop_of()
+    plan = plan_for(shop, tmp_path, "[{load: 1x, for: 2s}]")
+    isolation = plan.isolation
+    lost = msgspec.structs.replace(isolation.stores[0], production=f"sqlite:///{tmp_path}/absent/x.db")
+    plan = msgspec.structs.replace(plan, isolation=msgspec.structs.replace(isolation, stores=(lost,)))
+    result = run(plan, settings_for(tmp_path), plain_spawn)
+    assert (result.exit_code, result.isolation.verdict) == (96, Proof.NOT_PROVEN)
+    assert (len(shop.seen), result.canary.sent) == (0, 0)
+    assert "absent/x.db" in str(result.verdict.reasons) or "shop" in str(result.verdict.reasons)
