@@ -245,11 +245,11 @@ class Feeder:
         raw_head, body = changed or (stamped.request.head, stamped.request.body)
         if self._identities.any:
             changed = self._identities.substitute(flight.who, item, raw_head, body) or changed
-        keep_host = self._settings.host == "recorded"
+        keep_host, kind = self._settings.host == "recorded", self._settings.kind
         if changed is not None:
-            return render.template(stamped, *changed, self._authority, keep_host=keep_host)
+            return render.template(stamped, *changed, self._authority, keep_host=keep_host, kind=kind)
         if item.template is None:
-            item.template = render.template(stamped, raw_head, body, self._authority, keep_host=keep_host)
+            item.template = render.template(stamped, raw_head, body, self._authority, keep_host=keep_host, kind=kind)
         template: render.Template = item.template
         return template
 

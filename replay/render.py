@@ -6,7 +6,7 @@ context; framing is by Content-Length, as the body was de-chunked when it was re
     Host               of the target, or as recorded
     traceparent        fresh ids, flags 00: not sampled (W3C Trace Context)
     Livefire-Shot      <exchange id, hex>.<copy>.<lap>: names the shot in any log, so that a log that is not ours
-                       can prove that nothing was fired twice
+                       can prove that nothing was fired twice; a canary's begins with "canary."
     Livefire-Marker    signed, made at fire time
 """
 
@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from wire import head as heads
-from wire.records import Framing, Stamped
+from wire.records import Framing, Kind, Stamped
 
 SHOT_HEADER: Final = "Livefire-Shot"
 
@@ -43,10 +43,12 @@ class Template(msgspec.Struct, frozen=True):
 
     first: bytes
     last: bytes
-    name: bytes  # of the exchange, hex
+    name: bytes  # of the exchange, hex; with "canary." before it for a canary
 
 
-def template(stamped: Stamped, head: bytes, body: bytes, authority: bytes, *, keep_host: bool = False) -> Template:
+def template(
+    stamped: Stamped, head: bytes, body: bytes, authority: bytes, *, keep_host: bool = False, kind: Kind = Kind.STRESS
+) -> Template:
     """`head` and `body` are the request to send: as recorded, or with live values."""
     line, _, rest = head.partition(b"\r\n")
     method, target = _method_and_target(line)
@@ -60,7 +62,8 @@ def template(stamped: Stamped, head: bytes, body: bytes, authority: bytes, *, ke
     framed = stamped.request.framing in _FRAMED
     length = b"Content-Length: %d\r\n" % len(body) if body or framed or method in _WITH_LENGTH else b""
     last = b"%bConnection: keep-alive\r\n\r\n%b" % (length, body) if length else _NO_BODY
-    return Template(first, last, stamped.exchange_id.hex().encode())
+    prefix = b"canary." if kind is Kind.CANARY else b""
+    return Template(first, last, prefix + stamped.exchange_id.hex().encode())
 
 
 class _Kept(NamedTuple):

@@ -41,6 +41,7 @@ class Shop:
                 db.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, run TEXT)")
             db.close()
         self.lock = threading.Lock()
+        self.named = []  # by Livefire-Shot
         self.seen = []  # (monotonic ns, run, method)
         self.lately = deque()
         self.limit, self.leak = limit, leak
@@ -54,6 +55,7 @@ class Shop:
                 length = int(self.headers.get("Content-Length") or 0)
                 if length:
                     self.rfile.read(length)
+                shop.named.append(self.headers.get("Livefire-Shot"))
                 status, body = shop.answer(self.command, self.path, self.headers.get_all("Livefire-Marker") or [])
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
@@ -346,6 +348,9 @@ def test_a_load_that_runs_to_its_end_is_finished_not_cut_off(shop_of, tmp_path):
     result = run(plan_for(shop, tmp_path, "[{load: 1x, for: 2s}]", "errors < 2%"), settings_for(tmp_path))
     assert result.exit_code == 0, result.verdict
     assert result.account.planned == result.account.answered == len(shop.seen) - result.canary.sent > 0
+    named = [name for name in shop.named if name is not None]
+    assert len(set(named)) == len(named), "no two requests of a run have one name, canaries neither"
+    assert sum(name.startswith("canary.") for name in named) == result.canary.sent
     assert result.account.balanced
 
 
