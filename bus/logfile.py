@@ -5,6 +5,7 @@ The layout is in `bus.frames`, the reader in `bus.logreader`, the writer in `bus
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -62,6 +63,17 @@ class FileBus:
 
     def reader(self, topic: str, partition: str, offset: int = 0) -> LogReader:
         return LogReader(self.path(topic, partition), topic=topic, partition=partition, offset=offset)
+
+    def held(self, topic: str, partition: str) -> bool:
+        """Whether the partition has a writer now."""
+        try:
+            with open(self.path(topic, partition), "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
     def partitions(self, topic: str) -> list[str]:
         names = (entry.name for entry in os.scandir(self.root)) if self.root.is_dir() else ()

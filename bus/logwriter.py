@@ -12,7 +12,7 @@ from pathlib import Path
 from bus import frames
 from bus.frames import FRAME_BYTES, MAX_FRAME_BYTES
 from bus.logreader import LogReader
-from bus.ports import BusError, BusFull
+from bus.ports import BusError, BusFull, BusHeld
 from wire import codec
 from wire.account import Increment
 from wire.codec import RecordType
@@ -53,7 +53,7 @@ class LogWriter:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise BusError(f"{path}: another process is writing this file") from None
+                raise BusHeld(f"{path}: another process is writing this file") from None
             self._open_end(manifest)
         except BaseException:
             self.close()

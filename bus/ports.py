@@ -21,6 +21,10 @@ class BusError(Exception):
     """A bus, file or partition that cannot be used. The text is one line for the user: what, where, what to do."""
 
 
+class BusHeld(BusError):
+    """The partition has a writer, in another process or this one. It is left as it is."""
+
+
 class BusFull(BusError):
     """There is no room for the message; nothing of it was kept. Free room and write it again, or shed it."""
 

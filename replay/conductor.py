@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from bus.ports import Bus
 from bus.topic import TopicReader
@@ -11,12 +12,15 @@ from wire import topics
 from wire.codec import RecordType
 from wire.records import Action, Beat, Control, End, Lease, Manifest
 
+#: Its partition of the control topic: whoever holds it conducts the run.
+CONDUCTOR: Final = "conductor"
+
 
 class Conductor:
     """One for each run. `renew` is called every 0.5 s; when nobody calls it any more, load stops by itself."""
 
     def __init__(
-        self, bus: Bus, run_id: str, clock: Callable[[], int], *, lease_ns: int = LEASE_NS, name: str = "conductor"
+        self, bus: Bus, run_id: str, clock: Callable[[], int], *, lease_ns: int = LEASE_NS, name: str = CONDUCTOR
     ) -> None:
         """`clock` gives unix ns. Raises BusError when the run has a conductor already."""
         self._run_id, self._clock, self._lease_ns, self._name = run_id, clock, lease_ns, name

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Final
 
 from bus.logfile import FileBus
-from bus.ports import Bus, BusError
+from bus.ports import Bus, BusError, BusHeld
 from replay.book import end_partition, unknown, unsettled, write_outcomes
+from replay.conductor import CONDUCTOR
 from wire import topics
 from wire.records import Kind, Manifest
 
@@ -25,9 +26,12 @@ def settle(bus: Bus, run_id: str, worker: str, kind: Kind) -> int:
 def recover(run_dir: Path | str) -> int:
     """Settle every worker's partition that has no end mark and no writer, and end it. How many became unknown.
 
-    Doing it twice changes nothing. A partition that is still being written is left as it is.
+    Doing it twice changes nothing. A partition that is still being written is left as it is; so is a whole run that
+    has a conductor, which may be about to start a dead worker once more.
     """
     bus = FileBus(run_dir)
+    if bus.held(topics.CONTROL, CONDUCTOR):
+        return 0
     found = 0
     for worker in bus.partitions(topics.CLAIMS):
         manifest = bus.reader(topics.CLAIMS, worker).manifest
@@ -36,9 +40,8 @@ def recover(run_dir: Path | str) -> int:
         kind = Kind(str(manifest.settings.get("kind", Kind.STRESS)))
         try:
             found += _settle(bus, manifest.owner_id, worker, kind, end=True)[0]
-        except BusError as error:
-            if "another process" not in str(error):
-                raise
+        except BusHeld:
+            continue
     for worker in bus.partitions(topics.BEATS):
         _end(bus, topics.BEATS, worker, "failed")
     return found

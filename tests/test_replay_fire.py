@@ -375,6 +375,8 @@ def test_recover_leaves_a_living_writer_alone_and_is_idempotent(tmp_path: Path) 
     assert recover(tmp_path) == 0
     claims.close()
     writer.close()
+    with bus.writer(topics.CONTROL, "conductor", Manifest(topics.CONTROL, "conductor", "r", 1, "t")):
+        assert recover(tmp_path) == 0, "its conductor may start the worker once more"
     assert recover(tmp_path) == 10
     assert recover(tmp_path) == 0
     assert {name_of(o) for o in outcomes_of(tmp_path)} == {name_of(key) for key in keys}
