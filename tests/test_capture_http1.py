@@ -140,7 +140,8 @@ def test_a_gap_beyond_a_body_loses_what_follows_until_a_message_begins() -> None
 @given(st.binary(max_size=300), st.integers(1, 50))
 @settings(max_examples=200, deadline=None)
 def test_any_bytes_are_a_message_or_junk(data: bytes, step: int) -> None:
-    read(data, step=step)
+    heard = read(data, step=step)
+    assert sum(m.wire_bytes for m in heard.messages) + sum(heard.junk_bytes.values()) == len(data)
 
 
 @given(
@@ -167,7 +168,8 @@ def test_any_bytes_are_a_message_or_junk(data: bytes, step: int) -> None:
 )
 @settings(max_examples=200, deadline=None)
 def test_any_mixture_of_pieces_balances(parts: list[bytes], step: int) -> None:
-    read(b"".join(parts), step=step)
+    heard = read(b"".join(parts), step=step)
+    assert sum(m.wire_bytes for m in heard.messages) + sum(heard.junk_bytes.values()) == len(b"".join(parts))
 
 
 def test_llhttp_cases() -> None:

@@ -150,7 +150,7 @@ def chosen(seed: int) -> CaptureSettings:
     )
 
 
-def same(packets: list[Packet], how: CaptureSettings, snaplen: int = 1 << 18) -> list[Exchange]:
+def assert_same(packets: list[Packet], how: CaptureSettings, snaplen: int = 1 << 18) -> list[Exchange]:
     """What both paths make of it, having compared them after each packet."""
     fast, general = (Assembler("r", how, None, b"k", general=switch) for switch in (False, True))
     found: list[list[Exchange]] = [[], []]
@@ -172,7 +172,7 @@ def same(packets: list[Packet], how: CaptureSettings, snaplen: int = 1 << 18) ->
 @given(st.integers(0, 1 << 40))
 @settings(max_examples=200, deadline=None)
 def test_both_paths_read_alike(seed: int) -> None:
-    same(traffic(seed), chosen(seed), random.Random(seed).choice([1 << 18] * 9 + [100]))
+    assert_same(traffic(seed), chosen(seed), random.Random(seed).choice([1 << 18] * 9 + [100]))
 
 
 @given(st.integers(0, 1 << 40), st.sampled_from([1, 5, 33, 536, 1460]))
@@ -191,7 +191,7 @@ def test_where_segments_are_cut_changes_nothing(seed: int, mss: int) -> None:
         talk = Conversation().open()
         for who, data in sends:
             talk.send(who, data, mss=mss).ack(1 - who)
-        exchanges = same(talk.close().packets, CaptureSettings())
+        exchanges = assert_same(talk.close().packets, CaptureSettings())
         return [(e.exchange_id, e.session_id, e.request, e.response, e.mode, e.faults) for e in exchanges]
 
     assert len(read(mss)) == 4
@@ -212,7 +212,7 @@ def test_healthy_traffic_takes_the_fast_path(monkeypatch: pytest.MonkeyPatch) ->
     for index in range(20):
         talk.client(sized(b"PUT /%d HTTP/1.1\r\n" % index, b"b" * 2000)).ack(1)
         talk.server(sized(b"HTTP/1.1 201 Made\r\nDate: %d\r\n" % index, b"a" * 2000)).ack(0)
-    assert len(same(talk.close().packets, CaptureSettings())) == 20
+    assert len(assert_same(talk.close().packets, CaptureSettings())) == 20
     # The first head of each direction tells what it carries, and that is told by the general path.
     assert taken == {True: 20 * 4 - 2, False: 2}
     assert sum(taken.values()) == 20 * 4
@@ -227,7 +227,7 @@ def test_heads_that_never_repeat_are_not_looked_up(monkeypatch: pytest.MonkeyPat
         talk.client(sized(b"PUT /%d HTTP/1.1\r\n" % index + own, b"GET / HTTP/1.1\r\n\r\n"))
         talk.server(sized(b"HTTP/1.1 200 OK\r\n" + own, b"ok")).ack(0)
     packets = talk.close().packets
-    assert len(same(packets, CaptureSettings())) == 60
+    assert len(assert_same(packets, CaptureSettings())) == 60
     assembler = Assembler("r", CaptureSettings(), None, b"k")
     rests = []
     for ts_ns, data in packets:
@@ -252,7 +252,7 @@ def test_a_difference_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(lane, name, wrong[name])
     with pytest.raises(AssertionError):
         for seed in range(400):
-            same(traffic(seed), CaptureSettings())
+            assert_same(traffic(seed), CaptureSettings())
 
 
 def test_every_sign_in_a_start_line_is_read_alike() -> None:
@@ -262,4 +262,4 @@ def test_every_sign_in_a_start_line_is_read_alike() -> None:
             own = bytes((sign,)) if index else b""
             talk.client(b"GET /a" + own + b"?b" + own + b" HTTP/1.1\r\nHost: x\r\n\r\n")
             talk.server(sized(b"HTTP/1.1 200 a" + own + b"b\r\nServer: s\r\n", b"ok"))
-        same(talk.close().packets, CaptureSettings())
+        assert_same(talk.close().packets, CaptureSettings())

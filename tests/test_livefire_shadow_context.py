@@ -58,7 +58,7 @@ def test_outside_request_is_no_way_out_of_stress() -> None:
             pass
 
 
-async def _in_tasks_and_threads() -> None:
+async def check_tasks_and_threads() -> None:
     loop = asyncio.get_running_loop()
     with bind(STRESS):
         async with asyncio.TaskGroup() as group:
@@ -78,7 +78,7 @@ async def _in_tasks_and_threads() -> None:
 
 
 def test_executors_lose_the_context_and_carry_keeps_it() -> None:
-    asyncio.run(_in_tasks_and_threads())
+    asyncio.run(check_tasks_and_threads())
 
 
 def test_carry_raises_where_it_is_called_and_refuses_coroutines() -> None:
