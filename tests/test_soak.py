@@ -1,8 +1,9 @@
-"""Each fault of `soak.py` strikes once; and the checks see what they look for."""
+"""Each fault of `soak.py` strikes once (LIVEFIRE_FAULTS times); and the checks see what they look for."""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,13 +34,14 @@ from recordings import even, make_clean
 from replay import summary
 
 SEED = random.SystemRandom().randrange(1 << 30)
+TIMES = int(os.environ.get("LIVEFIRE_FAULTS", "1"))
 
 
 @pytest.fixture(scope="module")
 def tallies() -> Iterator[dict[str, Future[Tally]]]:
     """All faults, three at a time: they mostly wait."""
     with ThreadPoolExecutor(3) as pool:
-        yield {name: pool.submit(fault, 1, SEED) for name, fault in soak.FAULTS.items()}
+        yield {name: pool.submit(fault, TIMES, SEED) for name, fault in soak.FAULTS.items()}
 
 
 @pytest.mark.parametrize("name", soak.FAULTS)
