@@ -1,7 +1,8 @@
 # Livefire: `make demo` and `make test` do everything on a fresh machine with Python >= 3.11 and make.
 PYTHON ?= python3
 BIN := .venv/bin
-# LEAK=1: the shop forgets the shadow engine in one place; the demo must end with exit code 98.
+# LEAK=1: the shop forgets the shadow engine in one place; the demo ends with exit code 98, which make tells as "Error 98"
+# (its own exit code is 2 whenever a command failed).
 LEAK ?=
 MINUTES ?= 1
 
