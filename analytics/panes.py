@@ -125,7 +125,7 @@ class PaneBuilder:
             done.errors += 1
         if outcome.verdict not in _NO_DIFFERENCE:
             done.differing += 1
-        if answered or failure is Failure.TIMEOUT:
+        if answered or failure in (Failure.TIMEOUT, Failure.GIVEN_UP):
             done.latency(done_ns - outcome.due_ns, done_ns - (outcome.sent_ns or outcome.due_ns))
 
     def add_all(self, outcomes: Iterable[Outcome]) -> None:

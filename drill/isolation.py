@@ -75,7 +75,7 @@ class IsolationReport(msgspec.Struct, frozen=True):
     @property
     def silent(self) -> bool:
         """A witness could not be heard."""
-        return any(witness.problem for witness in (*self.services, *self.stores))
+        return any(service.problem for service in self.services) or any(store.problem for store in self.stores)
 
     @property
     def rows_in_shadow(self) -> int:

@@ -338,7 +338,7 @@ class Firer:
         if now >= self._give_up_ns:
             for connection in list(self._open.values()):
                 if connection.sent_ns:
-                    self._fail(connection, now, Failure.TIMEOUT)
+                    self._fail(connection, now, Failure.GIVEN_UP)
                 else:
                     self._close_unsent(connection)
 
@@ -351,7 +351,7 @@ class Firer:
                 if connection.connecting:
                     self._close_unsent(connection)
                 elif connection.out:
-                    self._fail(connection, now, Failure.TIMEOUT)
+                    self._fail(connection, now, Failure.GIVEN_UP)
         self._shed_all()
 
     def _shed_all(self) -> None:

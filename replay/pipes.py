@@ -62,7 +62,8 @@ class FrameType(IntEnum):
 #: Failures by their number in a RESULT.
 FAILURES: Final = (
     Failure.NONE, Failure.CONNECT, Failure.TIMEOUT, Failure.RESET, Failure.PROTOCOL, Failure.SHED_RATE,
-    Failure.SHED_OPEN, Failure.SHED_LATE, Failure.SHED_FLOW, Failure.SHED_STEP, Failure.SHED_STOP, Failure.UNKNOWN,
+    Failure.SHED_OPEN, Failure.SHED_LATE, Failure.SHED_FLOW, Failure.SHED_STEP, Failure.SHED_STOP, Failure.GIVEN_UP,
+    Failure.UNKNOWN,
 )  # fmt: skip
 NUMBER_OF: Final = {failure: number for number, failure in enumerate(FAILURES)}
 

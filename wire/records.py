@@ -222,6 +222,7 @@ class Failure(StrEnum):
     SHED_FLOW = "shed_flow"  # a value that it needs was never handed out
     SHED_STEP = "shed_step"  # its copy was cut when the step went down
     SHED_STOP = "shed_stop"  # the run was stopped
+    GIVEN_UP = "given_up"  # sent, and still without an answer when the run was stopped
     UNKNOWN = "unknown"  # claimed, then the process died: may or may not have been sent
 
 

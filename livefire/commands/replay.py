@@ -38,6 +38,7 @@ _TOLD: Final = {
     Failure.SHED_FLOW: "shed: a value that it needs was never handed out",
     Failure.SHED_STEP: "shed: its copy was cut",
     Failure.SHED_STOP: "shed: the run was stopped",
+    Failure.GIVEN_UP: "failed: without an answer when the run was stopped",
     Failure.UNKNOWN: "unknown: its worker died",
 }
 
