@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from pathlib import Path
 
 import msgspec
 
-from capture.choose import running_interfaces
 from capture.source_ring import explained, open_error
 
 _CAPABILITIES = {"cap_net_raw": 13, "cap_net_admin": 12}
-_WANTED_FILES = 4096
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -26,16 +23,16 @@ class Finding(msgspec.Struct, frozen=True):
 
 def findings() -> list[Finding]:
     """All of them, in the order in which they are printed. Never raises."""
-    return [ring(), capabilities(), open_files(), interfaces()]
+    return [ring(), capabilities()]
 
 
 def ring() -> Finding:
     """Whether packets can be captured, by opening a packet socket."""
     error = open_error()
     if error is None:
-        return Finding("ring", True, "packets can be captured")
+        return Finding("packet ring", True, "packets can be captured")
     remedy = "record by proxy (needs no right), or pipe: ssh host tcpdump -U -w - | livefire import -"
-    return Finding("ring", False, f"packets cannot be captured: {explained(error)}", remedy)
+    return Finding("packet ring", False, f"packets cannot be captured: {explained(error)}", remedy)
 
 
 def capabilities(status: Path = Path("/proc/self/status")) -> Finding:
@@ -52,16 +49,3 @@ def capabilities(status: Path = Path("/proc/self/status")) -> Finding:
         ", ".join(held) if held else "none of those that capturing needs",
         "" if "cap_net_raw" in held else "sudo, or AmbientCapabilities=CAP_NET_RAW in the systemd unit",
     )
-
-
-def open_files() -> Finding:
-    """A proxy takes two files a connection."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    good = soft == resource.RLIM_INFINITY or soft >= _WANTED_FILES
-    says = f"{'unlimited' if soft == resource.RLIM_INFINITY else soft} open files"
-    raise_to = _WANTED_FILES if hard == resource.RLIM_INFINITY else min(hard, _WANTED_FILES)
-    return Finding("open files", good, says, "" if good else f"ulimit -n {raise_to} (a proxy takes two a connection)")
-
-
-def interfaces() -> Finding:
-    return Finding("interfaces", True, ", ".join(running_interfaces()))

@@ -32,9 +32,8 @@ class Finding(msgspec.Struct, frozen=True):
 
 def examine(runs: Path, keys: Path) -> list[Finding]:
     """All findings, in the order in which a user meets them: recording, firing, results."""
+    recording = [Finding(found.name, found.good, found.says, found.remedy) for found in capture_doctor.findings()]
     checks: Iterable[Callable[[], Finding]] = (
-        _python,
-        _ring,
         _open_files,
         _timer,
         lambda: _disk(runs),
@@ -43,18 +42,13 @@ def examine(runs: Path, keys: Path) -> list[Finding]:
         lambda: _extra("sqlalchemy", "livefire[sql]", "counting stress writes by SQL"),
         lambda: _extra("bokeh", "livefire[report]", "the report page"),
     )
-    return [check() for check in checks]
+    return [_python(), *recording, *(check() for check in checks)]
 
 
 def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
     fine = sys.version_info >= (3, 11)
     return Finding("python", fine, version, "" if fine else "install Python 3.11 or newer")
-
-
-def _ring() -> Finding:
-    found = capture_doctor.ring()
-    return Finding("packet ring", found.good, found.says, found.remedy)
 
 
 def _open_files() -> Finding:

@@ -419,7 +419,7 @@ def test_the_source_is_chosen_and_the_choice_told() -> None:
 
 def test_the_doctor_tells_each_lack_with_a_remedy(tmp_path: Path) -> None:
     findings = doctor.findings()
-    assert [f.name for f in findings] == ["ring", "capabilities", "open files", "interfaces"]
+    assert [f.name for f in findings] == ["packet ring", "capabilities"]
     assert all(f.good or f.remedy for f in findings)
     assert findings[0].good == (_refused is None)
     status = tmp_path / "status"

@@ -375,7 +375,7 @@ def test_keys_config_and_doctor(stage: Stage, livefire: Callable[..., Said], tmp
     shown = livefire("config", "show", "--json").json
     assert shown["runs"] == {"value": str(stage.folder / "runs"), "origin": "option --runs"}
     findings = {finding["name"]: finding for finding in livefire("doctor", "--json").lines}
-    assert findings["keys"]["fine"] and {"packet ring", "open files", "timer"} <= set(findings)
+    assert findings["keys"]["fine"] and {"packet ring", "capabilities", "open files", "timer"} <= set(findings)
     assert all(finding["fine"] or finding["mend"] for finding in findings.values())
 
 
