@@ -48,6 +48,8 @@ bench: .venv
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --no-header --no-emit-package livefire --no-emit-package livefire-shadow -q -o requirements.txt
+	uv pip compile pyproject.toml --extra chdb --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --no-header --no-emit-package livefire --no-emit-package livefire-shadow -q -c requirements.txt -o requirements-servers.txt
 
 clean:
 	rm -rf .venv demo runs build dist *.egg-info sdk/src/*.egg-info

@@ -1,7 +1,8 @@
 """Learns flows: values that an answer hands out and that later requests of the same session send back.
 
 A value counts for a flow only if the client cannot have known it otherwise:
-- an answer handed it out before the request that sends it began, and the session had not sent it before;
+- an answer handed it out before the request that sends it began, and the session had not sent it before (an echo hands out nothing, though
+  another answer handed the value out first);
 - other sessions are not handed the same value at the same place: a catalogue's ids, constants and
   quantities are the same for all, and stand for themselves when they are fired again.
 Short values and plain numbers coincide by chance, so they must explain most of what is sent at a place.
@@ -101,10 +102,10 @@ class FlowLearner:
                 if source is None:
                     continue
                 self._own(source, value, session_id)
+                if value in session.sent:
+                    continue  # an echo of what the client said
                 sources = session.handed.get(value)
                 if sources is None:
-                    if value in session.sent:
-                        continue  # an echo of what the client said
                     if len(session.handed) >= MAX_VALUES:
                         session.handed.pop(next(iter(session.handed)))
                     session.handed[value] = [source]
@@ -131,11 +132,11 @@ class FlowLearner:
 
     def _sink(self, session: _Session, route: str, place: Place, value: str) -> None:
         self._sent[route, place] += 1
+        if len(session.sent) >= MAX_VALUES:
+            session.sent.clear()
+        session.sent.add(value)
         sources = session.handed.get(value)
         if sources is None:
-            if len(session.sent) >= MAX_VALUES:
-                session.sent.clear()
-            session.sent.add(value)
             return
         combinations = self._combinations.setdefault((route, place), Counter())
         combination = tuple(sources)

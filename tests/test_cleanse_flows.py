@@ -19,7 +19,8 @@ from wire import content, head
 from wire.records import Exchange, Flow, Flows, PlaceKind, Request, Response
 
 KEY = b"a masking key of 32 bytes, yes.."
-SEEDS = [random.SystemRandom().randrange(1 << 30) for _ in range(4)]
+# The first one: two sessions each buy a thing of their own twice, and the answer echoes what they asked for.
+SEEDS = [425539782] + [random.SystemRandom().randrange(1 << 30) for _ in range(4)]
 
 
 def learned(exchanges: list[Exchange]) -> Flows:
