@@ -1,8 +1,8 @@
 """Learns flows: values that an answer hands out and that later requests of the same session send back.
 
 A value counts for a flow only if the client cannot have known it otherwise:
-- an answer handed it out before the request that sends it began, and the session had not sent it before (an echo hands out nothing, though
-  another answer handed the value out first);
+- an answer handed it out before the request that sends it began, and the session had not sent it before:
+  an echo hands out nothing, though another answer handed the value out first;
 - other sessions are not handed the same value at the same place: a catalogue's ids, constants and
   quantities are the same for all, and stand for themselves when they are fired again.
 Short values and plain numbers coincide by chance, so they must explain most of what is sent at a place.
