@@ -75,6 +75,13 @@ class FileBus:
             return True
         return False
 
+    def spread(self, topic: str) -> int:
+        """One: a file is read by one process."""
+        return 1
+
+    def close(self) -> None:
+        """Nothing is kept open here; readers and writers have their own files."""
+
     def partitions(self, topic: str) -> list[str]:
         names = (entry.name for entry in os.scandir(self.root)) if self.root.is_dir() else ()
         found = (name[:-3].partition("-") for name in names if name.endswith(".lf"))

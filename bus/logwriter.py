@@ -122,6 +122,18 @@ class LogWriter:
         self._count(data)
         return offset
 
+    def write_many(self, messages: Sequence[bytes]) -> list[int]:
+        """Append several: all, or (BusFull, BusError) none; their offsets."""
+        start, counted = self._size, (self.count, self.first_ns, self.last_ns)
+        try:
+            return [self.write(data) for data in messages]
+        except BusError:
+            self._size = start
+            self.count, self.first_ns, self.last_ns = counted
+            if not self._closed:
+                self._cut_back(start)
+            raise
+
     def _append(self, data: bytes, offset: int) -> None:
         view = memoryview(data)
         at = offset

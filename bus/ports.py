@@ -29,6 +29,10 @@ class BusFull(BusError):
     """There is no room for the message; nothing of it was kept. Free room and write it again, or shed it."""
 
 
+class BusAway(BusError):
+    """The bus cannot be reached now. The same call may succeed later; a `write` may be repeated as it was."""
+
+
 class Message(msgspec.Struct, frozen=True):
     topic: str
     partition: str
@@ -38,7 +42,7 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Writer(Protocol):
-    """The one writer of a partition. Calls come from one thread at a time."""
+    """The one writer of a partition. Calls come from one thread at a time, which need not be the bus's."""
 
     @property
     def next_offset(self) -> int:
@@ -47,7 +51,14 @@ class Writer(Protocol):
     def write(self, data: bytes) -> int:
         """Append one message; its offset. When this returns a killed process loses it no more.
 
-        Raises BusFull (nothing was kept; may be called again) or BusError.
+        Raises BusFull (nothing was kept; may be called again), BusAway after a bounded time (call again with the same
+        message: readers see it once, also when the first call had written it) or BusError.
+        """
+
+    def write_many(self, messages: Sequence[bytes]) -> list[int]:
+        """Append several, in order, faster than one by one; their offsets. Raises as `write` does.
+
+        After BusAway or BusFull call again with the same list: what was written already is not written twice.
         """
 
     def write_records(
@@ -73,9 +84,10 @@ class Reader(Protocol):
     """Reads one partition in order. Any number of readers, in any process."""
 
     def read(self, max_messages: int = 64) -> list[Message]:
-        """What is there now, in order; [] when there is nothing new. Never waits.
+        """What is there now, in order; [] is definite: nothing more was there when it was called.
 
-        Hands out `max_messages` at most, and fewer where they are large: ask again until there are none.
+        Hands out `max_messages` at most, and fewer where they are large: ask again until there are none. Does not wait
+        for what is not there yet. Raises BusAway, after a second at most, where the bus does not say what is there.
         """
 
     @property
@@ -96,6 +108,8 @@ class Reader(Protocol):
 
 
 class Bus(Protocol):
+    """One owner's partitions: a recording's, a run's. Used from one thread at a time."""
+
     def writer(self, topic: str, partition: str, manifest: Manifest) -> Writer:
         """Open a partition for writing, at its end; made when absent.
 
@@ -107,3 +121,12 @@ class Bus(Protocol):
 
     def partitions(self, topic: str) -> list[str]:
         """The partitions that exist now, sorted."""
+
+    def held(self, topic: str, partition: str) -> bool:
+        """Whether the partition has a writer now. Between machines the hold of a killed writer lapses in seconds."""
+
+    def spread(self, topic: str) -> int:
+        """Over how many partitions a producer should deal what it writes, for as many consumers to share the work."""
+
+    def close(self) -> None:
+        """Let go of connections; its readers and writers are closed with it. May be called twice."""
