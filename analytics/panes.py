@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from wire.records import Failure, Kind, Outcome, Pane, Sketch, Verdict
-from wire.sketch import SCALE, SketchBuilder
+from wire.sketch import SCALE, SketchBuilder, sketch_of
 
 NS: Final = 1_000_000_000
 SHED: Final = frozenset(
@@ -31,8 +31,8 @@ SHED: Final = frozenset(
     }
 )
 EMPTY_SKETCH: Final = Sketch(SCALE, 0, (), ())
-_NO_DIFFERENCE: Final = (Verdict.NONE, Verdict.SAME)
 
+_Group = dict[tuple[int, str, int], "_Counts"]  # second, route, status class
 PaneKey = tuple[int, str, int, str, str, int]  # second, run, step, route, kind, status class
 
 
@@ -59,14 +59,9 @@ class _Counts:
     def __init__(self) -> None:
         self.offered = self.completed = self.errors = self.shed = self.unknown = self.differing = 0
         self.bytes_out = self.bytes_in = 0
-        self.from_due: SketchBuilder | None = None
-        self.from_send: SketchBuilder | None = None
-
-    def latency(self, from_due_ns: int, from_send_ns: int) -> None:
-        if self.from_due is None or self.from_send is None:
-            self.from_due, self.from_send = SketchBuilder(), SketchBuilder()
-        self.from_due.add(from_due_ns)
-        self.from_send.add(from_send_ns)
+        # Latencies in ns as they are: counting them all at once costs half of adding each to a sketch.
+        self.from_due: list[int] = []
+        self.from_send: list[int] = []
 
     def freeze(self, key: PaneKey) -> Pane:
         second, run_id, step, route, kind, status_class = key
@@ -85,8 +80,8 @@ class _Counts:
             differing=self.differing,
             bytes_out=self.bytes_out,
             bytes_in=self.bytes_in,
-            from_due=self.from_due.freeze() if self.from_due else EMPTY_SKETCH,
-            from_send=self.from_send.freeze() if self.from_send else EMPTY_SKETCH,
+            from_due=sketch_of(self.from_due) if self.from_due else EMPTY_SKETCH,
+            from_send=sketch_of(self.from_send) if self.from_send else EMPTY_SKETCH,
         )
 
 
@@ -94,47 +89,63 @@ class PaneBuilder:
     """Adds outcomes up. `take()` gives what was added since, as panes to be added to those that are stored."""
 
     def __init__(self) -> None:
-        self._counts: dict[PaneKey, _Counts] = {}
-
-    def _at(self, time_ns: int, outcome: Outcome, status_class: int) -> _Counts:
-        key = (time_ns // NS, outcome.run_id, outcome.step, outcome.route, outcome.kind.value, status_class)
-        found = self._counts.get(key)
-        if found is None:
-            found = self._counts[key] = _Counts()
-        return found
+        # Two levels, because neighbours share the run, the step and the kind: only the rest is looked up for each.
+        self._groups: dict[tuple[str, int, str], _Group] = {}
 
     def add(self, outcome: Outcome) -> None:
-        failure = outcome.failure
-        answered = failure is Failure.NONE
-        status_class = outcome.status // 100 if answered else 0
-        due = self._at(outcome.due_ns, outcome, status_class)
-        due.offered += 1
-        if failure in SHED:
-            due.shed += 1
-            return
-        if failure is Failure.UNKNOWN:
-            due.unknown += 1
-            return
-        done_ns = outcome.done_ns or outcome.due_ns
-        done = self._at(done_ns, outcome, status_class)
-        done.bytes_out += outcome.bytes_out
-        done.bytes_in += outcome.bytes_in
-        if answered:
-            done.completed += 1
-        if not answered or outcome.status >= 500:
-            done.errors += 1
-        if outcome.verdict not in _NO_DIFFERENCE:
-            done.differing += 1
-        if answered or failure in (Failure.TIMEOUT, Failure.GIVEN_UP):
-            done.latency(done_ns - outcome.due_ns, done_ns - (outcome.sent_ns or outcome.due_ns))
+        self.add_all((outcome,))
 
     def add_all(self, outcomes: Iterable[Outcome]) -> None:
+        run_id, step, kind = "", 0, None
+        group: _Group = {}
         for outcome in outcomes:
-            self.add(outcome)
+            if outcome.kind is not kind or outcome.step != step or outcome.run_id != run_id:
+                run_id, step, kind = outcome.run_id, outcome.step, outcome.kind
+                group = self._groups.setdefault((run_id, step, kind.value), {})
+            failure, status, route, due_ns = outcome.failure, outcome.status, outcome.route, outcome.due_ns
+            answered = failure is Failure.NONE
+            status_class = status // 100 if answered else 0
+            second = due_ns // NS
+            due = group.get((second, route, status_class))
+            if due is None:
+                due = group[second, route, status_class] = _Counts()
+            due.offered += 1
+            if not answered:
+                if failure in SHED:
+                    due.shed += 1
+                    continue
+                if failure is Failure.UNKNOWN:
+                    due.unknown += 1
+                    continue
+            done_ns = outcome.done_ns or due_ns
+            done = due
+            if done_ns // NS != second:
+                where = (done_ns // NS, route, status_class)
+                found = group.get(where)
+                done = found if found is not None else group.setdefault(where, _Counts())
+            done.bytes_out += outcome.bytes_out
+            done.bytes_in += outcome.bytes_in
+            verdict = outcome.verdict
+            if verdict is not Verdict.SAME and verdict is not Verdict.NONE:
+                done.differing += 1
+            if answered:
+                done.completed += 1
+                if status >= 500:
+                    done.errors += 1
+            else:
+                done.errors += 1
+                if failure is not Failure.TIMEOUT and failure is not Failure.GIVEN_UP:
+                    continue
+            done.from_due.append(done_ns - due_ns)
+            done.from_send.append(done_ns - (outcome.sent_ns or due_ns))
 
     def take(self) -> list[Pane]:
-        panes = [counts.freeze(key) for key, counts in self._counts.items()]
-        self._counts.clear()
+        panes = [
+            counts.freeze((second, run_id, step, route, kind, status_class))
+            for (run_id, step, kind), group in self._groups.items()
+            for (second, route, status_class), counts in group.items()
+        ]
+        self._groups.clear()
         return panes
 
 

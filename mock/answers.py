@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from bus.logfile import LogReader
-from bus.ports import BusError
-from wire import codec
+from bus.ports import Bus, BusError, Message
+from bus.topic import TopicReader
+from wire import codec, topics
 from wire.codec import RecordType
 from wire.head import Field, field, fields_of, response_head
 from wire.records import Exchange, Fault, Mode, Stamped
@@ -38,30 +39,51 @@ class Answer(msgspec.Struct, frozen=True):
     latency_ns: int  # to the first byte; 0 = unknown
 
 
-def read_answers(path: Path, servers: frozenset[str], unusable: Counter[str]) -> Iterator[Answer]:
+def messages_of_file(path: Path) -> Iterator[Message]:
+    """The messages of a recording in a file. Raises BusError for a file that is no recording."""
+    with LogReader(path) as reader:
+        while messages := reader.read():
+            yield from messages
+
+
+def messages_on_bus(bus: Bus, name: str) -> Iterator[Message]:
+    """What a recording on a bus holds now, of all who recorded it. Raises BusError where nothing is."""
+    reader = TopicReader(bus, topics.RAW)
+    try:
+        found = False
+        while messages := reader.poll():
+            found = True
+            yield from messages
+        if not found:
+            raise BusError(f"{name}: no recording of this name on the bus")
+    finally:
+        reader.close()
+
+
+def read_answers(
+    messages: Iterable[Message], name: str, servers: frozenset[str], unusable: Counter[str]
+) -> Iterator[Answer]:
     """The answers of one recording (topic raw or clean), in its order.
 
     What cannot be served is counted in `unusable`: other_server, no_answer, informational, opaque, incomplete,
-    not_a_batch. Raises BusError for a file that is no recording.
+    not_a_batch. Raises BusError for what is no recording; `name` is what it is called there.
     """
-    with LogReader(path) as reader:
-        while messages := reader.read():
-            for message in messages:
-                try:
-                    batch = codec.decode(message.data)
-                except codec.CodecError:
-                    unusable["not_a_batch"] += 1
-                    continue
-                if batch.header.type in (RecordType.MANIFEST, RecordType.END, RecordType.ACCOUNT):
-                    continue
-                for record in batch.records:
-                    if not isinstance(record, Exchange | Stamped):
-                        raise BusError(f"{path}: holds {type(record).__name__} records, a mock needs exchanges")
-                    reason = _why_not(record, servers)
-                    if reason:
-                        unusable[reason] += 1
-                    else:
-                        yield _answer(record)
+    for message in messages:
+        try:
+            batch = codec.decode(message.data)
+        except codec.CodecError:
+            unusable["not_a_batch"] += 1
+            continue
+        if batch.header.type in (RecordType.MANIFEST, RecordType.END, RecordType.ACCOUNT):
+            continue
+        for record in batch.records:
+            if not isinstance(record, Exchange | Stamped):
+                raise BusError(f"{name}: holds {type(record).__name__} records, a mock needs exchanges")
+            reason = _why_not(record, servers)
+            if reason:
+                unusable[reason] += 1
+            else:
+                yield _answer(record)
 
 
 def _why_not(record: Exchange | Stamped, servers: frozenset[str]) -> str:

@@ -19,12 +19,12 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from multidict import CIMultiDict
 
-from bus.ports import BusError
+from bus.ports import Bus, BusError
 from livefire_shadow import HEADER, BadMarker
 from livefire_shadow import Settings as ShadowSettings
 from livefire_shadow.marker import verify_headers
 from livefire_shadow.settings import wall_s
-from mock.answers import Answer, read_answers
+from mock.answers import Answer, messages_of_file, messages_on_bus, read_answers
 from mock.match import Matcher, describe
 from mock.settings import Settings
 from wire.config import ConfigError
@@ -33,12 +33,22 @@ AUDIT_PATH = "/.livefire/audit"
 READY_PATH = "/.livefire/ready"
 _MAX_LISTED = 200
 
+OpenBus = Callable[[str], Bus]  # the bus of the recording of this name
+
 
 class Mock:
     """The answers and the counts. `now_s` is unix time in seconds."""
 
-    def __init__(self, settings: Settings, shadow: ShadowSettings, *, now_s: Callable[[], float] = wall_s) -> None:
-        """Reads the recordings. Raises BusError when one cannot be read, or when there is nothing to answer from."""
+    def __init__(
+        self,
+        settings: Settings,
+        shadow: ShadowSettings,
+        *,
+        open_bus: OpenBus | None = None,
+        now_s: Callable[[], float] = wall_s,
+    ) -> None:
+        """Reads the recordings: files, or with `open_bus` names on a bus. Raises BusError when one cannot be read, or
+        when there is nothing to answer from."""
         self._settings = settings
         self._keys = shadow.keys
         self._now_s = now_s
@@ -48,7 +58,13 @@ class Mock:
         self.unmatched: Counter[str] = Counter()
         self._unmatched_elsewhere = 0
         servers = frozenset(server.lower() for server in settings.servers)
-        answers = chain.from_iterable(read_answers(Path(path), servers, self.unusable) for path in settings.recordings)
+        answers = chain.from_iterable(
+            read_answers(
+                messages_of_file(Path(name)) if open_bus is None else messages_on_bus(open_bus(name), name),
+                name, servers, self.unusable,
+            )
+            for name in settings.recordings
+        )  # fmt: skip
         self._matcher = Matcher(answers, settings.max_answers)
         if self._matcher.count == 0:
             raise BusError(
@@ -132,7 +148,10 @@ def _response(recorded: Answer, method: str) -> web.Response:
 
 
 def serve(
-    settings: Settings, shadow: ShadowSettings | None = None, announce: Callable[[str], None] | None = None
+    settings: Settings,
+    shadow: ShadowSettings | None = None,
+    announce: Callable[[str], None] | None = None,
+    open_bus: OpenBus | None = None,
 ) -> None:
     """Serves until SIGTERM, SIGINT, or stdin closes. Ready when `GET /.livefire/ready` answers 200.
 
@@ -141,7 +160,8 @@ def serve(
     `announce` gets one line when it listens, and one with the counts at the end.
     """
     address_of(settings.listen)
-    mock = Mock(settings, shadow if shadow is not None else ShadowSettings.from_env(settings.service))
+    keys = shadow if shadow is not None else ShadowSettings.from_env(settings.service)
+    mock = Mock(settings, keys, open_bus=open_bus)
     say = announce if announce is not None else _nobody
     asyncio.run(_serve(mock, settings, say))
     counts = mock.counts()

@@ -18,7 +18,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 import livefire_shadow
-from bus.logfile import LogWriter
+from bus.logfile import FileBus, LogWriter
 from bus.ports import BusError
 from livefire_shadow import HEADER, sign
 from livefire_shadow import Settings as ShadowSettings
@@ -177,6 +177,16 @@ def test_what_cannot_be_served_is_counted_and_a_mock_with_nothing_does_not_start
     assert by_host.counts()["answers"] == 2
     with pytest.raises(BusError, match=r"no answer to serve.*other_server"):
         Mock(Settings("127.0.0.1:0", (path,), servers=("10.9.9.9:1",)), SHADOW)
+
+
+def test_a_recording_on_a_bus_serves_with_all_who_recorded_it(tmp_path: Path) -> None:
+    for agent, line in (("a.0", "POST /payments"), ("b.0", "GET /rates")):
+        with FileBus(tmp_path / "monday").writer("raw", agent, Manifest("raw", agent, "monday", 1, "test")) as writer:
+            writer.write_records([exchange(line)])
+    settings = Settings("127.0.0.1:0", ("monday",))
+    assert Mock(settings, SHADOW, open_bus=lambda name: FileBus(tmp_path / name)).counts()["answers"] == 2
+    with pytest.raises(BusError, match="tuesday: no recording of this name on the bus"):
+        Mock(Settings("127.0.0.1:0", ("tuesday",)), SHADOW, open_bus=lambda name: FileBus(tmp_path / name))
 
 
 @pytest.mark.parametrize("how", ["stdin", "sigterm"])

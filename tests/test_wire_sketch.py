@@ -114,3 +114,8 @@ def test_what_cannot_be_answered_is_refused() -> None:
             sketch.quantile(one, q)
     with pytest.raises(ValueError, match="scale 5"):
         SketchBuilder().merge(msgspec.structs.replace(one, scale=5))
+
+
+@given(st.lists(VALUES, max_size=40))
+def test_counting_all_at_once_is_adding_one_by_one(values: list[int]) -> None:
+    assert sketch.sketch_of(values) == sketch_of(values)

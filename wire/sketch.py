@@ -8,7 +8,8 @@ relative error is the same at both ends: 2*low*high/(low+high), so the error is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from wire.records import Sketch
@@ -72,6 +73,18 @@ class SketchBuilder:
     def quantile(self, q: float) -> float:
         """The nearest-rank quantile (0 < q <= 1), within MAX_RELATIVE_ERROR. Raises ValueError when empty."""
         return quantile(self.freeze(), q)
+
+
+def sketch_of(values: Sequence[int]) -> Sketch:
+    """The sketch of all these values, as adding them one by one would make it."""
+    positive = values if not values or min(values) >= 1 else [value for value in values if value >= 1]
+    log2, ceil = math.log2, math.ceil
+    counts = Counter([ceil(log2(value) * _FACTOR) - 1 for value in positive])
+    indexes = tuple(sorted(counts))
+    return Sketch(
+        SCALE, len(values) - len(positive), indexes, tuple(counts[i] for i in indexes), max(positive, default=0),
+        sum(positive),
+    )  # fmt: skip
 
 
 def merged(sketches: Iterable[Sketch]) -> Sketch:

@@ -31,6 +31,7 @@ def command(
 
     \b
     livefire mock monday.lf --server 10.0.0.7:8443 --listen 127.0.0.1:9090
+    livefire --bus kafka://broker:9092 mock monday --server 10.0.0.7:8443 --listen 127.0.0.1:9090
     """
     ring = keyring.load(resolved.settings.keys_path)
     settings = Settings(
