@@ -10,14 +10,16 @@ from pathlib import Path
 import msgspec
 
 from bus.logfile import LogReader, LogWriter
+from bus.order import Sorter
 from bus.ports import BusError
-from cleanse.order import Sorter
-from cleanse.pipeline import LEDGER, Pipeline
+from cleanse.pipeline import Pipeline
+from cleanse.rules.unreplayable import started_ns
 from cleanse.settings import CleanseSettings
+from cleanse.sieve import LEDGER
 from wire import codec, topics
 from wire.account import Account
 from wire.codec import RecordType
-from wire.records import Flows, Manifest, RouteTable, SourceRange, Stamped
+from wire.records import Exchange, Flows, Manifest, RouteTable, SourceRange, Stamped
 
 WRITER = "livefire cleanse"
 
@@ -33,12 +35,17 @@ class CleanseResult(msgspec.Struct, frozen=True):
 
 
 def cleanse(
-    source: Path, to: Path, settings: CleanseSettings | None = None, until_ns: int | None = None
+    source: Path,
+    to: Path,
+    settings: CleanseSettings | None = None,
+    until_ns: int | None = None,
+    from_ns: int | None = None,
 ) -> CleanseResult:
     """Read the raw recording `source` as far as it is written now, write the clean one `to`, sorted by time.
 
-    Exchanges that began after `until_ns` (epoch ns) are left out. `to` appears when it is whole: until then its name
-    ends in .part. Raises BusError for files that cannot be used, ConfigError for rules that cannot be meant.
+    Exchanges that began after `until_ns` or before `from_ns` (epoch ns) are left out. `to` appears when it is whole:
+    until then its name ends in .part. Raises BusError for files that cannot be used, ConfigError for rules that
+    cannot be meant.
     """
     settings = settings or CleanseSettings()
     if to.exists():
@@ -46,12 +53,12 @@ def cleanse(
     part = to.with_name(to.name + ".part")
     with LogReader(source, topic=topics.RAW) as reader:
         manifest = _manifest_of(reader, source)
-        pipeline = Pipeline(settings, manifest.owner_id, until_ns)
-        sorter = Sorter(settings.memory_bytes, to.with_name(to.name + ".runs"))
+        pipeline = Pipeline(settings, manifest.owner_id, until_ns, from_ns)
+        sorter = Sorter(settings.memory_bytes, to.with_name(to.name + ".runs"), started_ns)
         try:
             _read(reader, pipeline, sorter)
             for entry in sorter:
-                pipeline.learn(entry[3])
+                pipeline.learn(entry.record)
             # Left over by a cleanse that was killed: its work is done again from the start.
             part.unlink(missing_ok=True)
             result = _write(part, manifest, source, pipeline, sorter, settings)
@@ -92,10 +99,9 @@ def _manifest_of(reader: LogReader, source: Path) -> Manifest:
     return manifest
 
 
-def _read(reader: LogReader, pipeline: Pipeline, sorter: Sorter) -> None:
+def _read(reader: LogReader, pipeline: Pipeline, sorter: Sorter[Exchange]) -> None:
     # A recorder may go on writing as fast as this reads: what is there now is enough.
     size = os.stat(reader.path).st_size
-    unreadable = 0
     while reader.next_offset < size and (messages := reader.read(1)):
         message = messages[0]
         header: codec.Header | None = None
@@ -107,19 +113,16 @@ def _read(reader: LogReader, pipeline: Pipeline, sorter: Sorter) -> None:
         except codec.CodecError as error:
             if error.reason == "future_version":
                 raise BusError(f"{reader.path}: at {message.offset}: {error.detail}: upgrade livefire") from None
-            unreadable += 1
-            if header is not None:
-                pipeline.lose(header.count, "unreadable")
+            pipeline.lose(header.count if header is not None else 0)
             continue
         for exchange in pipeline.sift(records):
             sorter.add(exchange, message.offset)
-    for name, count in (("damaged_frames", reader.corrupt_frames), ("unreadable_batches", unreadable)):
-        if count:
-            pipeline.account.note(name, count)
+    if reader.corrupt_frames:
+        pipeline.account.note("damaged_frames", reader.corrupt_frames)
 
 
 def _write(
-    part: Path, raw: Manifest, source: Path, pipeline: Pipeline, sorter: Sorter, settings: CleanseSettings
+    part: Path, raw: Manifest, source: Path, pipeline: Pipeline, sorter: Sorter[Exchange], settings: CleanseSettings
 ) -> CleanseResult:
     now_ns = time.time_ns()
     manifest = msgspec.structs.replace(
@@ -155,7 +158,7 @@ def _write(
 
 
 def _batches(
-    pipeline: Pipeline, sorter: Sorter, settings: CleanseSettings
+    pipeline: Pipeline, sorter: Sorter[Exchange], settings: CleanseSettings
 ) -> Iterator[tuple[list[Stamped], tuple[SourceRange, ...]]]:
     batch: list[Stamped] = []
     size = 0

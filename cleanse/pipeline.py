@@ -9,24 +9,29 @@ from collections.abc import Sequence
 
 from cleanse.flows import FlowLearner
 from cleanse.routes import RouteLearner
-from cleanse.rules import Rules
 from cleanse.rules.unreplayable import started_ns
 from cleanse.sessions import Sessions
 from cleanse.settings import CleanseSettings
+from cleanse.sieve import LEDGER, Sieve, lose
 from cleanse.stamp import stamped
 from wire import head as heads
 from wire.account import Account
 from wire.records import Exchange, Flows, RouteTable, Stamped
 from wire.routes import RouteMatcher
 
-LEDGER = "messages"
 MAX_SERVERS = 10_000
 
 
 class Pipeline:
     """One recording's way. Counts on `account`, ledger "messages": seen = emitted + drops + in flight."""
 
-    def __init__(self, settings: CleanseSettings, recording_id: str, until_ns: int | None = None) -> None:
+    def __init__(
+        self,
+        settings: CleanseSettings,
+        recording_id: str,
+        until_ns: int | None = None,
+        from_ns: int | None = None,
+    ) -> None:
         """Raises ConfigError for rules that cannot be meant."""
         self.account = Account()
         self.first_ns = 0  # when the first exchange that stays began
@@ -34,8 +39,7 @@ class Pipeline:
         self.servers: set[str] = set()  # of what stays; a replay is not fired at them by accident
         self._settings = settings
         self._recording_id = recording_id
-        self._until_ns = until_ns
-        self._rules = Rules(settings)
+        self._sieve = Sieve(settings, from_ns, until_ns)
         self._ledger = self.account.ledger(LEDGER)
         self._learner = RouteLearner(settings.routes, settings.rename)
         self._flow_learner = FlowLearner(settings.min_support)
@@ -46,20 +50,9 @@ class Pipeline:
 
     def sift(self, batch: Sequence[Exchange]) -> list[Exchange]:
         """Those of the batch that stay."""
-        kept: list[Exchange] = []
-        ledger = self._ledger
-        for exchange in batch:
-            ledger.seen += 1
+        kept = self._sieve.keep(batch, self._ledger)
+        for exchange in kept:
             start = started_ns(exchange)
-            if self._until_ns is not None and start > self._until_ns:
-                ledger.drop("later", intentional=True)
-                continue
-            found = self._rules.reason(exchange)
-            if found is not None:
-                ledger.drop(found[0], intentional=found[1])
-                continue
-            kept.append(exchange)
-            ledger.in_flight += 1
             if len(self.servers) < MAX_SERVERS:
                 self.servers.add(exchange.server)
             if not self.first_ns or start < self.first_ns:
@@ -67,10 +60,9 @@ class Pipeline:
             self._note_route(exchange)
         return kept
 
-    def lose(self, count: int, reason: str) -> None:
-        """Count exchanges that could not even be read."""
-        self._ledger.seen += count
-        self._ledger.drop(reason, count)
+    def lose(self, count: int) -> None:
+        """Count the exchanges of a batch that could not even be read."""
+        lose(self.account, count)
 
     def _note_route(self, exchange: Exchange) -> None:
         # What was never there teaches nothing: scanners ask for thousands of paths.

@@ -1,0 +1,181 @@
+"""Cleansing batch by batch, wherever batches come from: a pure function of one message.
+
+A recording is spread over raw streams (`<agent>.<k>`); what becomes of stream `a.3` goes to the clean streams
+`a.3.0`, `a.3.1` ... one for each partition of `clean`, chosen by the session. Nothing is kept from one batch to the
+next, so any cleanser may go on where another was killed. What is cleansed twice is known by its `sources`, the range
+of the raw stream that a message was made from; readers drop it (`bus.highwater`).
+
+What only a whole recording knows is left to who has all of it (`replay.fetch`): `offset_ns` counts from 1970 rather
+than from the first request, sessions are not numbered, and an `End` carries the count of the raw stream.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from bus.ports import Message
+from cleanse.learned import Learned
+from cleanse.settings import CleanseSettings
+from cleanse.sieve import LEDGER, Sieve, lose
+from cleanse.stamp import stamped
+from wire import codec, head, ids, topics
+from wire.account import Account
+from wire.codec import RecordType
+from wire.records import Dead, End, Exchange, Manifest, Record, SourceRange, Stamped
+from wire.routes import RouteMatcher
+
+WRITER: Final = "livefire cleanse"
+STAGE: Final = "cleanse"
+SERVER_NOTE: Final = "server."  # notes of the account that name the servers of what stays
+WIDTH: Final = "clean_partitions"  # in the settings of a clean stream's manifest: how many streams are beside it
+#: More is not written into a dead letter: it must fit into a message, and the bytes are still where they came from.
+MAX_DEAD_BYTES: Final = 7 << 20
+
+
+class Output(msgspec.Struct, frozen=True):
+    """One message to be written."""
+
+    topic: str
+    stream: str  # clean: "<agent>.<k>.<j>"; dead: the raw stream's name
+    partition: int  # j: where the stream lies, 0 <= j < width
+    data: bytes
+    type: RecordType
+
+
+class StreamPipeline:
+    """`apply` turns one raw message into messages of `clean`. Rules, stamping and counting are those of a file."""
+
+    def __init__(
+        self,
+        settings: CleanseSettings,
+        learned: Learned,
+        width: int,
+        *,
+        from_ns: int | None = None,
+        until_ns: int | None = None,
+    ) -> None:
+        """`width`: partitions of `clean`. Raises ConfigError for rules that cannot be meant."""
+        self.width = width
+        self._settings = settings
+        self._learned = learned
+        self._sieve = Sieve(settings, from_ns, until_ns)
+        self._matcher = RouteMatcher(learned.routes)
+
+    def apply(self, message: Message) -> list[Output]:
+        """What a message of `raw` becomes, to be written in this order; `partition` names its stream.
+
+        Exchanges become one message for each clean partition that gets any; the growth of the account is in exactly
+        one of them, alone where nothing stays. Manifest and End go to every partition, the former with what was
+        learned. Other batches give nothing. Raises CodecError for what is no batch of this or an earlier version.
+        """
+        header = codec.decode_header(message.data)
+        if header.type is RecordType.EXCHANGE:
+            return self._exchanges(message, codec.decode(message.data, header).records)
+        if header.type is RecordType.MANIFEST:
+            return self._manifest(message, codec.decode(message.data, header).records)
+        if header.type is RecordType.END:
+            return self._end(message, codec.decode(message.data, header).records)
+        return []
+
+    def poison(self, message: Message, reason: str) -> list[Output]:
+        """What becomes of a message that `apply` raised for: a dead letter, and the count of what was lost with it."""
+        sources = _sources(message)
+        letter = Dead(message.topic, message.partition, message.offset, message.data, reason, STAGE)
+        data = codec.encode((letter,), sources=sources)
+        if len(data) > MAX_DEAD_BYTES:
+            kept = f"{reason}; its {len(message.data)} bytes are left where they are"
+            data = codec.encode((msgspec.structs.replace(letter, data=b"", error=kept),), sources=sources)
+        home = self._home(message)
+        account = Account()
+        lose(account, count_of(message.data))
+        dead = Output(topics.DEAD, message.partition, home, data, RecordType.DEAD)
+        return [dead, self._account(message, home, account)]
+
+    # -- one kind of batch each
+
+    def _exchanges(self, message: Message, batch: tuple[Exchange, ...]) -> list[Output]:
+        account = Account()
+        ledger = account.ledger(LEDGER)
+        parts: dict[int, list[Stamped]] = {}
+        name, limit = self._matcher.name, self._settings.max_baseline_bytes
+        for exchange in self._sieve.keep(batch, ledger):
+            line = exchange.request.head
+            route = name(head.method_of(line), head.target_of(line))
+            record = stamped(exchange, route, 0, 0, 0, limit)
+            parts.setdefault(partition_of(record.session_id, self.width), []).append(record)
+            account.note(SERVER_NOTE + exchange.server)
+        ledger.emitted, ledger.in_flight = ledger.in_flight, 0
+        if not parts:
+            return [self._account(message, self._home(message), account)] if batch else []
+        outputs: list[Output] = []
+        for j in sorted(parts):
+            times = [record.offset_ns for record in parts[j]]
+            data = codec.encode(
+                parts[j],
+                first_ns=min(times),
+                last_ns=max(times),
+                sources=_sources(message),
+                increment=account.take() if not outputs else None,
+            )
+            outputs.append(self._clean(message, j, data, RecordType.STAMPED))
+        return outputs
+
+    def _manifest(self, message: Message, batch: tuple[Manifest, ...]) -> list[Output]:
+        outputs = []
+        settings = {**msgspec.to_builtins(self._settings), WIDTH: self.width}
+        for manifest in batch:
+            for j in range(self.width):
+                clean = msgspec.structs.replace(
+                    manifest,
+                    topic=topics.CLEAN,
+                    partition=f"{message.partition}.{j}",
+                    writer=WRITER,
+                    settings=settings,
+                    inputs=(message.partition,),
+                    sorted=False,
+                    servers=(),
+                )
+                records: tuple[Record, ...] = (clean, self._learned.routes, self._learned.flows)
+                for record in records:
+                    data = codec.encode(
+                        (record,), first_ns=clean.created_ns, last_ns=clean.created_ns, sources=_sources(message)
+                    )
+                    outputs.append(self._clean(message, j, data, codec.TYPE_OF[type(record)]))
+        return outputs
+
+    def _end(self, message: Message, batch: tuple[End, ...]) -> list[Output]:
+        outputs = []
+        for end in batch:
+            for j in range(self.width):
+                clean = msgspec.structs.replace(end, partition=f"{message.partition}.{j}", sorted=False)
+                data = codec.encode((clean,), first_ns=end.first_ns, last_ns=end.last_ns, sources=_sources(message))
+                outputs.append(self._clean(message, j, data, RecordType.END))
+        return outputs
+
+    def _account(self, message: Message, j: int, account: Account) -> Output:
+        data = codec.encode((), RecordType.ACCOUNT, sources=_sources(message), increment=account.take())
+        return self._clean(message, j, data, RecordType.ACCOUNT)
+
+    def _clean(self, message: Message, j: int, data: bytes, type: RecordType) -> Output:
+        return Output(topics.CLEAN, f"{message.partition}.{j}", j, data, type)
+
+    def _home(self, message: Message) -> int:
+        """Where a count goes that no exchange leads anywhere."""
+        return partition_of(message.partition.encode(), self.width)
+
+
+def partition_of(session: bytes, width: int) -> int:
+    """Which clean partition a session belongs to: the same in every cleanser."""
+    return ids.shard_of(session, 0, width)
+
+
+def count_of(data: bytes) -> int:
+    """How many exchanges a message held that cannot be read, as far as its header says so; else 0."""
+    glance = codec.glance(data)
+    return glance.records if glance is not None and glance.type == RecordType.EXCHANGE else 0
+
+
+def _sources(message: Message) -> tuple[SourceRange, ...]:
+    return (SourceRange(message.topic, message.partition, message.offset, message.offset + 1),)
