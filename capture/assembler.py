@@ -85,6 +85,8 @@ class Assembler:
         #: Asked with each request's fields in lower case, from the newline before them on (what is before that may be
         #: there or not): why its exchange is not wanted (a reason of `INTENTIONAL`), "" to keep it.
         self.leave_out: Callable[[bytes], str] | None = None
+        #: Asked with each session id: whether it is shed, for want of room.
+        self.sheds: Callable[[bytes], bool] | None = None
 
     # -- results
 
@@ -137,6 +139,10 @@ class Assembler:
             connection.close(self._clock.now_ns, closed=False)
         self._fragments.finish()
         self._count_fragments()
+
+    def set_clock(self, offset_ns: int) -> None:
+        """Add this to the times of what is complete from now on."""
+        self._maker.clock_offset_ns = offset_ns
 
     # -- packets
 
@@ -387,6 +393,10 @@ class Assembler:
         if response is None:
             self._ledgers.account.note("unanswered")
         exchange = self._maker.exchange(connection, pair)
+        if self.sheds is not None and self.sheds(exchange.session_id):
+            self._ledgers.drop_messages("no_room", count)
+            self.drop_bytes("no_room", wire_bytes)
+            return
         if self._masker is not None:
             exchange = self._masker.exchange(exchange)
         self.ready.add(exchange, count, wire_bytes)

@@ -21,6 +21,7 @@ class ExchangeMaker:
         self._recording_id = recording_id
         self._sessions = sessions
         self._host = host
+        self.clock_offset_ns = 0  # added to all times: what the bus's clock is ahead of this machine's
 
     def exchange(self, connection: Connection, pair: Pair) -> Exchange:
         request, response = pair.request, pair.response
@@ -68,6 +69,7 @@ class ExchangeMaker:
                 response.trailers,
                 tuple(message.head for message in pair.interim) if pair.interim else (),
             )
+        ahead = self.clock_offset_ns
         return Exchange(
             ids.at(offset),
             session,
@@ -76,10 +78,10 @@ class ExchangeMaker:
             second.address,
             sent,
             got,
-            request.start_ns if request is not None else 0,
-            request.end_ns if request is not None else 0,
-            response.start_ns if response is not None else 0,
-            response.end_ns if response is not None else 0,
+            request.start_ns + ahead if request is not None else 0,
+            request.end_ns + ahead if request is not None else 0,
+            response.start_ns + ahead if response is not None else 0,
+            response.end_ns + ahead if response is not None else 0,
             _mode(request, response),
             first.interface or second.interface or "",
             "http/1",

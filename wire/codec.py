@@ -226,6 +226,17 @@ def compressed(data: bytes) -> bytes:
     return bytes(start) + _zstd.compressor.compress(data[head.body_at :])
 
 
+def with_increment(data: bytes, head: Header, increment: Increment) -> bytes:
+    """The same message, whose header is `head`, with another increment. Raises CodecError (too_large)."""
+    meta = _encoder.encode(_Meta(head.sources, increment))
+    if len(meta) > 0xFFFF:
+        raise CodecError("too_large", f"batch meta of {len(meta)} bytes: too many source ranges or drop reasons")
+    front = _HEADER.pack(
+        MAGIC, data[2], head.type, head.compression, len(meta), head.count, head.first_ns, head.last_ns
+    )
+    return b"".join((front, meta, memoryview(data)[head.body_at :]))
+
+
 def decode_header(data: bytes) -> Header:
     """The header of a message. Raises CodecError."""
     if len(data) < _HEADER.size:

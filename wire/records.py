@@ -39,6 +39,9 @@ class Manifest(Record, frozen=True, array_like=True):
     sorted: bool = False  # records are in time order
     masked: bool = True
     servers: tuple[str, ...] = ()  # "ip:port" of the servers whose traffic it holds, as far as its writer says so
+    #: Added to the writer's own clock to get the times in it: the bus's clock less its own, when it began.
+    clock_offset_ns: int = 0
+    clock_error_ns: int = 0  # how far that may be off; 0 with an offset of 0: not measured
 
 
 class End(Record, frozen=True, array_like=True):
