@@ -72,7 +72,7 @@ WINDOW_FIELDS: Final = (
     Field("event.end", "date", "where it ends, exclusive"),
     Field("event.duration", "long", "its length", "ns"),
     Field("service.name", "keyword", "what is drilled, as the aggregator was told"),
-    Field("http.request.method", "keyword", "the route's method; absent for all routes together"),
+    Field("http.request.method", "keyword", "the route's method; null for all routes together"),
     Field("livefire.run_id", "keyword", "the run, or the recording that production is read from"),
     Field("livefire.kind", "keyword", "stress, production or canary"),
     Field("livefire.route", "keyword", "`GET /orders/{id}`; `*` = all routes together, only in the totals' indices"),
@@ -80,8 +80,8 @@ WINDOW_FIELDS: Final = (
     Field("livefire.window", "keyword", "the series: " + ", ".join(series.name for series in SERIES)),
     Field("livefire.over_s", "integer", "length of the window", "s"),
     Field("livefire.elapsed_s", "long", "from the run's start to where the window begins", "s"),
-    Field("livefire.speed", "double", "how often faster than recorded the run fired; absent for production"),
-    Field("livefire.copies", "double", "how many copies of the recording the run fired; absent for production"),
+    Field("livefire.speed", "double", "how often faster than recorded the run fired; null for production"),
+    Field("livefire.copies", "double", "how many copies of the recording the run fired; null for production"),
     Field("livefire.final", "boolean", "nothing can be added to this window any more"),
     Field("livefire.revision", "long", "grows each time the document is written again"),
     Field("livefire.count", "long", "requests that were answered in the window; the same as completed", "", True),
@@ -96,17 +96,22 @@ WINDOW_FIELDS: Final = (
     Field("livefire.bytes_in", "long", "of the answers' bodies", "bytes", True),
     Field("livefire.offered_rate", "double", "offered, per second of the window", "1/s"),
     Field("livefire.completed_rate", "double", "completed, per second of the window", "1/s"),
-    Field("livefire.error_share", "double", "errors among completed and failed; absent when there are none", "share"),
+    Field("livefire.error_share", "double", "errors among completed and failed; null when there are none", "share"),
     *(
-        Field(f"livefire.{name}_ms", "double", f"latency from when it was due, {name}; absent below the count", "ms")
+        Field(
+            f"livefire.{name}_ms",
+            "double",
+            f"latency from when it was due, {name}; null where there are too few to tell",
+            "ms",
+        )
         for name in _PERCENTILES
     ),
-    Field("livefire.max_ms", "double", "latency from when it was due, the longest", "ms"),
+    Field("livefire.max_ms", "double", "latency from when it was due, the longest; null when there is none", "ms"),
     *(
-        Field(f"livefire.send_{name}_ms", "double", f"latency from when it was sent, {name}; absent likewise", "ms")
+        Field(f"livefire.send_{name}_ms", "double", f"latency from when it was sent, {name}; null likewise", "ms")
         for name in _PERCENTILES
     ),
-    Field("livefire.latency_ms", "histogram", "latencies from when it was due, all of them", "ms", True, True),
+    Field("livefire.latencies_ms", "histogram", "latencies from when it was due, all of them", "ms", True, True),
 )
 
 #: Of an exemplar's document: one slow or failed shot, masked.
@@ -115,13 +120,13 @@ EXEMPLAR_FIELDS: Final = (
     Field("event.kind", "keyword", "always `event`"),
     Field("event.outcome", "keyword", "success, failure, or unknown (never sent, or nobody knows)"),
     Field("event.start", "date", "when it was due; the same as @timestamp"),
-    Field("event.end", "date", "when it was done; absent when it never was"),
-    Field("event.duration", "long", "from due to done; absent when it never was done", "ns"),
+    Field("event.end", "date", "when it was done; null when it never was"),
+    Field("event.duration", "long", "from due to done; null when it never was done", "ns"),
     Field("service.name", "keyword", "what is drilled, as the aggregator was told"),
-    Field("error.type", "keyword", "connect, timeout, reset and so on; absent for an answer"),
+    Field("error.type", "keyword", "connect, timeout, reset and so on; null for an answer"),
     Field("http.request.method", "keyword", "of the request"),
     Field("http.request.bytes", "long", "sent", "bytes"),
-    Field("http.response.status_code", "integer", "absent when there was no answer"),
+    Field("http.response.status_code", "integer", "null when there was no answer"),
     Field("http.response.bytes", "long", "of the answer's body", "bytes"),
     Field("url.original", "keyword", "the request's target, masked"),
     Field("url.path", "keyword", "its path, masked"),
@@ -133,9 +138,9 @@ EXEMPLAR_FIELDS: Final = (
     Field("livefire.copy", "integer", "which copy of it"),
     Field("livefire.lap", "integer", "which lap of the recording"),
     Field("livefire.worker", "keyword", "who fired it"),
-    Field("livefire.verdict", "keyword", "how the answer differs from the recorded one; absent when not compared"),
-    Field("livefire.latency_ms", "double", "from due to done; absent when it never was done", "ms"),
-    Field("livefire.send_latency_ms", "double", "from sent to done; absent likewise", "ms"),
+    Field("livefire.verdict", "keyword", "how the answer differs from the recorded one; null when not compared"),
+    Field("livefire.latency_ms", "double", "from due to done; null when it never was done", "ms"),
+    Field("livefire.send_latency_ms", "double", "from sent to done; null likewise", "ms"),
     Field("livefire.request_head", "keyword", "as it was sent, masked; kept, not searched"),
     Field("livefire.response_head", "keyword", "as it came, masked; kept, not searched"),
 )
