@@ -6,13 +6,17 @@ BIN := .venv/bin
 LEAK ?=
 MINUTES ?= 1
 
-.PHONY: demo test check fuzz soak bench lock clean
+.PHONY: demo test check servers fuzz soak bench lock clean
 
 demo: .venv
 	@LEAK=$(LEAK) $(BIN)/livefire demo
 
 test: .venv
 	@$(BIN)/python -m pytest $(ARGS)
+
+# What the tests of Kafka, Elasticsearch and ClickHouse start: fetched once, into ~/.cache/livefire and .venv.
+servers: .venv
+	@$(BIN)/python tests/servers/install.py
 
 # Format, lint, types (strict); the layering and documentation tests are part of `make test`.
 check: .venv

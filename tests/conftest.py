@@ -1,4 +1,4 @@
-"""What every test run tells: which tests were skipped, and how to get what they need.
+"""What every test run has and tells: servers, started once; which tests were skipped, and how to get what they need.
 
 With LIVEFIRE_REQUIRE=all (as in CI) a skip is a failure, so that a missing part cannot pass for a tested one.
 """
@@ -9,7 +9,9 @@ import os
 from collections.abc import Generator
 
 import pytest
+from servers.fixtures import chdb_server, clickhouse_server, elasticsearch_server, kafka_server
 
+__all__ = ["chdb_server", "clickhouse_server", "elasticsearch_server", "kafka_server"]
 ALL = "all" in os.environ.get("LIVEFIRE_REQUIRE", "").split(",")
 
 
