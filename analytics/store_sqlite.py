@@ -19,7 +19,8 @@ from urllib.parse import quote
 import msgspec
 
 from analytics.panes import add_panes, key_of
-from analytics.store_port import StoreError
+from analytics.store_port import StoreAway, StoreError
+from analytics.windows import Window, windows
 from wire.records import Kind, Pane, Sketch, SourceRange
 
 VERSION: Final = 1
@@ -66,14 +67,18 @@ def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise StoreError(f"{path}: {error}") from None
+        kind = StoreAway if "locked" in str(error) else StoreError
+        raise kind(f"{path}: {error}") from None
 
 
 class PaneStore:
     """The writer."""
 
-    def __init__(self, path: Path | str) -> None:
-        """Makes or opens the file. Raises StoreError if it has a writer, or is of a later version, or no database."""
+    def __init__(self, path: Path | str, run_id: str = "") -> None:
+        """Makes or opens the file. Raises StoreError if it has a writer, or is of a later version, or no database.
+
+        With `run_id`, also if it holds panes of another run: a file is one run's.
+        """
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(f"{self.path}.writer", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -92,10 +97,19 @@ class PaneStore:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = NORMAL")
                 self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+                self._refuse_others(run_id)
         except BaseException:
             os.close(self._lock)
             raise
         self._open = True
+
+    def _refuse_others(self, run_id: str) -> None:
+        found = self._db.execute("SELECT run FROM panes WHERE run != ? LIMIT 1", (run_id,)).fetchone()
+        if run_id and found is not None:
+            self._db.close()
+            raise StoreError(
+                f"{self.path}: holds run {found[0]}; for several runs give a folder (a path that ends with /)"
+            )
 
     def apply(self, panes: Sequence[Pane], sources: Sequence[SourceRange]) -> bool:
         with _told(self.path):
@@ -167,6 +181,12 @@ class PaneStore:
     def panes(self, run_id: str, first_s: int | None = None, end_s: int | None = None) -> list[Pane]:
         return _panes(self._db, self.path, run_id, first_s, end_s)
 
+    def windows(
+        self, run_id: str, *, every_s: int, over_s: int, start_s: int, watermark_s: int | None = None
+    ) -> list[Window]:
+        found = self.panes(run_id)
+        return list(windows(found, every_s=every_s, over_s=over_s, start_s=start_s, watermark_s=watermark_s))
+
     def note(self, name: str) -> str | None:
         return _note(self._db, self.path, name)
 
@@ -208,6 +228,12 @@ class StoredPanes:
 
     def panes(self, run_id: str, first_s: int | None = None, end_s: int | None = None) -> list[Pane]:
         return _panes(self._db, self.path, run_id, first_s, end_s)
+
+    def windows(
+        self, run_id: str, *, every_s: int, over_s: int, start_s: int, watermark_s: int | None = None
+    ) -> list[Window]:
+        found = self.panes(run_id)
+        return list(windows(found, every_s=every_s, over_s=over_s, start_s=start_s, watermark_s=watermark_s))
 
     def note(self, name: str) -> str | None:
         return _note(self._db, self.path, name)
