@@ -255,6 +255,7 @@ class _Drill:
                 self.tell(
                     EventKind.STARTED,
                     f"run {self.run_id}: {len(names)} worker{'s' if len(names) > 1 else ''}, at {plan.target}",
+                    run_id=self.run_id,
                 )
                 load = Load(
                     run_id=self.run_id,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from analytics.app import window_dicts
+from analytics.kibana.address import base_address, dashboard_address
 from analytics.windows import text_table
 from drill import app
 from drill.events import Event, EventKind
@@ -31,10 +32,19 @@ _MOCK_S: Final = 20.0
 
 
 def drill_and_tell(
-    plan: Plan, keys: Path, runs: Path, supervisor: Supervisor, story: Story, *, disposable: bool = False
+    plan: Plan,
+    keys: Path,
+    runs: Path,
+    supervisor: Supervisor,
+    story: Story,
+    *,
+    disposable: bool = False,
+    kibana: str = "",
 ) -> DrillResult:
     """Carry a plan out, telling what happens. Raises ConfigError and the like before the first shot."""
     targets.admit(plan.target)
+    if kibana:
+        base_address(kibana)  # for its errors
     ring = keyring.load(keys)
     settings = DrillSettings(
         runs_dir=runs, key_id=ring.marker.id, key_hex=ring.marker.key, disposable_target=disposable
@@ -44,8 +54,10 @@ def drill_and_tell(
 
     def tell(event: Event) -> None:
         nonlocal begun
-        begun = begun or event.kind is EventKind.STARTED
         _tell(event, story)
+        if kibana and event.kind is EventKind.STARTED and not begun:
+            story.line(f"Kibana: {dashboard_address(kibana, '', event.detail['run_id'], event.at_ns, None)}")
+        begun = begun or event.kind is EventKind.STARTED
 
     try:
         result = app.run(plan, settings, supervisor.spawn, tell)
@@ -55,6 +67,9 @@ def drill_and_tell(
         raise
     story.done()
     _tell_result(result, story)
+    if kibana:
+        story.line()
+        story.line(f"Kibana: {dashboard_address(kibana, '', result.run_id, result.started_ns, result.ended_ns)}")
     return result
 
 

@@ -25,6 +25,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keys: str = ""  # the key file; "" = livefire/keys.json in the user's configuration folder
     log_level: str = "warning"  # debug, info, warning, error
     log_format: str = "text"  # text, json
+    kibana: str = ""  # address of a Kibana, a space's too (https://kibana:5601/s/ops); "" = none
 
     @property
     def runs_path(self) -> Path:

@@ -58,6 +58,7 @@ def command(
             supervisor,
             story,
             disposable=disposable_target,
+            kibana=resolved.settings.kibana,
         )
     story.line()
     tell_account(result, story)
