@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from bus.ports import Bus, Message, Reader
 from wire import codec
@@ -12,20 +12,28 @@ from wire import codec
 class TopicReader:
     """Tails every partition of one topic. Order holds inside a partition only."""
 
-    def __init__(self, bus: Bus, topic: str) -> None:
+    def __init__(self, bus: Bus, topic: str, accept: Callable[[str], bool] | None = None) -> None:
+        """`accept` is asked once of each partition, when it is first seen; what it refuses is never opened."""
         self._bus = bus
         self._topic = topic
+        self._accept = accept
+        self._refused: set[str] = set()
         self._readers: dict[str, Reader] = {}
         self._polled: deque[Message] = deque()  # taken from the readers, not yet handed out
         self.unreadable = 0  # messages that were no batch
 
     def poll(self) -> list[Message]:
-        """What is there now; [] when there is nothing new. Never waits."""
+        """What is there now; [] when there is nothing new. Raises BusAway as readers do: nothing is lost by it."""
         for partition in self._bus.partitions(self._topic):
-            if partition not in self._readers:
+            if partition in self._readers or partition in self._refused:
+                continue
+            if self._accept is not None and not self._accept(partition):
+                self._refused.add(partition)
+            else:
                 self._readers[partition] = self._bus.reader(self._topic, partition)
         for reader in self._readers.values():
-            self._polled.extend(reader.read())
+            if not reader.ended:
+                self._polled.extend(reader.read())
         polled = list(self._polled)
         self._polled.clear()
         return polled

@@ -12,6 +12,7 @@ from wire.records import Claim, End, Failure, Kind, Manifest, Outcome, ShotKey, 
 
 FLUSH_NS: Final = 100_000_000
 FLUSH_COUNT: Final = 2_000
+_MOST: Final = 10_000  # outcomes in one message
 
 #: What tells a shot from all others of a run.
 ShotName = tuple[bytes, int, int]  # exchange id, copy, lap
@@ -29,14 +30,19 @@ class Books:
         self._claims = bus.writer(topics.CLAIMS, worker, _renamed(manifest, topics.CLAIMS, worker))
         self._outcomes = bus.writer(topics.OUTCOMES, worker, _renamed(manifest, topics.OUTCOMES, worker))
         self._pending: list[Outcome] = []
+        self._batch: list[Outcome] = []  # under way: written again just as it is until the bus has taken it
+        self._ended: set[str] = set()
         self._slice = 0
         self._flushed_ns = 0
 
     def claim(self, shots: tuple[ShotKey, ...]) -> None:
-        """When this returns, none of these shots will ever be fired by another process."""
+        """When this returns, none of these shots will ever be fired by another process.
+
+        Raises BusAway: then they may be claimed or not, and the next call is with the same shots.
+        """
         record = Claim(self._run_id, self._worker, self._slice, shots)
-        self._slice += 1
         self._claims.write_records((record,), first_ns=shots[0].due_ns, last_ns=shots[-1].due_ns)
+        self._slice += 1
 
     def outcome(
         self, key: ShotKey, failure: Failure, *, sent_ns: int = 0, first_byte_ns: int = 0, done_ns: int = 0,
@@ -49,19 +55,25 @@ class Books:
         self._pending.append(outcome)
 
     def flush(self, now_ns: int, *, force: bool = False) -> None:
-        """Write what is pending, when it is due."""
-        if self._pending and (force or now_ns - self._flushed_ns >= FLUSH_NS or len(self._pending) >= FLUSH_COUNT):
-            write_outcomes(self._outcomes, self._pending)
-            self._pending.clear()
+        """Write what is pending, when it is due. Raises BusAway; nothing is lost by it, call again."""
+        due = force or now_ns - self._flushed_ns >= FLUSH_NS or len(self._pending) >= FLUSH_COUNT
+        while self._batch or (due and self._pending):
+            if not self._batch:
+                self._batch, self._pending = self._pending[:_MOST], self._pending[_MOST:]
+            write_outcomes(self._outcomes, self._batch)
+            self._batch = []
             self._flushed_ns = now_ns
 
     def end(self, now_ns: int, reason: str) -> None:
+        """Raises BusAway: call again."""
         self.flush(now_ns, force=True)
         for writer, topic in ((self._outcomes, topics.OUTCOMES), (self._claims, topics.CLAIMS)):
-            end_partition(writer, topic, self._run_id, self._worker, reason)
+            if topic not in self._ended:
+                end_partition(writer, topic, self._run_id, self._worker, reason)
+                self._ended.add(topic)
 
     def close(self, now_ns: int) -> None:
-        """Leave both without an end mark, for a worker that takes over."""
+        """Leave both without an end mark, for a worker that takes over. Raises BusAway: call again."""
         self.flush(now_ns, force=True)
         self._outcomes.close()
         self._claims.close()

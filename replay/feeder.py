@@ -18,10 +18,12 @@ import msgspec
 from bus.ports import Bus, Writer
 from replay import pipes, render
 from replay.accounts import Accounts
+from replay.away import Away
 from replay.book import Books
 from replay.clock import NowNs
 from replay.compare import compare
 from replay.firerlink import FirerLink
+from replay.hearing import FleetControl
 from replay.identity import NOTHING, Identities, Who
 from replay.orders import Orders
 from replay.schedule import Item, Planned, Schedule
@@ -55,13 +57,16 @@ class Feeder:
     def __init__(
         self, settings: WorkerSettings, bus: Bus, link: FirerLink, schedule: Schedule, timeline: Timeline,
         identities: Identities, accounts: Accounts | None, books: Books, beats: Writer, authority: bytes, now: NowNs,
-        *, resume_ns: int = 0, lifeline: int = 0,
+        *, resume_ns: int = 0, lifeline: int = 0, fleet: FleetControl | None = None,
     ) -> None:  # fmt: skip
-        """`resume_ns`: the latest due time that a worker before us has claimed. `lifeline`: fd whose end is our end."""
+        """`resume_ns`: the latest due time that a worker before us has claimed. `lifeline`: fd whose end is our end.
+        `fleet`: where orders to all runs are said, if anywhere."""
         self._settings, self._link, self._schedule, self._timeline = settings, link, schedule, timeline
         self._identities, self._accounts, self._books, self._beats = identities, accounts, books, beats
         self._authority, self._now, self._resume_ns, self._lifeline = authority, now, resume_ns, lifeline
-        self._orders = Orders(bus, settings.run_id, timeline)
+        self._orders = Orders(bus, settings.run_id, timeline, fleet)
+        self._unclaimed: tuple[tuple[ShotKey, ...], list[Planned]] | None = None  # the bus was away
+        self._away = Away(now)
         self._flights: dict[int, _Flight] = {}
         self._parked: dict[int, list[int]] = {}  # producer -> shots that wait for it
         self._serial = 0
@@ -91,7 +96,7 @@ class Feeder:
                 else:
                     self._link.read(self._results, self._answer)
             now = self._now()
-            self._orders.poll(now, self._made_ns)
+            self._away.attempt(lambda now=now: self._orders.poll(now, self._made_ns))  # type: ignore[misc]
             if not self._link.ready and not self._link.reader.ended:
                 next_beat = self._book_and_beat(now, next_beat)
                 continue
@@ -102,7 +107,7 @@ class Feeder:
                 # It told of everything that it had fired, so what is left has certainly not left.
                 self._abandon(Failure.SHED_STOP)
                 if self._link.bye and not self._stopping:
-                    return "failed", self._link.bye
+                    return "failed", self._link.bye + self._away.said
                 return self._reason
             self._obey(now)
             if not self._stopping:
@@ -134,7 +139,7 @@ class Feeder:
         elif orders.stop_ns is not None:
             self._stop("stopped", orders.stop_reason or "stopped", orders.stop_ns)
         elif self._lease_told and now >= self._lease_told:
-            self._stop("failed", "the lease ran out")
+            self._stop("failed", "the lease ran out" + self._away.said)
 
     def _stop(self, reason: str, why: str, effective_ns: int = 0) -> None:
         if self._stopping:
@@ -167,7 +172,8 @@ class Feeder:
             if end_ns is not None:
                 until = min(until, max(end_ns, self._made_ns))
             self._late_before_ns = self._now() - self._settings.late_ns
-            self._slice(self._schedule.take(until))
+            if not (self._slice_again() if self._unclaimed else self._slice(self._schedule.take(until))):
+                break
             self._made_ns = until
             if self._schedule.finished or (end_ns is not None and until >= end_ns):
                 self._ended = True
@@ -175,11 +181,12 @@ class Feeder:
         if self._ended and not self._parked:
             self._link.end()
 
-    def _slice(self, planned: list[Planned]) -> None:
+    def _slice(self, planned: list[Planned]) -> bool:
+        """Claim shots and hand them over. False: the bus is away, and they come again."""
         if self._resume_ns and planned:
             planned = self._without_claimed(planned)
         if not planned:
-            return
+            return True
         latest, index_at = self._timeline.latest, self._timeline.index_at
         since, number = latest.effective_ns, latest.number
         keys = tuple([
@@ -189,10 +196,28 @@ class Feeder:
             )
             for shot in planned
         ])  # fmt: skip
-        self._books.claim(keys)
+        self._unclaimed = keys, planned
+        return self._slice_again()
+
+    def _slice_again(self) -> bool:
+        assert self._unclaimed is not None
+        keys, planned = self._unclaimed
+        if not self._away.attempt(lambda: self._books.claim(keys)):
+            return False
+        self._unclaimed = None
         for key, shot in zip(keys, planned, strict=True):
             self._hand_over(key, shot)
         self._link.send_shots()
+        return True
+
+    def settle_unclaimed(self) -> None:
+        """What may be claimed, and was not fired: claim it for certain, and shed it. Raises BusAway."""
+        if self._unclaimed is not None:
+            keys, _ = self._unclaimed
+            self._books.claim(keys)
+            self._unclaimed = None
+            for key in keys:
+                self._books.outcome(key, Failure.SHED_STOP)
 
     def _without_claimed(self, planned: list[Planned]) -> list[Planned]:
         """A worker before us claimed these, and its live values died with it."""
@@ -318,10 +343,10 @@ class Feeder:
     # -- signs of life
 
     def _book_and_beat(self, now: int, next_beat: int) -> int:
-        self._books.flush(now)
+        self._away.attempt(lambda: self._books.flush(now))
         if now < next_beat:
             return next_beat
-        self.beat(now, "stopping" if self._stopping else self._state, self._reason[1])
+        self._away.attempt(lambda: self.beat(now, "stopping" if self._stopping else self._state, self._reason[1]))
         return now + BEAT_NS
 
     @property
@@ -347,9 +372,9 @@ class Feeder:
 
 
 def manifest_of(settings: WorkerSettings, topic: str, created_ns: int) -> Manifest:
-    """Settings of the run without the key."""
+    """Settings of the run without what is secret."""
     shown = msgspec.to_builtins(settings)
-    del shown["key_hex"]
+    del shown["key_hex"], shown["security"]
     return Manifest(
         topic, settings.worker, settings.run_id, created_ns, "livefire replay", settings=shown,
         inputs=(settings.recording,),

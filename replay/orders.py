@@ -10,6 +10,7 @@ from typing import Final
 
 from bus.ports import Bus
 from bus.topic import TopicReader
+from replay.hearing import FleetControl
 from replay.steps import Step, Timeline
 from wire import topics
 from wire.codec import RecordType
@@ -21,8 +22,10 @@ POLL_NS: Final = 20_000_000
 class Orders:
     """Reads every partition of `control`, those that appear later too. Nothing said is ever unsaid."""
 
-    def __init__(self, bus: Bus, run_id: str, timeline: Timeline) -> None:
+    def __init__(self, bus: Bus, run_id: str, timeline: Timeline, fleet: FleetControl | None = None) -> None:
+        """`fleet`: where a stop of all runs is said, for a run that is not alone on its bus."""
         self._reader = TopicReader(bus, topics.CONTROL)
+        self._fleet = fleet
         self._run_id = run_id
         self._timeline = timeline
         self.lease_ns = 0
@@ -33,10 +36,15 @@ class Orders:
         self._polled_ns = 0
 
     def poll(self, now_ns: int, made_ns: int) -> None:
-        """Take in what is new. A step cannot take effect before `made_ns`: shots up to there are made already."""
+        """Take in what is new. A step cannot take effect before `made_ns`: shots up to there are made already.
+
+        Raises BusAway; what was not taken in by then comes with a later call.
+        """
         if now_ns - self._polled_ns < POLL_NS:
             return
         self._polled_ns = now_ns
+        if self._fleet is not None and (control := self._fleet.stop_of(self._run_id)) is not None:
+            self._obey(control, now_ns, made_ns)
         for _, batch in self._reader.batches():
             if batch.header.type == RecordType.CONTROL:
                 for control in batch.records:
@@ -64,6 +72,8 @@ class Orders:
 
     def close(self) -> None:
         self._reader.close()
+        if self._fleet is not None:
+            self._fleet.close()
 
 
 def _no_later(ns: int, issued_ns: int, heard_ns: int) -> int:

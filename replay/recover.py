@@ -23,13 +23,13 @@ def settle(bus: Bus, run_id: str, worker: str, kind: Kind) -> int:
     return _settle(bus, run_id, worker, kind, end=False)[1]
 
 
-def recover(run_dir: Path | str) -> int:
+def recover(run: Bus | Path | str) -> int:
     """Settle every worker's partition that has no end mark and no writer, and end it. How many became unknown.
 
-    Doing it twice changes nothing. A partition that is still being written is left as it is; so is a whole run that
-    has a conductor, which may be about to start a dead worker once more.
+    `run` is its bus, or its folder. Doing it twice changes nothing. A partition that is still being written is left as
+    it is; so is a whole run that has a conductor, which may be about to start a dead worker once more.
     """
-    bus = FileBus(run_dir)
+    bus = FileBus(run) if isinstance(run, Path | str) else run
     if bus.held(topics.CONTROL, CONDUCTOR):
         return 0
     found = 0
@@ -45,6 +45,15 @@ def recover(run_dir: Path | str) -> int:
     for worker in bus.partitions(topics.BEATS):
         _end(bus, topics.BEATS, worker, "failed")
     return found
+
+
+def unfinished(bus: Bus) -> bool:
+    """Whether a worker of the run has a partition without an end mark."""
+    return not all(
+        _whole(bus, topic, worker)
+        for topic in (topics.CLAIMS, topics.OUTCOMES)
+        for worker in bus.partitions(topics.CLAIMS)
+    )
 
 
 def _settle(bus: Bus, run_id: str, worker: str, kind: Kind, *, end: bool) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from bus.address import KafkaSecurity
 from wire.config import ConfigError
 from wire.records import Kind
 
@@ -24,6 +25,8 @@ SLICE_NS: Final = 100 * MS_NS
 AHEAD_NS: Final = 250 * MS_NS
 #: What is still open after a stop is given up after this.
 GRACE_NS: Final = SECOND_NS // 2
+#: For so long is tried to write down what was done, while the bus is away.
+AWAY_NS: Final = 60 * SECOND_NS
 
 HostHeader = Literal["target", "recorded"]
 
@@ -32,7 +35,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """One worker's part of a run: the first line on its stdin, as JSON. Times in ns, rates per second."""
 
     run_id: str
-    run_dir: str
+    run_dir: str  # the bus of the run is this folder, where `bus` names none
     worker: str  # names its partitions: "w0"
     index: int  # 0 <= index < workers
     workers: int
@@ -59,6 +62,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     skip_unsafe: bool = False
     host: HostHeader = "target"
     length_tolerance: float = 0.1
+    bus: str = ""  # address of the bus that the run is on
+    security: KafkaSecurity | None = None  # how its machine is known there
+    fetch: str = ""  # name of a recording on the bus, which is copied to `recording` first
 
 
 class ReplaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -10,6 +10,7 @@ Memory: some 40 bytes a shot, so a run of ten million is read in half a gigabyte
 
 from __future__ import annotations
 
+import contextlib
 import math
 from array import array
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Final
 import msgspec
 
 from bus.logfile import FileBus
+from bus.ports import Bus
 from replay.book import ShotName, name_of, records_of
 from wire import topics
 from wire.account import Account
@@ -89,29 +91,29 @@ def percentiles(values: array[int]) -> Percentiles:
     return shown
 
 
-def account_of(run_dir: Path | str) -> Account:
+def account_of(run: Bus | Path | str) -> Account:
     """Ledgers "shots" (claimed = sent + shed + unknown) and "answers" (sent = answered + failed)."""
-    return read(run_dir)[1]
+    return read(run)[1]
 
 
-def read(run_dir: Path | str) -> tuple[Summary, Account]:
-    """Everything that the outcomes and claims of a run say."""
-    bus = FileBus(run_dir)
-    summary = Summary(run_id=Path(run_dir).name)
+def read(run: Bus | Path | str) -> tuple[Summary, Account]:
+    """Everything that the outcomes and claims of a run say. `run` is its bus, or its folder."""
+    bus = FileBus(run) if isinstance(run, Path | str) else run
+    summary = Summary(run_id=Path(run).name if isinstance(run, Path | str) else "")
     account = Account()
     shots, answers = account.ledger("shots"), account.ledger("answers")
     latency, service, error = array("q"), array("q"), array("q")
     first_due, last_done = 0, 0
     claimed, settled = _Names(), _Names()
     for worker in bus.partitions(topics.CLAIMS):
-        with bus.reader(topics.CLAIMS, worker) as reader:
+        with contextlib.closing(bus.reader(topics.CLAIMS, worker)) as reader:
             for claim in records_of(reader, RecordType.CLAIM):
                 summary.run_id = claim.run_id
                 summary.planned += len(claim.shots)
                 for shot in claim.shots:
                     claimed.add(name_of(shot))
     for worker in bus.partitions(topics.OUTCOMES):
-        with bus.reader(topics.OUTCOMES, worker) as reader:
+        with contextlib.closing(bus.reader(topics.OUTCOMES, worker)) as reader:
             for outcome in records_of(reader, RecordType.OUTCOME):
                 settled.add(name_of(outcome))
                 failure = outcome.failure

@@ -8,18 +8,22 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from pathlib import Path
 
 import msgspec
 
+from bus.address import open_bus
 from bus.logfile import FileBus
-from bus.ports import BusError
+from bus.ports import Bus, BusAway, BusError
 from replay import accounts, pipes, targets
 from replay.amplify import Draws
 from replay.app import anchor_ns
+from replay.away import patiently
 from replay.book import Books, end_partition
 from replay.clock import clock_of
 from replay.feeder import Feeder, manifest_of
 from replay.firerlink import FirerLink
+from replay.hearing import FLEET, FleetControl, began_ns
 from replay.identity import Identities
 from replay.recording import Recording, refuse_unsafe
 from replay.recover import settle
@@ -50,6 +54,8 @@ def run(settings: WorkerSettings, lifeline: int) -> int:
         named_sources=settings.named_sources,
         pinned=settings.pinned,
     )
+    if settings.fetch:
+        _fetch(settings)
     recording = Recording(settings.recording)
     lap_ns = settings.lap_ns
     if not lap_ns or not (settings.allow_unsafe or settings.skip_unsafe):
@@ -58,7 +64,7 @@ def run(settings: WorkerSettings, lifeline: int) -> int:
         if not (settings.allow_unsafe or settings.skip_unsafe):
             refuse_unsafe(survey, settings.recording)
     table = accounts.load(settings.accounts) if settings.accounts else None
-    bus = FileBus(settings.run_dir)
+    bus, fleet = _buses(settings)
     resume_ns = settle(bus, settings.run_id, settings.worker, settings.kind)
     created = now()
     books = Books(bus, manifest_of(settings, topics.CLAIMS, created), settings.run_id, settings.worker, settings.kind)
@@ -80,24 +86,56 @@ def run(settings: WorkerSettings, lifeline: int) -> int:
     try:
         feeder = Feeder(
             settings, bus, link, schedule, timeline, Identities(recording.flows()), table, books, beats,
-            target.authority.encode(), now, resume_ns=resume_ns, lifeline=lifeline,
+            target.authority.encode(), now, resume_ns=resume_ns, lifeline=lifeline, fleet=fleet,
         )  # fmt: skip
         # Slices make many objects that live for half a second and no cycles: at the usual thresholds looking for
         # those would cost an eighth of the feeder's CPU.
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
         reason, why = feeder.run()
-        feeder.beat(now(), "failed" if reason == "failed" else "stopped", why)
     finally:
         link.close()
-    if reason == "failed" and link.died:
-        # Without end marks, so that a worker of this name may take over.
-        books.close(now())
-        beats.close()
-    else:
-        books.end(now(), reason)
-        end_partition(beats, topics.BEATS, settings.run_id, settings.worker, reason)
+    died = reason == "failed" and link.died
+
+    def leave() -> None:
+        if not died:
+            feeder.settle_unclaimed()
+        books.flush(now(), force=True)
+        feeder.beat(now(), "failed" if reason == "failed" else "stopped", why)
+        if died:
+            # Without end marks, so that a worker of this name may take over.
+            books.close(now())
+            beats.close()
+        else:
+            books.end(now(), reason)
+            end_partition(beats, topics.BEATS, settings.run_id, settings.worker, reason)
+
+    try:
+        patiently(leave, now)
+    except BusAway as error:
+        print(f"what became of the last shots could not be written down: {error}", file=sys.stderr)
+        return 1
+    if settings.bus and reason == "failed":
+        print(why, file=sys.stderr)
     return 1 if reason == "failed" else 0
+
+
+def _buses(settings: WorkerSettings) -> tuple[Bus, FleetControl | None]:
+    """The run's bus, and where orders to all runs are said."""
+    if not settings.bus:
+        return FileBus(settings.run_dir), None
+    fleet = FleetControl(open_bus(settings.bus, FLEET, settings.security), began_ns(settings.run_id))
+    return open_bus(settings.bus, settings.run_id, settings.security), fleet
+
+
+def _fetch(settings: WorkerSettings) -> None:
+    from replay.fetch import fetch  # only a fleet's worker has recordings to fetch
+
+    bus = open_bus(settings.bus, settings.fetch, settings.security)
+    try:
+        fetch(bus, settings.fetch, Path(settings.recording))
+    finally:
+        bus.close()
 
 
 def main() -> int:
