@@ -39,7 +39,7 @@ class RunningWindows:
         newest_s: int | None = None,
         series: tuple[Series, ...] = SERIES,
     ) -> None:
-        """`load(first_s, end_s)` gives the stored panes. `newest_s`: no pane that is stored already is later; None = none is."""
+        """`load(first_s, end_s)` gives the stored panes, none of them later than `newest_s`; None = there are none."""
         self._run_id, self._start_s, self._load, self._newest_s, self._series = run_id, start_s, load, newest_s, series
         self._sums: OrderedDict[Slot, _Sums] = OrderedDict()  # by when each was last added to
         self._stale: set[Slot] = set()  # not in memory, to be made of stored panes
@@ -94,6 +94,8 @@ class RunningWindows:
         for slot, sums in self._made_of_stored():
             yield from self._given(slot, sums)
             self._stale.discard(slot)
+            if self._newest_s is not None and not self._is_past(slot):
+                self._sums[slot] = sums
         self._forget()
 
     def again(self) -> None:
@@ -142,10 +144,11 @@ class RunningWindows:
                 yield series, first
                 k += 1
 
+    def _is_past(self, slot: Slot) -> bool:
+        return self._newest_s is not None and slot[1] + slot[0].over_s + _LATE_S < self._newest_s
+
     def _forget(self) -> None:
-        if self._newest_s is None:
-            return
-        for slot in [s for s in self._sums if s[1] + s[0].over_s + _LATE_S < self._newest_s]:
+        for slot in [slot for slot in self._sums if self._is_past(slot)]:
             if not self._sums[slot].changed:
                 del self._sums[slot]
 

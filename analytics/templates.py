@@ -17,7 +17,7 @@ _LONG: Final = frozenset({"url.original", "url.path"})
 _PRIORITY: Final = 300  # above the built-in templates (100..200)
 
 #: Of the store's own documents: panes by source range, and what is known of each run.
-_RANGE_PROPERTIES: Final[dict[str, Any]] = {
+RANGE_PROPERTIES: Final[dict[str, Any]] = {
     "run": {"type": "keyword"},
     "writer": {"type": "keyword"},
     "number": {"type": "long"},
@@ -26,7 +26,7 @@ _RANGE_PROPERTIES: Final[dict[str, Any]] = {
     "sources": {"type": "object", "enabled": False},
     "panes": {"type": "object", "enabled": False},
 }
-_RUN_PROPERTIES: Final[dict[str, Any]] = {
+RUN_PROPERTIES: Final[dict[str, Any]] = {
     "run": {"type": "keyword"},
     "writer": {"type": "keyword"},
     "panes_index": {"type": "keyword"},
@@ -63,8 +63,8 @@ def component_templates(*, name: str = NAME, histograms: bool, lifecycle: bool) 
     found = {
         f"{name}-window-fields": _mappings(properties(WINDOW_FIELDS, histograms=histograms)),
         f"{name}-exemplar-fields": _mappings(properties(EXEMPLAR_FIELDS, histograms=histograms)),
-        f"{name}-range-fields": _mappings(_RANGE_PROPERTIES),
-        f"{name}-run-fields": _mappings(_RUN_PROPERTIES),
+        f"{name}-range-fields": _mappings(RANGE_PROPERTIES),
+        f"{name}-run-fields": _mappings(RUN_PROPERTIES),
     }
     if lifecycle:
         found[f"{name}-lifecycle"] = {

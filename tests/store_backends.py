@@ -64,6 +64,15 @@ def chdb(request: pytest.FixtureRequest) -> Iterator[Opener]:
         server.execute(f"DROP DATABASE {database}")
 
 
+@contextmanager
+def elasticsearch(request: pytest.FixtureRequest) -> Iterator[Opener]:
+    from elastic_place import place_of
+
+    with place_of(request) as place:
+        yield place.open
+
+
 BACKENDS: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Opener]]] = {
     "embedded": embedded,
+    "elasticsearch": elasticsearch,
 }
