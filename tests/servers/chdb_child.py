@@ -73,7 +73,8 @@ class Chdb(Server):
             sql = f"{head[:-6]} FORMAT {kind} " + "\n".join(json.dumps(row, default=_plain) for row in rows)
         with self._lock:
             try:
-                assert self._asks is not None and self._told is not None
+                if self._asks is None or self._told is None:
+                    raise Died("chdb is not running")
                 self._asks.write(json.dumps(sql).encode() + b"\n")
                 self._asks.flush()
                 line = self._told.readline()

@@ -49,12 +49,13 @@ def _until_one_ends(server: subprocess.Popen[bytes], asker: int) -> None:
         os.close(fd)
 
 
-def _end_group(group: int) -> None:
+def _end_group(server: subprocess.Popen[bytes]) -> None:
     """A launcher's server may outlive the launcher."""
     deadline = time.monotonic() + _GONE_S
     with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: no permission for zombies
         while time.monotonic() < deadline:
-            os.killpg(group, signal.SIGKILL)
+            os.killpg(server.pid, signal.SIGKILL)
+            server.poll()  # a zombie would be of the group still
             time.sleep(0.02)
 
 
@@ -70,8 +71,7 @@ def main() -> int:
     os.write(int(report), b"%d\n" % server.pid)
     os.close(int(report))
     _until_one_ends(server, int(asker))
-    server.poll()  # before its pid may be another's
-    _end_group(server.pid)
+    _end_group(server)
     code: int = server.wait()
     if os.getppid() != int(asker):
         shutil.rmtree(folder, ignore_errors=True)
