@@ -25,11 +25,10 @@ from wire.account import Account
 from wire.codec import RecordType
 from wire.records import Dead, End, Exchange, Manifest, Record, SourceRange, Stamped
 from wire.routes import RouteMatcher
+from wire.streams import CLEAN_WIDTH, SERVER_NOTE, clean_stream
 
 WRITER: Final = "livefire cleanse"
 STAGE: Final = "cleanse"
-SERVER_NOTE: Final = "server."  # notes of the account that name the servers of what stays
-WIDTH: Final = "clean_partitions"  # in the settings of a clean stream's manifest: how many streams are beside it
 #: More is not written into a dead letter: it must fit into a message, and the bytes are still where they came from.
 MAX_DEAD_BYTES: Final = 7 << 20
 
@@ -55,9 +54,14 @@ class StreamPipeline:
         *,
         from_ns: int | None = None,
         until_ns: int | None = None,
+        max_bytes: int = 64 << 20,
     ) -> None:
-        """`width`: partitions of `clean`. Raises ConfigError for rules that cannot be meant."""
+        """`width`: partitions of `clean`; `max_bytes`: how long a message of it may be.
+
+        Raises ConfigError for rules that cannot be meant.
+        """
         self.width = width
+        self._max_bytes = max_bytes
         self._settings = settings
         self._learned = learned
         self._sieve = Sieve(settings, from_ns, until_ns)
@@ -122,21 +126,27 @@ class StreamPipeline:
             outputs.append(self._clean(message, j, data, RecordType.STAMPED))
         return outputs
 
+    def heads(self, manifest: Manifest, raw: str) -> list[Manifest]:
+        """The manifests of the clean streams that are made of one raw stream."""
+        settings = {**msgspec.to_builtins(self._settings), CLEAN_WIDTH: self.width}
+        return [
+            msgspec.structs.replace(
+                manifest,
+                topic=topics.CLEAN,
+                partition=clean_stream(raw, j),
+                writer=WRITER,
+                settings=settings,
+                inputs=(raw,),
+                sorted=False,
+                servers=(),
+            )
+            for j in range(self.width)
+        ]
+
     def _manifest(self, message: Message, batch: tuple[Manifest, ...]) -> list[Output]:
         outputs = []
-        settings = {**msgspec.to_builtins(self._settings), WIDTH: self.width}
         for manifest in batch:
-            for j in range(self.width):
-                clean = msgspec.structs.replace(
-                    manifest,
-                    topic=topics.CLEAN,
-                    partition=f"{message.partition}.{j}",
-                    writer=WRITER,
-                    settings=settings,
-                    inputs=(message.partition,),
-                    sorted=False,
-                    servers=(),
-                )
+            for j, clean in enumerate(self.heads(manifest, message.partition)):
                 records: tuple[Record, ...] = (clean, self._learned.routes, self._learned.flows)
                 for record in records:
                     data = codec.encode(
@@ -149,7 +159,7 @@ class StreamPipeline:
         outputs = []
         for end in batch:
             for j in range(self.width):
-                clean = msgspec.structs.replace(end, partition=f"{message.partition}.{j}", sorted=False)
+                clean = msgspec.structs.replace(end, partition=clean_stream(message.partition, j), sorted=False)
                 data = codec.encode((clean,), first_ns=end.first_ns, last_ns=end.last_ns, sources=_sources(message))
                 outputs.append(self._clean(message, j, data, RecordType.END))
         return outputs
@@ -159,7 +169,9 @@ class StreamPipeline:
         return self._clean(message, j, data, RecordType.ACCOUNT)
 
     def _clean(self, message: Message, j: int, data: bytes, type: RecordType) -> Output:
-        return Output(topics.CLEAN, f"{message.partition}.{j}", j, data, type)
+        if len(data) > self._max_bytes:
+            raise codec.CodecError("too_large", f"becomes a message of {len(data)} bytes, at most {self._max_bytes}")
+        return Output(topics.CLEAN, clean_stream(message.partition, j), j, data, type)
 
     def _home(self, message: Message) -> int:
         """Where a count goes that no exchange leads anywhere."""

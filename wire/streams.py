@@ -1,0 +1,29 @@
+"""Names of streams: whose a stream is, and what it was made from. A stream is a partition of a topic, with one writer.
+
+An agent `web-1` deals what it records over the raw streams `web-1.0`, `web-1.1` ...; what is cleansed of `web-1.3`
+goes to the clean streams `web-1.3.0`, `web-1.3.1` ..., one for each partition of `clean`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: In the settings of a clean stream's manifest: how many clean streams are made of one raw stream.
+CLEAN_WIDTH: Final = "clean_partitions"
+#: Notes of a clean stream's account that name the servers of what stays: "server.10.0.0.1:80".
+SERVER_NOTE: Final = "server."
+
+
+def clean_stream(raw: str, j: int) -> str:
+    return f"{raw}.{j}"
+
+
+def raw_stream(clean: str) -> str:
+    """The raw stream that a clean one is made from."""
+    return clean.rpartition(".")[0] or clean
+
+
+def agent_of(raw: str) -> str:
+    """The agent that writes a raw stream."""
+    stem, _, number = raw.rpartition(".")
+    return stem if stem and number.isdigit() else raw
