@@ -15,6 +15,7 @@ from analytics.panes import NS
 from analytics.production import ProductionReader
 from analytics.store_sqlite import PaneStore
 from bus.logfile import FileBus
+from bus.ports import BusAway
 from drill.audit_client import AuditClient, AuditError
 from drill.canary import canary_result, choose, outcomes_of, write_recording
 from drill.events import Event, EventKind, OnEvent
@@ -23,16 +24,17 @@ from drill.guard import Decision, Guard
 from drill.isolation import IsolationProof, IsolationReport, Proof, mocked_calls
 from drill.load import Load, LoadRun
 from drill.plan import Plan
-from drill.pressure import Arithmetic, Pressure, arithmetic
+from drill.pressure import Pressure, arithmetics, thin_thresholds
 from drill.proof_watch import ProofWatch
 from drill.result import Canary, DrillResult, ThirdPartyResult, account_of
-from drill.run_files import StopAsked, route_table
+from drill.run_files import route_table
 from drill.settings import DrillSettings
+from drill.site import Following, site_of
 from drill.verdict import capacity_of, fidelity_of, judge_step, verdict_of
 from replay import targets
 from replay.book import claimed
 from replay.conductor import Conductor
-from replay.recording import Recording, Survey
+from replay.recording import Recording
 from replay.recover import recover
 from replay.settings import LEASE_NS, RENEW_NS, WorkerSettings
 from wire.config import ConfigError
@@ -58,40 +60,25 @@ def _nobody(event: Event) -> None:
     """Listens to a drill that nobody watches."""
 
 
-def arithmetics(plan: Plan, survey: Survey) -> tuple[Arithmetic, ...]:
-    """What each step comes to. Raises ConfigError where one is above the plan's cap."""
-    recorded = survey.exchanges / (survey.lap_ns / NS)
-    made = tuple(
-        arithmetic(scale=survey.scale, speed=plan.speed, load=step.load, recorded_rate=recorded) for step in plan.steps
-    )
-    for index, step in enumerate(made):
-        if step.rate > plan.caps.rate:
-            raise ConfigError(
-                f"{plan.source}: step {index + 1} comes to {step.line()}, above caps.rate {plan.caps.rate:,.0f}/s"
-            )
-    return made
-
-
-def thin_thresholds(plan: Plan, steps: tuple[Arithmetic, ...]) -> list[str]:
-    """A line for each threshold of which a window cannot hold enough samples at the lowest load."""
-    lines = []
-    lowest = min(steps, key=lambda step: step.rate)
-    for threshold in plan.thresholds:
-        expected = threshold.over_s * (lowest.rate if threshold.source == "stress" else lowest.recorded_rate)
-        if threshold.over_s and threshold.route == "*" and expected < threshold.samples_needed:
-            lines.append(
-                f"{threshold.text}: needs {threshold.samples_needed} samples, about {expected:.0f} come at "
-                f"{lowest.load:g}x: there it is judged on the whole step"
-            )
-    return lines
-
-
 class _Drill:
     def __init__(self, plan: Plan, settings: DrillSettings, spawn: Spawn, on_event: OnEvent) -> None:
         anchor = time.time_ns() - time.monotonic_ns()
         self.now: Callable[[], int] = lambda: anchor + time.monotonic_ns()
         self.plan, self.settings, self.spawn, self.on_event = plan, settings, spawn, on_event
-        self.recording = Recording(plan.recording)
+        self.begun_ns = self.now()
+        self.run_id = settings.run_id or ulid(self.begun_ns)
+        self.run_dir = settings.runs_dir / self.run_id
+        self.site = site_of(plan, settings, spawn, self.run_id, self.run_dir, self.now)
+        try:
+            self._judge()
+        except BaseException:
+            self.site.close()
+            raise
+
+    def _judge(self) -> None:
+        """Raises ConfigError for what no drill can be made of."""
+        plan, settings = self.plan, self.settings
+        self.recording = Recording(self.site.recording)
         self.survey = self.recording.survey()
         self.steps = arithmetics(plan, self.survey)
         self.unsafe = self.survey.unsafe_count > 0
@@ -105,9 +92,6 @@ class _Drill:
         self.pinned = targets.admit(
             plan.target, refused_sources=settings.refused_sources, named_sources=settings.refused_sources
         ).address
-        self.begun_ns = self.now()
-        self.run_id = settings.run_id or ulid(self.begun_ns)
-        self.run_dir = settings.runs_dir / self.run_id
         key = bytes.fromhex(settings.key_hex)
         self.client = AuditClient(self.run_id, settings.key_id, key, lambda: self.now() / 1e9)
         self.proof = IsolationProof(plan.isolation, self.run_id, self.client)
@@ -116,6 +100,10 @@ class _Drill:
         self.on_event(Event(kind, self.now(), text, detail))
 
     def run(self) -> DrillResult:
+        with contextlib.closing(self.site):
+            return self._run()
+
+    def _run(self) -> DrillResult:
         self.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._write(RUN_FILE, self._asked())
         for step in self.steps:
@@ -157,7 +145,7 @@ class _Drill:
             return Canary(left_out=choice.left_out)
         folder = self.run_dir / "canary"
         path = folder / "canary.lf"
-        write_recording(choice, self.plan.recording, path, self.now())
+        write_recording(choice, self.site.recording, path, self.now())
         bus = FileBus(folder)
         conductor = Conductor(bus, self.run_id, self.now)
         worker = self._worker(
@@ -231,26 +219,30 @@ class _Drill:
         )
 
     def _load(self, store: PaneStore, canary: Canary) -> tuple[LoadRun, int]:
-        plan, bus = self.plan, FileBus(self.run_dir)
+        plan, site = self.plan, self.site
         production = None
         if plan.production is not None:
-            matcher = RouteMatcher(route_table(plan.recording))
+            matcher = RouteMatcher(route_table(site.recording))
             production = ProductionReader(self.run_id, matcher, plan.production.servers, self.now())
         aggregator = Aggregator(
-            bus, store, recording=plan.production.recording if plan.production else None, production=production
+            FileBus(self.run_dir),
+            store,
+            recording=plan.production.recording if plan.production else None,
+            production=production,
         )
-        conductor = Conductor(bus, self.run_id, self.now)
-        names = [f"w{index}" for index in range(plan.workers)]
+        conductor = site.conductor()
+        names = site.names
         workers = [
-            self._worker(
-                name, index, len(names), self.run_dir, plan.recording, Kind.STRESS,
+            site.worker(self._worker(
+                name, index, len(names), self.run_dir, site.recording, Kind.STRESS,
                 spread_ns=plan.spread_ns, laps=0, max_rate=plan.caps.rate / len(names),
-            )
+            ))
             for index, name in enumerate(names)
         ]  # fmt: skip
         watch = ProofWatch(lambda: self.proof.check(writes_expected=False), self.settings.proof_ns)
         try:
-            with Fleet(self.spawn, workers) as fleet:
+            with contextlib.closing(site.crew(workers)) as fleet:
+                conductor.renew()
                 fleet.start()
                 self.tell(
                     EventKind.STARTED,
@@ -265,18 +257,22 @@ class _Drill:
                     timeout_ns=plan.timeout_ns,
                     conductor=conductor,
                     fleet=fleet,
-                    aggregator=aggregator,
+                    aggregator=Following(site, aggregator),
                     store=store,
                     guard=Guard(plan.thresholds, max_open=plan.caps.open_shots, workers=names),
                     watch=watch if plan.isolation is not None else None,
-                    stop_asked=StopAsked(bus, self.run_id),
+                    stop_asked=site.stop_asked(),
                     now=self.now,
                     sleep=time.sleep,
                     tell=self.tell,
+                    lag_ns=site.lag_ns,
                 ).run()
-        finally:
-            conductor.close()
-        recover(self.run_dir)
+        except BaseException:
+            with contextlib.suppress(BusAway):
+                conductor.close("failed")
+            raise
+        if problem := site.leave(conductor):
+            self.tell(EventKind.NOTE, problem)
         aggregator.drain()  # also what a worker booked that was ended when our patience was
         last_sent_ns = aggregator.progress.last_sent_ns
         self._notes(store, load, aggregator)

@@ -36,6 +36,7 @@ class Cause(StrEnum):
     BLIND = "blind"
     THRESHOLD = "threshold"
     ASKED = "asked"  # a person, or `livefire stop`
+    BUS = "bus"  # it is away for as long as a lease lasts; the load has ended by itself
 
 
 class Observation(msgspec.Struct, frozen=True):

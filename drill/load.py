@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
 
-from analytics.app import Aggregator
 from analytics.panes import NS
 from analytics.store_sqlite import PaneStore
 from analytics.windows import ALL_ROUTES, Scope, Tally, tallies
 from drill.events import EventKind
-from drill.fleet import Fleet
 from drill.guard import Cause, Decision, Guard, Observation, oldest_open_ns
 from drill.isolation import IsolationReport, Proof
 from drill.pressure import Arithmetic, Level, Pressure
 from drill.proof_watch import ProofWatch
 from drill.settings import DrillSettings
+from drill.site import Crew
 from drill.verdict import StepRun
-from replay.settings import RENEW_NS
+from replay.away import Away
+from replay.settings import AWAY_NS, LEASE_NS, RENEW_NS
 from wire.records import Beat, Kind
 
 _SHOWN_S: Final = 3  # a live line shows the last so many seconds, so that there are percentiles
@@ -39,6 +40,16 @@ class Commands(Protocol):
     def end(self) -> object: ...
 
     def beats(self) -> Mapping[str, Beat]: ...
+
+
+class Books(Protocol):
+    """What the workers book, as panes. `drill.site.Following`."""
+
+    def poll(self) -> object: ...
+
+    def drain(self) -> None: ...
+
+    def production_since(self, since_ns: int) -> None: ...
 
 
 class LoadRun(msgspec.Struct, frozen=True):
@@ -62,8 +73,8 @@ class Load:
         pressure: Pressure,
         timeout_ns: int,
         conductor: Commands,
-        fleet: Fleet,
-        aggregator: Aggregator,
+        fleet: Crew,
+        aggregator: Books,
         store: PaneStore,
         guard: Guard,
         watch: ProofWatch | None,
@@ -71,7 +82,9 @@ class Load:
         now: Callable[[], int],
         sleep: Callable[[float], None],
         tell: Tell,
+        lag_ns: int = 0,
     ) -> None:
+        """`lag_ns`: how much longer than among processes of one machine it takes to hear that a worker has left."""
         self._run_id, self._settings = run_id, settings
         self._arithmetics, self._pressure = arithmetics, pressure
         self._timeout_ns = timeout_ns
@@ -85,6 +98,11 @@ class Load:
         self._oldest: dict[int, int] = {}
         self._announced = 0
         self._told_step = -1
+        self._lag_ns = lag_ns
+        self._beats: Mapping[str, Beat] = {}
+        self._away = Away(now)
+        self._away_ns = 0  # when the bus was away last
+        self._last_word: Callable[[], object] | None = None  # stop or end, until the bus has it
 
     def run(self) -> LoadRun:
         problem = self._ready()
@@ -95,17 +113,24 @@ class Load:
         self._aggregator.production_since(base)
         decision: Decision | None = None
         while (now := self._now()) < end:
-            self._keep_alive(now)
-            self._announce(now, base)
-            decision = self._look(now, base)
+            found: list[Decision | None] = [None]
+
+            def turn(now: int = now, found: list[Decision | None] = found) -> None:
+                self._keep_alive(now)
+                self._announce(now, base)
+                found[0] = self._look(now, base)
+
+            decision = found[0] if self._away.attempt(turn) else self._alone(now)
             if decision is not None:
-                self._conductor.stop(decision.said)
+                self._last_word = functools.partial(self._conductor.stop, decision.said)
+                self._away.attempt(self._speak)
                 self._tell(EventKind.DECISION, f"stop: {decision.said}", **msgspec.to_builtins(decision))
                 break
             self._window_line(now, base)
             self._sleep(self._settings.tick_ns / 1e9)
         else:
-            self._conductor.end()
+            self._last_word = self._conductor.end
+            self._away.attempt(self._speak)
         steps = self._carried_out(base, decision)
         failed = self._fleet.failed()
         self._drain(self._settings.lead_ns + (2 * NS if decision else self._timeout_ns + 2 * NS))
@@ -113,22 +138,41 @@ class Load:
             self._watch.close()
         return LoadRun(steps, decision, base, self._now(), {**self._fleet.failed(), **failed}, self._isolation)
 
+    def _speak(self) -> None:
+        if self._last_word is not None:
+            self._last_word()
+            self._last_word = None
+
+    def _alone(self, now: int) -> Decision | None:
+        """The bus is away. After a lease's time no worker fires any more, and the drill is over."""
+        self._away_ns = now
+        away_ns = now - self._away.since_ns
+        if away_ns < LEASE_NS:
+            return None
+        return Decision(now, Cause.BUS, f"the bus is away for {away_ns / NS:.1f} s: {self._away.why}")
+
     def _ready(self) -> Decision | None:
+        """Until every worker gave a sign of life, and why it did not."""
         deadline = self._now() + self._settings.ready_ns
         while (now := self._now()) < deadline:
-            self._keep_alive(now)
+
+            def turn(now: int = now) -> None:
+                self._keep_alive(now)
+                self._beats = self._conductor.beats()
+
+            if not self._away.attempt(turn) and (away := self._alone(now)) is not None:
+                return away
             gone = self._fleet.gone()
             if gone:
                 name, how = next(iter(gone.items()))
                 return Decision(now, Cause.WORKER, f"worker {name} ended before the load: {how}")
-            beats = self._conductor.beats()
-            failed = next((b for b in beats.values() if b.state == "failed"), None)
+            failed = next((b for b in self._beats.values() if b.state == "failed"), None)
             if failed is not None:
                 return Decision(now, Cause.WORKER, f"worker {failed.worker} failed: {failed.reason}")
-            if all(name in beats for name in self._fleet.names):
+            if all(name in self._beats for name in self._fleet.names):
                 return None
             self._sleep(self._settings.tick_ns / 1e9)
-        missing = ", ".join(name for name in self._fleet.names if name not in self._conductor.beats())
+        missing = ", ".join(name for name in self._fleet.names if name not in self._beats)
         return Decision(
             self._now(), Cause.WORKER, f"no sign of life of {missing} in {self._settings.ready_ns / NS:g} s"
         )
@@ -178,13 +222,14 @@ class Load:
             self._isolation = self._watch.poll(now)
             if self._isolation is not None and self._isolation.verdict is Proof.VIOLATED:
                 problem = self._isolation.violations[0]
-        beats = self._conductor.beats()
+        beats = self._beats = self._conductor.beats()
+        asked = self._stop_asked()
+        if now - self._away_ns < NS:
+            return None  # the bus is just back: whoever is silent yet may not have noticed
         level = self._pressure.at(now - base)
         if level is not None:
             self._oldest[level.index] = max(self._oldest.get(level.index, 0), oldest_open_ns(beats, now))
-        return self._guard.observe(
-            Observation(now, base, self._spans, beats, self._fleet.gone(), problem, self._stop_asked())
-        )
+        return self._guard.observe(Observation(now, base, self._spans, beats, self._fleet.gone(), problem, asked))
 
     def _measure(self, now: int) -> None:
         end = now // NS + 1  # with the second that is under way: a decision must not wait for it to end
@@ -216,7 +261,7 @@ class Load:
             "p95_ms": stress.quantile_ms(0.95),
             "production_rate": beside.completed / seconds,
             "production_p50_ms": beside.quantile_ms(0.5),
-            "open": sum(beat.open_shots for beat in self._conductor.beats().values()),
+            "open": sum(beat.open_shots for beat in self._beats.values()),
         }
         self._tell(EventKind.WINDOW, window_text(detail), **detail)
 
@@ -243,12 +288,23 @@ class Load:
 
     def _drain(self, patience_ns: int) -> None:
         """Until the workers are gone: they finish what is open, and their last outcomes count."""
-        deadline = self._now() + patience_ns
-        while (now := self._now()) < deadline and not self._fleet.all_gone:
-            self._keep_alive(now)
-            self._aggregator.poll()
+        deadline = self._now() + patience_ns + self._lag_ns
+        last = deadline + AWAY_NS
+        while not self._fleet.all_gone:
+            now = self._now()
+            if self._away.since_ns:
+                self._away_ns = now
+            if now >= min(max(deadline, self._away_ns + 5 * NS), last):
+                break
+
+            def turn(now: int = now) -> None:
+                self._speak()
+                self._keep_alive(now)
+                self._aggregator.poll()
+
+            self._away.attempt(turn)
             self._sleep(self._settings.tick_ns / 1e9)
-        self._aggregator.drain()
+        self._away.attempt(self._aggregator.drain)
 
 
 def window_text(detail: Mapping[str, Any]) -> str:

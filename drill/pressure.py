@@ -20,6 +20,10 @@ from typing import Protocol
 
 import msgspec
 
+from drill.plan import Plan
+from replay.recording import Survey
+from wire.config import ConfigError
+
 
 class _Step(Protocol):
     @property
@@ -101,3 +105,31 @@ def arithmetic(*, scale: float, speed: float, load: float, recorded_rate: float)
 
 def _number(value: float) -> str:
     return f"{value:,.2f}".rstrip("0").rstrip(".")
+
+
+def arithmetics(plan: Plan, survey: Survey) -> tuple[Arithmetic, ...]:
+    """What each step comes to. Raises ConfigError where one is above the plan's cap."""
+    recorded = survey.exchanges / (survey.lap_ns / 1e9)
+    made = tuple(
+        arithmetic(scale=survey.scale, speed=plan.speed, load=step.load, recorded_rate=recorded) for step in plan.steps
+    )
+    for index, step in enumerate(made):
+        if step.rate > plan.caps.rate:
+            raise ConfigError(
+                f"{plan.source}: step {index + 1} comes to {step.line()}, above caps.rate {plan.caps.rate:,.0f}/s"
+            )
+    return made
+
+
+def thin_thresholds(plan: Plan, steps: tuple[Arithmetic, ...]) -> list[str]:
+    """A line for each threshold of which a window cannot hold enough samples at the lowest load."""
+    lines = []
+    lowest = min(steps, key=lambda step: step.rate)
+    for threshold in plan.thresholds:
+        expected = threshold.over_s * (lowest.rate if threshold.source == "stress" else lowest.recorded_rate)
+        if threshold.over_s and threshold.route == "*" and expected < threshold.samples_needed:
+            lines.append(
+                f"{threshold.text}: needs {threshold.samples_needed} samples, about {expected:.0f} come at "
+                f"{lowest.load:g}x: there it is judged on the whole step"
+            )
+    return lines

@@ -4,28 +4,39 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bus.logfile import FileBus, LogReader
+from bus.logfile import LogReader
+from bus.ports import Bus
 from bus.topic import TopicReader
+from replay.hearing import FleetControl
 from wire import codec, topics
 from wire.codec import RecordType
-from wire.records import Action, RouteTable
+from wire.records import Action, Control, RouteTable
 
 
 class StopAsked:
-    """Hears `livefire stop` (another writer of the control topic); the reason, "" while there is none."""
+    """Hears `livefire stop` (another writer of the control topic); the reason, "" while there is none.
 
-    def __init__(self, bus: FileBus, run_id: str) -> None:
-        self._reader, self._run_id = TopicReader(bus, topics.CONTROL), run_id
+    `fleet`: where a stop of all runs is said, for a run that is not alone on its bus. Calls raise BusAway.
+    """
+
+    def __init__(self, bus: Bus, run_id: str, fleet: FleetControl | None = None) -> None:
+        self._reader, self._run_id, self._fleet = TopicReader(bus, topics.CONTROL), run_id, fleet
         self._said = ""
 
     def __call__(self) -> str:
+        if self._fleet is not None and (stop := self._fleet.stop_of(self._run_id)) is not None:
+            self._said = _said(stop)
         for message, batch in self._reader.batches():
             if batch.header.type is not RecordType.CONTROL or message.partition == "conductor":
                 continue
             for control in batch.records:
                 if control.action is Action.STOP and control.run_id in (self._run_id, "*"):
-                    self._said = f"stop was asked for{': ' + control.reason if control.reason else ''}"
+                    self._said = _said(control)
         return self._said
+
+
+def _said(stop: Control) -> str:
+    return f"stop was asked for{': ' + stop.reason if stop.reason else ''}"
 
 
 def route_table(recording: Path) -> RouteTable:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from bus.address import KafkaSecurity
+
 
 class DrillSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`key_id` and `key_hex` sign the markers; services must trust them. Times in ns."""
@@ -24,3 +26,7 @@ class DrillSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proof_ns: int = 2_000_000_000  # isolation is looked at again this often while the load is on
     canary_ns: int = 30_000_000_000  # canaries that take longer are given up
     enough_fidelity: float = 0.8
+    bus: str = ""  # address of the fleet's bus; "" = workers are processes of this machine
+    security: KafkaSecurity | None = None
+    ask_ns: int = 5_000_000_000  # how long idle workers may take to be heard
+    fetch_s: float = 60.0  # how long the recording may take to be whole

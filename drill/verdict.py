@@ -278,7 +278,7 @@ def _doubts(
     workers_failed: Mapping[str, str],
 ) -> list[str]:
     doubts = []
-    if decision is not None and decision.cause in (Cause.WORKER, Cause.ASKED, Cause.BLIND):
+    if decision is not None and decision.cause in (Cause.WORKER, Cause.ASKED, Cause.BLIND, Cause.BUS):
         doubts.append(decision.said)
     doubts.extend(f"worker {name} failed: {how}" for name, how in workers_failed.items())
     if isolation.verdict is Proof.NOT_PROVEN and not disposable:

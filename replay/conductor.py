@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from bus.ports import Bus
 from bus.topic import TopicReader
 from replay.settings import LEASE_NS
@@ -20,14 +22,17 @@ class Conductor:
     """One for each run. `renew` is called every 0.5 s; when nobody calls it any more, load stops by itself."""
 
     def __init__(
-        self, bus: Bus, run_id: str, clock: Callable[[], int], *, lease_ns: int = LEASE_NS, name: str = CONDUCTOR
-    ) -> None:
-        """`clock` gives unix ns. Raises BusError when the run has a conductor already."""
+        self, bus: Bus, run_id: str, clock: Callable[[], int], *, lease_ns: int = LEASE_NS, name: str = CONDUCTOR,
+        restamp: bool = False,
+    ) -> None:  # fmt: skip
+        """`clock` gives unix ns. `restamp`: beats get the time at which they are heard, by our clock, as those of other
+        machines may differ. Raises BusError when the run has a conductor already."""
         self._run_id, self._clock, self._lease_ns, self._name = run_id, clock, lease_ns, name
         self._writer = bus.writer(
             topics.CONTROL, name, Manifest(topics.CONTROL, name, run_id, clock(), "livefire conductor")
         )
         self._beats = TopicReader(bus, topics.BEATS)
+        self._restamp = restamp
         self._latest: dict[str, Beat] = {}
         self._sequence = 0
         self._count = 0
@@ -66,6 +71,8 @@ class Conductor:
         for _, batch in self._beats.batches():
             if batch.header.type == RecordType.BEAT:
                 for beat in batch.records:
+                    if self._restamp:
+                        beat = msgspec.structs.replace(beat, at_ns=self._clock())
                     self._latest[beat.worker] = beat
         return dict(self._latest)
 

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from drill.app import arithmetics, thin_thresholds
 from drill.plan import load_plan, parse_plan, substitute
-from drill.pressure import Pressure, arithmetic
+from drill.pressure import Pressure, arithmetic, arithmetics, thin_thresholds
 from drill.thresholds import Source, parse_threshold
 from replay.recording import Survey
 from wire.config import ConfigError
