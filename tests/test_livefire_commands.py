@@ -295,6 +295,9 @@ def test_replay_and_what_can_be_asked_of_it(stage: Stage, livefire: Callable[...
     assert slid and {w["end_ns"] - w["start_ns"] for w in slid} == {3_000_000_000}
     assert f"run {run}: windows of 3s, a new one every 1s" in livefire("windows", "--over", "3s", "--every", "1s").out
     assert "GET /things/{id}" in livefire("windows", "--route", "GET /things/{id}").out
+    of_run = livefire("windows", run, "--json", "--every", "2s").lines
+    panes = str(stage.folder / "runs" / run / "panes.db")
+    assert livefire("windows", run, "--json", "--every", "2s", "--store", panes).lines == of_run
     page = tmp_path / "page.html"
     assert str(page) in livefire("report", "--to", page).out
     assert run in page.read_text()
