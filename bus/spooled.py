@@ -182,7 +182,7 @@ class SpooledWriter:
             raise
         try:
             self._catch_up()
-        except BusAway:
+        except BaseException:
             self._writer.close()
             self._writer = None
             raise
@@ -204,6 +204,12 @@ class SpooledWriter:
         reader = self._bus.reader(self.topic, self.partition, mark.last if mark is not None else 0)
         try:
             while messages := reader.read():
+                found_manifest = reader.manifest
+                if found_manifest is not None and found_manifest.masked and not self.manifest.masked:
+                    raise BusError(
+                        f"{self.partition} of {self.manifest.owner_id}: was begun masked, and would go on unmasked; "
+                        "give the recording another name"
+                    )
                 for message in messages:
                     books.see(message.data, counts=message.offset >= books.next_marked)
                     books.last, books.next = message.offset, message.next_offset

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from bus.address import KafkaSecurity, open_bus
 from bus.logreader import LogReader
 from bus.ports import BusError
 from capture.assembler import Assembler, Masker
@@ -76,14 +77,27 @@ def record(
     key: bytes,
     stop: Callable[[], bool],
     progress: Callable[[Progress], None] | None = None,
+    *,
+    security: KafkaSecurity | None = None,
 ) -> Account:
-    """Live traffic to a recording at `settings.to`, until `stop()` or `settings.for_ns`; this process's account.
+    """Live traffic to `settings.to` or `settings.bus`, until `stop()` or `settings.for_ns`; this process's account.
 
     `progress` is called before the first packet, then once a second. Raises ConfigError, BusError: see
     `capture.record`.
     """
     anchor_ns = time.time_ns() - time.monotonic_ns()
-    return record_live(settings, masker, key, stop, progress, anchor_ns=anchor_ns, host=socket.gethostname())
+    bus = open_bus(settings.bus, settings.recording, security) if settings.bus else None
+    return record_live(
+        settings,
+        masker,
+        key,
+        stop,
+        progress,
+        anchor_ns=anchor_ns,
+        host=socket.gethostname(),
+        bus=bus,
+        wall_ns=time.time_ns,
+    )
 
 
 def _make_room(to: Path, recording_id: str) -> None:

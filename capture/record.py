@@ -1,10 +1,10 @@
 """The record loop: a live source feeds the assembler, and what is complete goes to the writer's queue.
 
-One thread reads, reassembles and masks; a second one compresses and writes (`capture.writer` says why). A batch
-leaves at least every 250 ms, with the counts of what is in it, so a reader that tails the file sees exchanges
-soon, and a recorder that is killed leaves a file that opens and balances. When it is started again with the
-same file it goes on behind what is there: what was in flight is dropped as `crash`, and the account notes
-how long nobody was looking (`blind`, `blind_ns`).
+One thread reads, reassembles and masks; a second one compresses and writes (`capture.writer` says why), to a file or to
+the streams of a bus (`capture.dealer`). A batch leaves at least every 250 ms, with the counts of what is in it, so
+who tails it sees exchanges soon, and a recorder that is killed leaves what opens and balances. When it is
+started again with the same file or name it goes on behind what is there: what was in flight is dropped as
+`crash`, and the account notes how long nobody was looking (`blind`, `blind_ns`).
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ import msgspec
 from bus.logfile import account_of
 from bus.logreader import LogReader
 from bus.logwriter import LogWriter
-from bus.ports import BusError, BusFull
+from bus.ports import Bus, BusError, BusFull
 from capture.assembler import Assembler, Masker
 from capture.choose import choose, open_source
+from capture.dealer import Clock, Dealer, after_crash
 from capture.output import Output
-from capture.settings import CaptureSettings, RecordSettings
+from capture.settings import BUS_BODY_BYTES, CaptureSettings, RecordSettings
+from capture.shed import Shedder
 from capture.source import Source
 from capture.writer import QueuedWriter
 from livefire_shadow.marker import HEADER
 from wire import topics
-from wire.account import Account, Increment, Ledger
+from wire.account import Account, Increment
 from wire.codec import RecordType
 from wire.ids import ulid
 from wire.records import Manifest
@@ -53,6 +55,8 @@ class Progress(msgspec.Struct, frozen=True):
     lost_packets: int  # that the kernel had no room for
     shed: int  # messages and bytes' worth of connections that were given up here, see the account
     recording_id: str
+    waiting_bytes: int = 0  # in the spool, till the bus takes them
+    away: bool = False  # the bus cannot be reached now
 
 
 def record(
@@ -66,26 +70,46 @@ def record(
     monotonic_ns: Callable[[], int] = time.monotonic_ns,
     host: str = "",
     source: Source | None = None,
+    bus: Bus | None = None,
+    wall_ns: Callable[[], int] | None = None,
 ) -> Account:
     """Record until `stop()` is true or `settings.for_ns` have passed; the account of this process's part.
 
-    `anchor_ns` is unix time at monotonic 0. Raises ConfigError and BusError: before the first packet for what cannot be
-    used, later when the source or the file is lost; what was recorded till then is in the file, which
-    has no end mark and may be gone on with.
+    `anchor_ns` is unix time at monotonic 0. `bus` is that of `settings.bus`, and closed in the end; `wall_ns` is the
+    clock that the bus's is measured against (default: the anchor, carried on).
+
+    Raises ConfigError and BusError: before the first packet for what cannot be used, later when the source, the file or
+    the bus is lost for good; what was recorded till then is there, has no end mark and may be gone on with. BusAway in
+    the end: what the bus did not take waits in the spool.
     """
     why = "given"
     if source is None:
         choice = choose(settings)
         why = choice.why
         source = open_source(settings, choice, anchor_ns=anchor_ns, monotonic_ns=monotonic_ns)
+    host = settings.agent or host
+    log: LogWriter | Dealer
+    blind: Increment | None = None
     try:
-        with_file = _open(settings, masker is not None, source, anchor_ns + monotonic_ns(), host)
+        manifest = _manifest(settings, masker is not None, source, anchor_ns + monotonic_ns(), host)
+        if bus is None:
+            log, blind = _open(Path(settings.to), manifest)
+        else:
+            ahead = source.kernel_times or wall_ns is None
+            skew_ns = (lambda: 0) if ahead or wall_ns is None else (lambda: wall_ns() - anchor_ns - monotonic_ns())
+            folder, most = Path(settings.spool).expanduser() / settings.recording, settings.spool_max_bytes
+            log = Dealer(bus, manifest, host, folder, most, monotonic_ns=monotonic_ns, skew_ns=skew_ns)
     except BaseException:
         source.close()
+        if bus is not None:
+            bus.close()
         raise
-    log, blind = with_file
     capture = msgspec.structs.replace(settings.capture, batch_ns=min(settings.capture.batch_ns, FLUSH_NS))
-    writer = QueuedWriter(log, buffer_ns=round(settings.buffer_s * 1e9), monotonic_ns=monotonic_ns)
+    tick, buffer_s = None, settings.buffer_s
+    if isinstance(log, Dealer):
+        capture = msgspec.structs.replace(capture, max_body_bytes=min(capture.max_body_bytes, BUS_BODY_BYTES))
+        tick, buffer_s = log.tick, settings.bus_buffer_s
+    writer = QueuedWriter(log, buffer_ns=round(buffer_s * 1e9), monotonic_ns=monotonic_ns, tick=tick)
     try:
         assembler = Assembler(log.manifest.owner_id, capture, masker, key, host=host)
         if not settings.keep_stress:
@@ -105,30 +129,32 @@ def stress(low: bytes) -> str:
     return "stress" if _MARKER in low else ""
 
 
-def _open(
-    settings: RecordSettings, masked: bool, source: Source, now_ns: int, host: str
-) -> tuple[LogWriter, Increment | None]:
-    """The file, made or gone on with; and what must be said of the time in which nobody wrote it."""
-    path = Path(settings.to)
-    manifest = Manifest(
+def _manifest(settings: RecordSettings, masked: bool, source: Source, now_ns: int, host: str) -> Manifest:
+    return Manifest(
         topic=topics.RAW,
         partition="0",
-        owner_id=ulid(now_ns),
+        owner_id=settings.recording or ulid(now_ns),
         created_ns=now_ns,
         writer="livefire",
-        hosts=(host,) if host else (),
+        hosts=settings.agents or ((host,) if host else ()),
         scale=settings.scale,
         settings=msgspec.to_builtins(settings),
         inputs=source.inputs,
         masked=masked,
     )
+
+
+def _open(path: Path, manifest: Manifest) -> tuple[LogWriter, Increment | None]:
+    """The file, made or gone on with; and what must be said of the time in which nobody wrote it."""
     found = _manifest_of(path)
     if found is None:
         return LogWriter(path, manifest), None
-    if found.masked and not masked:
+    if found.masked and not manifest.masked:
         raise BusError(f"{path}: was begun masked, and would go on unmasked; write to another file")
     log = LogWriter(path, msgspec.structs.replace(manifest, owner_id=found.owner_id))
-    return log, _after_crash(account_of(path), max(0, now_ns - max(log.last_ns, found.created_ns)))
+    account = account_of(path)
+    in_flight = {name: ledger.in_flight for name, ledger in account.ledgers.items() if ledger.in_flight}
+    return log, after_crash(in_flight, max(0, manifest.created_ns - max(log.last_ns, found.created_ns)))
 
 
 def _manifest_of(path: Path) -> Manifest | None:
@@ -136,14 +162,6 @@ def _manifest_of(path: Path) -> Manifest | None:
         return None
     with LogReader(path) as reader:
         return reader.manifest
-
-
-def _after_crash(account: Account, blind_ns: int) -> Increment:
-    """Closes the books of the process that was killed: what it had in flight will not come any more."""
-    ledgers = {
-        name: Ledger(drops={"crash": ledger.in_flight}) for name, ledger in account.ledgers.items() if ledger.in_flight
-    }
-    return Increment(ledgers, {"blind": 1, "blind_ns": blind_ns})
 
 
 class _Loop:
@@ -154,7 +172,7 @@ class _Loop:
         source: Source,
         assembler: Assembler,
         writer: QueuedWriter,
-        log: LogWriter,
+        log: LogWriter | Dealer,
         why: str,
         anchor_ns: int,
         monotonic_ns: Callable[[], int],
@@ -171,6 +189,11 @@ class _Loop:
         self._started_ns = monotonic_ns()
         self._last_exchanges = 0
         self._last_tick_ns = self._started_ns
+        self._shedder = Shedder()
+        self._clock: Clock | None = None
+        if isinstance(log, Dealer):
+            assembler.sheds = self._shedder.sheds
+            self._follow_bus(log)
 
     def run(self, stop: Callable[[], bool], progress: Callable[[Progress], None] | None) -> Account:
         source, assembler, settings = self._source, self._assembler, self._settings
@@ -185,7 +208,7 @@ class _Loop:
                 source.count(assembler)
                 if progress is not None:
                     progress(self._progress(now))
-                if settings.max_disk_bytes and self._log.next_offset >= settings.max_disk_bytes:
+                if settings.max_disk_bytes and not settings.bus and self._log.next_offset >= settings.max_disk_bytes:
                     assembler.account.note("disk_limit_reached")
                     break
             if ends_ns and now >= ends_ns:
@@ -198,6 +221,8 @@ class _Loop:
             if now >= next_expire:
                 # The packets' own clock, carried on while there are none: the wall clock may be set meanwhile.
                 next_expire = now + _EXPIRE_NS
+                if isinstance(self._log, Dealer):
+                    self._follow_bus(self._log)
                 if assembler.now_ns:
                     assembler.expire(assembler.now_ns + max(0, now - heard_ns))
             self._pump()
@@ -209,6 +234,22 @@ class _Loop:
         if progress is not None:
             progress(self._progress(self._monotonic_ns()))
         return assembler.account
+
+    def _follow_bus(self, dealer: Dealer) -> None:
+        """Its clock, and how much room is left while it is away."""
+        self._shedder.filled(dealer.fill)
+        clock, before = dealer.clock, self._clock
+        if clock is None or clock is before:
+            return
+        self._clock = clock
+        self._assembler.set_clock(clock.offset_ns)
+        if before is not None or clock.offset_ns != dealer.manifest.clock_offset_ns:
+            # The manifest tells what was measured when the stream began; with the sum of these it is the latest.
+            was = before or Clock(dealer.manifest.clock_offset_ns, dealer.manifest.clock_error_ns)
+            account = self._assembler.account
+            account.note("clock_measured")
+            account.note(f"clock_drift_ns.{self._settings.agent}", clock.offset_ns - was.offset_ns)
+            account.note(f"clock_error_drift_ns.{self._settings.agent}", clock.error_ns - was.error_ns)
 
     def _pump(self) -> None:
         try:
@@ -233,4 +274,6 @@ class _Loop:
             lost_packets=account.ledger("packets").drops.get("kernel", 0),
             shed=sum(account.ledger("messages").drops.get(name, 0) for name in ("shed", "no_room")),
             recording_id=self._log.manifest.owner_id,
+            waiting_bytes=self._log.waiting_bytes if isinstance(self._log, Dealer) else 0,
+            away=isinstance(self._log, Dealer) and self._log.away,
         )

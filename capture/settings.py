@@ -6,8 +6,11 @@ from typing import Literal
 
 import msgspec
 
+from bus.spool import MIN_SPOOL_BYTES
+
 _MIB = 1 << 20
 MAX_BODY_BYTES = 24 * _MIB  # two bodies and their heads fit in the 64 MiB of a batch
+BUS_BODY_BYTES = 3 * _MIB + _MIB // 2  # the same for the 8 MB of a message between machines
 
 
 class CaptureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,7 +44,7 @@ class CaptureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RecordSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is recorded live, and how long."""
 
-    to: str
+    to: str  # a file; "" = the streams of a bus
     interfaces: tuple[str, ...] = ()  # empty: all that carry traffic
     ports: tuple[int, ...] = ()
     hosts: tuple[str, ...] = ()
@@ -55,3 +58,19 @@ class RecordSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: `given`: the proxies that are named, else the ring; `auto`: the ring where it is permitted, else the proxies.
     source: Literal["given", "auto", "ring", "proxy"] = "given"
     keep_stress: bool = False  # record marked stress traffic too
+    #: Over a bus: which one, the recording's name there, this recorder's own, and those of all that take part.
+    bus: str = ""
+    recording: str = ""
+    agent: str = ""
+    agents: tuple[str, ...] = ()
+    spool: str = ""  # the folder where what the bus cannot take now waits
+    spool_max_bytes: int = 512 * _MIB
+    bus_buffer_s: float = 10.0  # of traffic that may wait in memory while a call to the bus has not come back
+
+    def __post_init__(self) -> None:
+        if bool(self.to) == bool(self.bus):
+            raise ValueError("a recording goes either to a file (to) or to a bus (bus, recording, agent)")
+        if self.bus and not (self.recording and self.agent and self.spool):
+            raise ValueError("a recording on a bus needs a name (recording), this recorder's (agent), and a spool")
+        if self.spool_max_bytes < MIN_SPOOL_BYTES:
+            raise ValueError(f"spool_max_bytes is {self.spool_max_bytes}: at least {MIN_SPOOL_BYTES}")

@@ -59,6 +59,10 @@ class Source(Protocol):
     def inputs(self) -> tuple[str, ...]:
         """Where it records, for the manifest."""
 
+    @property
+    def kernel_times(self) -> bool:
+        """Its times are the system's clock as it goes, not the anchor carried on."""
+
     def feed(self, sink: Sink, timeout_s: float) -> int:
         """Wait up to `timeout_s` for something, hand a bounded amount of it on; how many packets or pieces.
 

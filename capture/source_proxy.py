@@ -30,6 +30,8 @@ INTERFACE: Final = "proxy"
 class ProxySource:
     """Any number of LISTEN=UPSTREAM pairs, in one process of its own. Called by one thread."""
 
+    kernel_times = False
+
     def __init__(
         self,
         pairs: tuple[Pair, ...],

@@ -74,6 +74,8 @@ def open_error(interface: str = "lo") -> OSError | None:
 class RingSource:
     """One interface. `feed` and `finish` are called by one thread; memory is the ring alone."""
 
+    kernel_times = True
+
     def __init__(
         self,
         interface: str,
@@ -270,6 +272,8 @@ class RingSource:
 
 class Rings:
     """Several interfaces, each with a ring of its own."""
+
+    kernel_times = True
 
     def __init__(self, rings: Sequence[RingSource]) -> None:
         self._rings = list(rings)

@@ -15,8 +15,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
 
-from bus.logwriter import LogWriter
 from bus.ports import BusError, BusFull
 from wire import codec
 from wire.account import Increment
@@ -26,14 +27,40 @@ from wire.records import End, Record, SourceRange
 _RETRY_S = 0.1  # a full disk is tried again so often
 
 
+class Target(Protocol):
+    """Where the thread writes: a log file, or the streams of a bus."""
+
+    @property
+    def path(self) -> Path | str:
+        """Its name, for the user."""
+
+    @property
+    def next_offset(self) -> int: ...
+
+    def write(self, data: bytes) -> int:
+        """Raises BusFull: the same message comes again."""
+
+    def end(self, end: End | None = None, *, reason: str = "done", sorted: bool = False) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class QueuedWriter:
     """The caller's side is one thread. Holds at most `max_bytes`, and nothing that is older than `buffer_ns`
     when more comes."""
 
     def __init__(
-        self, log: LogWriter, *, buffer_ns: int, max_bytes: int = 128 << 20, monotonic_ns: Callable[[], int]
+        self,
+        log: Target,
+        *,
+        buffer_ns: int,
+        max_bytes: int = 128 << 20,
+        monotonic_ns: Callable[[], int],
+        tick: Callable[[], None] | None = None,
     ) -> None:
+        """`tick` is called by the thread, between messages and at least every 100 ms."""
         self._log = log
+        self._tick = tick
         self._buffer_ns = buffer_ns
         self._max_bytes = max_bytes
         self._monotonic_ns = monotonic_ns
@@ -127,20 +154,28 @@ class QueuedWriter:
 
     def _run(self) -> None:
         while True:
-            item = self._queue.get()
-            if item is None:
-                return
-            self._oldest_ns, data = item
             try:
-                if not self._write(codec.compressed(data)):
-                    self.lost_batches += 1
+                if self._tick is not None:
+                    self._tick()
+                item = self._queue.get(timeout=_RETRY_S if self._tick is not None else None)
+                if item is None:
+                    return
+                self._take(*item)
+            except queue.Empty:
+                pass
             except (BusError, OSError, codec.CodecError) as error:
                 self._failure = error if isinstance(error, BusError) else BusError(f"{self._log.path}: {error}")
                 return
-            finally:
-                self._oldest_ns = 0
-                with self._lock:
-                    self._waiting_bytes -= len(data)
+
+    def _take(self, came_ns: int, data: bytes) -> None:
+        self._oldest_ns = came_ns
+        try:
+            if not self._write(codec.compressed(data)):
+                self.lost_batches += 1
+        finally:
+            self._oldest_ns = 0
+            with self._lock:
+                self._waiting_bytes -= len(data)
 
     def _write(self, data: bytes) -> bool:
         """False when there is no room and nobody waits for it any more."""
@@ -153,3 +188,5 @@ class QueuedWriter:
                 self._full = True
                 if self._give_up.wait(_RETRY_S):
                     return False
+                if self._tick is not None:
+                    self._tick()
