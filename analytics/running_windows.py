@@ -36,11 +36,13 @@ class RunningWindows:
         start_s: int,
         load: Callable[[int, int], Iterable[Pane]],
         *,
-        newest_s: int | None = None,
+        span: tuple[int, int] | None = None,
         series: tuple[Series, ...] = SERIES,
     ) -> None:
-        """`load(first_s, end_s)` gives the stored panes, none of them later than `newest_s`; None = there are none."""
-        self._run_id, self._start_s, self._load, self._newest_s, self._series = run_id, start_s, load, newest_s, series
+        """`load(first_s, end_s)` gives stored panes; `span` is the first and last second of them, None = there are none."""
+        self._run_id, self._start_s, self._load, self._series = run_id, start_s, load, series
+        self._oldest_s: int | None = span[0] if span else None
+        self._newest_s: int | None = span[1] if span else None
         self._sums: OrderedDict[Slot, _Sums] = OrderedDict()  # by when each was last added to
         self._stale: set[Slot] = set()  # not in memory, to be made of stored panes
         self._growing: set[Slot] = set()  # written, and not final
@@ -48,9 +50,12 @@ class RunningWindows:
 
     def add(self, panes: Iterable[Pane]) -> None:
         """Panes that are in the store by now."""
-        newest_s, latest_s = self._newest_s, self._newest_s
+        panes = list(panes)
+        if not panes:
+            return
+        newest_s = self._newest_s
+        self._begin(min(pane.second for pane in panes))
         for pane in panes:
-            latest_s = pane.second if latest_s is None else max(latest_s, pane.second)
             for slot in self._slots(pane.second, pane.second):
                 sums = self._sums.get(slot)
                 if sums is None:
@@ -60,7 +65,14 @@ class RunningWindows:
                     sums = self._sums[slot] = _Sums({}, set())
                 _add(sums, pane)
                 self._sums.move_to_end(slot)
-        self._newest_s = latest_s
+        latest_s = max(pane.second for pane in panes)
+        self._newest_s = latest_s if newest_s is None else max(newest_s, latest_s)
+
+    def _begin(self, second: int) -> None:
+        """Windows that begin before the first pane's own slot are left out: an earlier one brings more of them in."""
+        was, self._oldest_s = self._oldest_s, second if self._oldest_s is None else min(self._oldest_s, second)
+        if was is not None and self._oldest_s < was:
+            self.touch(self._oldest_s, was)
 
     def touch(self, first_s: int, last_s: int) -> None:
         """Windows with a part in [first_s, last_s] may have been written before all of it was in them."""
@@ -140,6 +152,8 @@ class RunningWindows:
         """The windows that hold a part of [first_s, last_s]."""
         for series in self._series:
             k = (first_s - self._start_s - series.over_s) // series.every_s + 1
+            if self._oldest_s is not None:
+                k = max(k, (self._oldest_s - self._start_s) // series.every_s)
             while (first := self._start_s + k * series.every_s) <= last_s:
                 yield series, first
                 k += 1

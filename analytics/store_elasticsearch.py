@@ -171,8 +171,7 @@ class ElasticsearchStore:
     def _windows(self) -> RunningWindows | None:
         start = self._run["notes"].get("start_s")
         if self._running is None and start is not None:
-            newest = self._newest()
-            self._running = RunningWindows(self._run_id, int(start), self._stored, newest_s=newest)
+            self._running = RunningWindows(self._run_id, int(start), self._stored, span=self._span())
             for series in SERIES:
                 for first in self._growing(series.name):
                     self._running.growing(series, first)
@@ -258,16 +257,15 @@ class ElasticsearchStore:
         finally:
             self._client.request("DELETE", "/_pit", {"id": pit}, absent=True)
 
-    def _newest(self) -> int | None:
-        body = {
-            "size": 0,
-            "query": {"term": {"run": self._run_id}},
-            "aggs": {"newest": {"max": {"field": "last_s"}}},
-        }
+    def _span(self) -> tuple[int, int] | None:
+        """The first and the last second of all that was applied."""
         if self._client.request("POST", f"/{self._index}/_refresh", absent=True) is None:
             return None
-        value = self._client.request("POST", f"/{self._index}/_search", body)["aggregations"]["newest"]["value"]
-        return None if value is None else int(value)
+        aggs = {"first": {"min": {"field": "first_s"}}, "last": {"max": {"field": "last_s"}}}
+        body = {"size": 0, "query": {"term": {"run": self._run_id}}, "aggs": aggs}
+        found = self._client.request("POST", f"/{self._index}/_search", body)["aggregations"]
+        first, last = found["first"]["value"], found["last"]["value"]
+        return None if first is None or last is None else (int(first), int(last))
 
     def _catch_up(self) -> None:
         """Learn what is held, from the last mark on, and which windows may not have all of it."""
@@ -277,8 +275,7 @@ class ElasticsearchStore:
         query: list[Mapping[str, Any]] = [
             {"term": {"run": self._run_id}}, {"range": {"number": {"gt": self._number}}},
         ]  # fmt: skip
-        if self._running is not None:
-            self._running.again()
+        self._running = None  # made anew, of what is stored
         for source in self._ranges(query, ["number", "first_s", "last_s", "sources"]):
             self._number = max(self._number, source["number"])
             self._held.add(documents.ranges_of(source))
@@ -291,14 +288,11 @@ class ElasticsearchStore:
         if found["writer"] == self._me and found["sources"] == made.source["sources"]:
             return False
         # A writer before this one had it under way when this one looked.
-        self._unsure = None
         self._held.add(documents.ranges_of(found))
-        self._number = max(self._number, found["number"])
+        self._save(held=self._held.as_lists())
+        self._catch_up()
         if found["first_s"] is not None:
             self._unseen.append((found["first_s"], found["last_s"]))
-        if self._running is not None:
-            self._running.again()
-        self._save(held=self._held.as_lists())
         return True
 
     # -- the run's document
