@@ -5,18 +5,19 @@ The layout is in `bus.frames`, the reader in `bus.logreader`, the writer in `bus
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from bus.frames import FILE_MAGIC, FILE_VERSION, MAX_FRAME_BYTES, SYNC
 from bus.logreader import LogReader
 from bus.logwriter import LogWriter
-from bus.ports import BusError
+from bus.ports import BusError, check_names, is_partition
 from wire import codec
 from wire.account import Account
+from wire.codec import RecordType
 from wire.records import Manifest
 
 __all__ = [
@@ -32,9 +33,6 @@ __all__ = [
     "resume_offsets",
 ]
 
-_TOPIC = re.compile(r"[a-z][a-z0-9_]*")
-_PARTITION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
-
 
 class FileBus:
     """A folder of partitions: `<topic>-<partition>.lf`. `runs/<run_id>/` is one such folder.
@@ -47,10 +45,7 @@ class FileBus:
 
     def path(self, topic: str, partition: str) -> Path:
         """Where the partition is. Raises BusError for names that would be files elsewhere, or of another topic."""
-        if not _TOPIC.fullmatch(topic):
-            raise BusError(f"{topic!r} is not a topic: small letters, digits and _, beginning with a letter")
-        if not _PARTITION.fullmatch(partition):
-            raise BusError(f"{partition!r} is not a partition: letters, digits and _ . : -, not beginning with . : -")
+        check_names(topic, partition)
         return self.root / f"{topic}-{partition}.lf"
 
     def writer(self, topic: str, partition: str, manifest: Manifest) -> LogWriter:
@@ -75,6 +70,20 @@ class FileBus:
             return True
         return False
 
+    def offset_at(self, topic: str, partition: str, since_ns: int) -> int:
+        """The first batch with a record of that time or later."""
+        with self.reader(topic, partition) as reader:
+            while messages := reader.read():
+                for message in messages:
+                    glance = codec.glance(message.data)
+                    if glance is not None and glance.last_ns >= since_ns and glance.type != RecordType.MANIFEST:
+                        return message.offset
+            return reader.next_offset
+
+    def glance(self) -> contextlib.AbstractContextManager[None]:
+        """Files say at once what is there."""
+        return contextlib.nullcontext()
+
     def spread(self, topic: str) -> int:
         """One: a file is read by one process."""
         return 1
@@ -85,7 +94,7 @@ class FileBus:
     def partitions(self, topic: str) -> list[str]:
         names = (entry.name for entry in os.scandir(self.root)) if self.root.is_dir() else ()
         found = (name[:-3].partition("-") for name in names if name.endswith(".lf"))
-        return sorted(partition for of, _, partition in found if of == topic and _PARTITION.fullmatch(partition))
+        return sorted(partition for of, _, partition in found if of == topic and is_partition(partition))
 
 
 def account_of(path: Path) -> Account:

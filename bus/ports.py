@@ -7,7 +7,9 @@ message is where a reader must start to see what follows it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import msgspec
@@ -15,6 +17,9 @@ import msgspec
 from wire.account import Increment
 from wire.codec import RecordType
 from wire.records import End, Manifest, Record, SourceRange
+
+_TOPIC = re.compile(r"[a-z][a-z0-9_]*")
+_PARTITION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
 
 
 class BusError(Exception):
@@ -46,7 +51,7 @@ class Writer(Protocol):
 
     @property
     def next_offset(self) -> int:
-        """Where the next message will be."""
+        """Where to read from for what is written from now on: no later message is before it."""
 
     def write(self, data: bytes) -> int:
         """Append one message; its offset. When this returns a killed process loses it no more.
@@ -125,8 +130,29 @@ class Bus(Protocol):
     def held(self, topic: str, partition: str) -> bool:
         """Whether the partition has a writer now. Between machines the hold of a killed writer lapses in seconds."""
 
+    def offset_at(self, topic: str, partition: str, since_ns: int) -> int:
+        """Where to begin reading so that nothing of that time (ns since 1970) or later is missed; earlier may come too.
+
+        Raises BusError as `reader` does.
+        """
+
+    def glance(self) -> AbstractContextManager[None]:
+        """Within it, what is there now is asked once for all readers: `read` is definite as of its beginning."""
+
     def spread(self, topic: str) -> int:
         """Over how many partitions a producer should deal what it writes, for as many consumers to share the work."""
 
     def close(self) -> None:
         """Let go of connections; its readers and writers are closed with it. May be called twice."""
+
+
+def check_names(topic: str, partition: str = "0") -> None:
+    """Raises BusError for names that would be files elsewhere, or of another topic. The same on every bus."""
+    if not _TOPIC.fullmatch(topic):
+        raise BusError(f"{topic!r} is not a topic: small letters, digits and _, beginning with a letter")
+    if not is_partition(partition):
+        raise BusError(f"{partition!r} is not a partition: letters, digits and _ . : -, not beginning with . : -")
+
+
+def is_partition(name: str) -> bool:
+    return _PARTITION.fullmatch(name) is not None

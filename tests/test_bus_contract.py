@@ -1,28 +1,68 @@
-"""What every bus promises (`bus.ports`). A second backend is one more entry in BACKENDS; no test asks which it is."""
+"""What every bus promises (`bus.ports`). A further backend is one more entry in BACKENDS; no test asks which it is."""
 
 from __future__ import annotations
 
 import itertools
+import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from bus.logfile import FileBus
+from bus.address import KafkaAddress, open_bus
+from bus.kafka_topics import Topics, Wanted
 from bus.ports import Bus, BusError, Message, Reader
 from bus.topic import TopicReader
 from wire import codec
 from wire.account import Account
 from wire.records import Drop, End, Manifest, SourceRange
 
-BACKENDS: dict[str, Callable[[Path], Bus]] = {
-    "files": FileBus,
-}
+
+@pytest.fixture(scope="module")
+def cluster(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An address with topics of its own. One more topic than programs use: its name begins as another's."""
+    address = KafkaAddress((request.getfixturevalue("kafka_server").address,), f"test-{uuid.uuid4().hex[:8]}")
+    with Topics(address) as topics:
+        topics.create(Wanted(), extra=("controls",))
+        yield str(address)
+        topics.delete(extra=("controls",))
+
+
+def folder(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue("tmp_path"))
+
+
+def kafka(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue("cluster"))
+
+
+#: How to come by an address.
+BACKENDS: dict[str, Callable[[pytest.FixtureRequest], str]] = {"files": folder, "kafka": kafka}
 
 
 @pytest.fixture(params=sorted(BACKENDS))
-def bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bus]:
-    yield BACKENDS[request.param](tmp_path / "bus")
+def address(request: pytest.FixtureRequest) -> str:
+    return BACKENDS[request.param](request)
+
+
+@pytest.fixture
+def scope() -> str:
+    return f"run-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def bus(address: str, scope: str) -> Iterator[Bus]:
+    opened = open_bus(address, scope)
+    yield opened
+    opened.close()
+    opened.close()
+
+
+@pytest.fixture
+def other_bus(address: str, scope: str) -> Iterator[Bus]:
+    """The same streams, as another process sees them."""
+    opened = open_bus(address, scope)
+    yield opened
+    opened.close()
 
 
 def manifest(topic: str = "outcomes", partition: str = "w0") -> Manifest:
@@ -94,9 +134,11 @@ def test_what_is_written_can_be_read_at_once_and_reading_never_waits(bus: Bus) -
     one, two = bus.reader("outcomes", "w0"), bus.reader("outcomes", "w0")
     assert numbers(all_of(one)) == [] and one.read() == []
     for number in range(50):
-        expected = writer.next_offset
-        assert writer.write(codec.encode([drop(number)])) == expected
-        assert numbers(all_of(one)) == [number]
+        least = writer.next_offset
+        offset = writer.write(codec.encode([drop(number)]))
+        assert least <= offset < writer.next_offset
+        [message] = all_of(one)
+        assert message.offset == offset and numbers([message]) == [number]
         assert one.read() == []
     assert numbers(all_of(two)) == list(range(50))
     writer.close()

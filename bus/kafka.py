@@ -1,0 +1,272 @@
+"""The bus of many machines: streams in Kafka. The layout is in `bus.kafka_layout`, and docs/decisions.md says why.
+
+One producer, one consumer, and a thread that renews the holds of open writers once a second. Not shared between
+processes; writers and readers of one bus may be used from several threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from typing import Final
+
+from kafka import TopicPartition
+
+from bus import kafka_layout as layout
+from bus.address import KafkaAddress, KafkaSecurity
+from bus.kafka_layout import Entry
+from bus.kafka_link import Link
+from bus.kafka_reader import KafkaReader
+from bus.kafka_streams import Streams
+from bus.kafka_writer import KafkaWriter
+from bus.ports import BusAway, BusError, BusHeld, check_names
+from wire import codec
+from wire.records import Manifest
+
+_RENEW_S: Final = 1.0
+_PROBES: Final = 8
+
+
+class KafkaBus:
+    """The streams of one owner (`scope`) in a cluster. Connects at the first use."""
+
+    def __init__(self, address: KafkaAddress, scope: str, security: KafkaSecurity | None = None) -> None:
+        self.scope = scope
+        self.link = Link(address, security or KafkaSecurity())
+        self.streams = Streams(self.link)
+        self._readers: dict[TopicPartition, list[KafkaReader]] = {}
+        self._writers: list[KafkaWriter] = []
+        self._orphans: set[str] = set()  # claims of ours that came to nothing: they hold nobody up
+        self._stop = threading.Event()
+        self._keeper: threading.Thread | None = None
+
+    def _topic(self, topic: str, partition: str = "0") -> tuple[str, int]:
+        check_names(topic, partition)
+        name = layout.kafka_topic(self.link.address.prefix, topic)
+        return name, self.link.count(name)
+
+    # -- the port
+
+    def writer(self, topic: str, partition: str, manifest: Manifest) -> KafkaWriter:
+        with self.link.lock:
+            name, count = self._topic(topic, partition)
+            key = layout.key_of(self.scope, topic, partition)
+            where = f"{self.link.address} {key.decode()}"
+            self.streams.refresh()
+            known = self.streams.get(key)
+            old = known.entry if known else None
+            if old is not None:
+                if old.state == "ended":
+                    raise BusError(f"{where}: is whole already (it has an end mark); write to another partition")
+                if old.writer not in self._orphans and self.streams.held(key):
+                    raise BusHeld(f"{where}: another process is writing it")
+                at = TopicPartition(name, old.partition)
+                claim = Entry("open", os.urandom(8).hex(), old.epoch + 1, old.partition, old.first, old.last)
+            else:
+                at = TopicPartition(name, layout.partition_of(partition, count))
+                claim = Entry("open", os.urandom(8).hex(), 1, at.partition, self.link.end(at))
+            since = time.monotonic()
+            self._orphans.add(claim.writer)
+            if not self.reclaimed(key, claim):
+                raise BusHeld(f"{where}: another process is writing it")
+            writer = KafkaWriter(self, (topic, partition), at, claim, since)
+            try:
+                self._begin(writer, manifest, old)
+            except BusAway:
+                raise
+            except BaseException:
+                writer.close()
+                raise
+            self._orphans.discard(claim.writer)
+            self._keep(writer)
+            return writer
+
+    def _begin(self, writer: KafkaWriter, manifest: Manifest, old: Entry | None) -> None:
+        """A new stream begins with its manifest. One that is gone on with begins a new epoch: from its mark on nothing
+        of an earlier writer counts, so what stands before it is all there is."""
+        writer.manifest = manifest
+        if old is not None:
+            writer.begin(None)
+            reader = self.reader(writer.topic, writer.partition)
+            try:
+                found = reader.manifest
+                if found is not None:
+                    self._may_go_on(writer, manifest, found)
+                    writer.manifest = found
+                    reader.seek(max(old.last, 0))
+                    while reader.read():
+                        pass
+                    if reader.ended:
+                        mine = writer.entry()
+                        writer.leave(
+                            Entry("ended", mine.writer, mine.epoch, mine.partition, mine.first, reader.next_offset - 1)
+                        )
+                        raise BusError(f"{writer}: is whole already (it has an end mark); write to another partition")
+                    return
+            finally:
+                reader.close()
+        writer.begin(codec.encode((manifest,), first_ns=manifest.created_ns, last_ns=manifest.created_ns))
+
+    @staticmethod
+    def _may_go_on(writer: KafkaWriter, mine: Manifest, found: Manifest) -> None:
+        if (mine.owner_id, mine.topic) != (found.owner_id, found.topic):
+            raise BusError(
+                f"{writer}: holds {found.topic} of {found.owner_id}, not {mine.topic} of {mine.owner_id}; "
+                "write to another partition"
+            )
+
+    def reader(self, topic: str, partition: str, offset: int = 0) -> KafkaReader:
+        with self.link.lock:
+            name, _ = self._topic(topic, partition)
+            key = layout.key_of(self.scope, topic, partition)
+            self.streams.refresh()
+            known = self.streams.get(key)
+            if known is None:
+                raise BusError(f"{self.link.address} {key.decode()}: no such partition")
+            reader = KafkaReader(self, topic, partition, TopicPartition(name, known.entry.partition), offset)
+            if offset:
+                self.check_offset(reader, offset)
+            self._readers.setdefault(reader.at, []).append(reader)
+            return reader
+
+    def partitions(self, topic: str) -> list[str]:
+        with self.link.lock:
+            self.streams.refresh()
+            return sorted(self.streams.names(self.scope, topic))
+
+    def held(self, topic: str, partition: str) -> bool:
+        check_names(topic, partition)
+        with self.link.lock:
+            self.streams.refresh()
+            return self.streams.held(layout.key_of(self.scope, topic, partition))
+
+    def spread(self, topic: str) -> int:
+        with self.link.lock:
+            return self._topic(topic)[1]
+
+    def offset_at(self, topic: str, partition: str, since_ns: int) -> int:
+        with self.link.lock, contextlib.closing(self.reader(topic, partition)) as reader:
+            return max(self.link.at_time(reader.at, since_ns // 1_000_000), reader.scanned)
+
+    def glance(self) -> contextlib.AbstractContextManager[None]:
+        return self.link.glance()
+
+    def close(self) -> None:
+        self._stop.set()
+        for writer in list(self._writers):
+            writer.close()
+        for readers in list(self._readers.values()):
+            for reader in list(readers):
+                reader.close()
+        self.link.close()
+
+    # -- for the clock
+
+    def clock_offset(self) -> tuple[int, int]:
+        """(offset_ns, error_ns): the broker's clock minus this machine's, and how wrong that can be.
+
+        Measured like NTP: the broker stamps a message between its sending and its acknowledgement; of several the one
+        that was acknowledged soonest counts. The broker's stamps are in whole milliseconds. Raises BusAway.
+        """
+        best: tuple[int, int] | None = None
+        with self.link.lock:
+            self.link.broker_ms(time.monotonic() + 2.0)  # the first one connects
+            for _ in range(_PROBES):
+                sent = time.time_ns()  # noqa: TID251 (wall clocks are what is compared here)
+                stamp_ns = self.link.broker_ms(time.monotonic() + 2.0) * 1_000_000 + 500_000
+                back = time.time_ns()  # noqa: TID251
+                error = (back - sent) // 2 + 500_000
+                if best is None or error < best[1]:
+                    best = stamp_ns - (sent + back) // 2, error
+        assert best is not None
+        return best
+
+    # -- what readers ask
+
+    def fill(self, reader: KafkaReader) -> None:
+        """Look for messages of a reader until one is there, or all is looked at that was there at the call.
+
+        Others that stand at the same place get theirs. Raises BusAway.
+        """
+        with self.link.lock:
+            if reader.past_end:
+                return
+            end = self.link.end(reader.at)
+            while not reader.waiting and reader.scanned < end:
+                start = reader.scanned
+                records, position = self.link.fetch(reader.at, start)
+                here = [
+                    other
+                    for other in self._readers.get(reader.at, ())
+                    if other.scanned == start and (other is reader or not other.full)
+                ]
+                if reader not in here:
+                    here.append(reader)
+                by_key: dict[bytes, list[KafkaReader]] = {}
+                for other in here:
+                    other.scanned = position
+                    by_key.setdefault(other.key, []).append(other)
+                for record in records:
+                    for other in by_key.get(record.key, ()):
+                        if other.scanned <= record.offset:
+                            continue  # it was full before this record
+                        if other.full and other is not reader:
+                            other.scanned = record.offset
+                            continue
+                        other.take(record)
+
+    def manifest_of(self, reader: KafkaReader) -> Manifest | None:
+        """The first message of a stream, whatever a reader of it has seen."""
+        with self.link.lock:
+            first = KafkaReader(self, reader.topic, reader.partition, reader.at, 0)
+            first.read(1)
+            return first._manifest
+
+    def check_offset(self, reader: KafkaReader, offset: int) -> None:
+        with self.link.lock:
+            self.streams.refresh()
+            end = self.link.end(reader.at)
+            if offset < 0 or offset > end:
+                raise BusError(f"{reader}: there is no offset {offset}, its Kafka partition ends at {end}")
+
+    def forget(self, reader: KafkaReader) -> None:
+        with self.link.lock, contextlib.suppress(ValueError):
+            self._readers.get(reader.at, []).remove(reader)
+
+    # -- what writers ask
+
+    def put(self, key: bytes, entry: Entry) -> None:
+        with self.link.lock:
+            self.streams.put(key, entry)
+
+    def reclaimed(self, key: bytes, entry: Entry) -> bool:
+        """Write an entry, and whether it is the one that holds. Raises BusAway."""
+        with self.link.lock:
+            self.streams.put(key, entry)
+            self.streams.refresh()
+            known = self.streams.get(key)
+            return known is not None and (known.entry.writer, known.entry.epoch) == (entry.writer, entry.epoch)
+
+    def release(self, key: bytes, entry: Entry) -> None:
+        """Write the last entry of a writer. When the bus is away the hold lapses by itself."""
+        self._orphans.add(entry.writer)
+        with contextlib.suppress(BusError):
+            self.put(key, entry)
+
+    def dropped(self, writer: KafkaWriter) -> None:
+        with contextlib.suppress(ValueError):
+            self._writers.remove(writer)
+
+    def _keep(self, writer: KafkaWriter) -> None:
+        self._writers.append(writer)
+        if self._keeper is None:
+            self._keeper = threading.Thread(target=self._renew, name="kafka-holds", daemon=True)
+            self._keeper.start()
+
+    def _renew(self) -> None:
+        while not self._stop.wait(_RENEW_S):
+            for writer in list(self._writers):
+                with contextlib.suppress(BusError):  # a renewal that fails is seen by the writer: its hold is not sure
+                    writer.renew(self.streams.post)

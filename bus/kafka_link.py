@@ -1,0 +1,322 @@
+"""The connections to a Kafka cluster: one producer, one consumer; nothing here waits longer than it says."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.admin import KafkaAdminClient
+
+from bus import kafka_layout as layout
+from bus.address import KafkaAddress, KafkaSecurity
+from bus.ports import BusAway, BusError
+
+CONNECT_S: Final = 3.0
+ANSWER_S: Final = 0.5  # what a reader waits for one answer of the broker
+_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+_SPENT: Final = (
+    kafka_errors.OutOfOrderSequenceNumberError,
+    kafka_errors.UnknownProducerIdError,
+    kafka_errors.InvalidProducerEpochError,
+    kafka_errors.ProducerFencedError,
+)
+_FETCH_BYTES: Final = 2 << 20  # a partition; one message may be larger, and comes whole all the same
+
+
+class _LastWords(logging.Handler):
+    """Keeps what the driver said last. It is not for the user's terminal: an outage would fill it with repeats."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._text, self._at = "", 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._text, self._at = record.getMessage().partition("\n")[0], time.monotonic()
+
+    @property
+    def text(self) -> str:
+        """What was said in the last seconds: older words are about something else."""
+        return self._text if time.monotonic() - self._at < 5.0 else ""
+
+
+_words = _LastWords()
+
+
+def _quiet() -> None:
+    driver = logging.getLogger("kafka")
+    if _words not in driver.handlers:
+        driver.addHandler(_words)
+        driver.propagate = False
+
+
+def security_options(security: KafkaSecurity) -> dict[str, Any]:
+    """The driver's options. Raises BusError for what cannot be read or does not fit together."""
+    for path in (security.ca, security.cert, security.key, security.password_file):
+        if path and not Path(path).expanduser().is_file():
+            raise BusError(f"kafka_security: there is no file {path}")
+    tls = security.tls or bool(security.ca or security.cert)
+    options: dict[str, Any] = {}
+    if tls:
+        for name, path in (("cafile", security.ca), ("certfile", security.cert), ("keyfile", security.key)):
+            if path:
+                options[f"ssl_{name}"] = str(Path(path).expanduser())
+    if not security.mechanism:
+        if security.user:
+            raise BusError(f"kafka_security: a user, and no mechanism: one of {', '.join(_MECHANISMS)}")
+        return {**options, "security_protocol": "SSL" if tls else "PLAINTEXT"}
+    if security.mechanism not in _MECHANISMS:
+        raise BusError(f"kafka_security: mechanism is {security.mechanism!r}, not one of {', '.join(_MECHANISMS)}")
+    password = security.password
+    if security.password_file:
+        password = Path(security.password_file).expanduser().read_text("utf-8").rstrip("\r\n")
+    if not security.user or not password:
+        raise BusError(f"kafka_security: {security.mechanism} needs user, and password_file or password")
+    return {
+        **options,
+        "security_protocol": "SASL_SSL" if tls else "SASL_PLAINTEXT",
+        "sasl_mechanism": security.mechanism,
+        "sasl_plain_username": security.user,
+        "sasl_plain_password": password,
+    }
+
+
+def client_options(address: KafkaAddress, security: KafkaSecurity) -> dict[str, Any]:
+    """What producer, consumer and admin client share."""
+    return {
+        "bootstrap_servers": list(address.servers),
+        "bootstrap_timeout_ms": int(CONNECT_S * 1000),
+        "reconnect_backoff_max_ms": 500,
+        "request_timeout_ms": 5000,
+        **security_options(security),
+    }
+
+
+def told(address: KafkaAddress, error: Exception) -> BusError:
+    """The driver's error as one of ours."""
+    name = type(error).__name__.removesuffix("Error")
+    if isinstance(error, kafka_errors.SaslAuthenticationFailedError | kafka_errors.AuthenticationFailedError):
+        return BusError(f"{address}: the brokers refuse user or password (kafka_security)")
+    if isinstance(error, kafka_errors.AuthorizationError):
+        return BusError(f"{address}: not allowed: {name} (what this user may do is set on the brokers)")
+    if isinstance(error, kafka_errors.OffsetOutOfRangeError | kafka_errors.NoOffsetForPartitionError):
+        return BusError(f"{address}: what should be read is there no more: retention of the topic is over ({error})")
+    if isinstance(error, kafka_errors.UnknownTopicOrPartitionError):
+        return BusError(f"{address}: a topic is gone (livefire topics check --bus {address})")
+    if isinstance(error, kafka_errors.MessageSizeTooLargeError | kafka_errors.RecordListTooLargeError):
+        return BusError(f"{address}: a message is larger than the topic takes (livefire topics check --bus {address})")
+    said = f" ({_words.text[:160]})" if _words.text else ""
+    if isinstance(error, kafka_errors.KafkaTimeoutError) or getattr(error, "retriable", False):
+        return BusAway(f"{address}: no broker answers{said}")
+    return BusAway(f"{address}: {name}: {str(error).splitlines()[0][:160] if str(error) else 'no reason given'}")
+
+
+class Link:
+    """Connects at the first use, and again after it was lost. All calls are made under `lock`, but for `send`."""
+
+    def __init__(self, address: KafkaAddress, security: KafkaSecurity) -> None:
+        self.address = address
+        self.lock = threading.RLock()
+        self._options = client_options(address, security)
+        self._producer: KafkaProducer | None = None
+        self._consumer: KafkaConsumer | None = None
+        self._producing = threading.Lock()
+        self._counts: dict[str, int] = {}
+        self._positions: dict[TopicPartition, int] = {}
+        self._active: TopicPartition | None = None
+        self._glance: dict[TopicPartition, int] | None = None
+        self._closed = False
+        _quiet()
+
+    @contextlib.contextmanager
+    def _talk(self) -> Iterator[None]:
+        try:
+            yield
+        except kafka_errors.KafkaError as error:
+            raise told(self.address, error) from None
+        except OSError as error:
+            raise BusAway(f"{self.address}: {error}") from None
+
+    # -- topics
+
+    def count(self, topic: str) -> int:
+        """How many partitions a Kafka topic has. Raises BusError when there is none, BusAway."""
+        if topic not in self._counts:
+            self._describe((topic,))
+        return self._counts[topic]
+
+    def _describe(self, names: Sequence[str]) -> None:
+        with self._talk():
+            admin = KafkaAdminClient(**self._options)
+            try:
+                found = admin.describe_topics(list(names))
+            finally:
+                admin.close()
+        gone = []
+        for topic in found:
+            code = topic["error_code"]
+            if code == kafka_errors.UnknownTopicOrPartitionError.errno:
+                gone.append(topic["name"])
+            elif code:
+                raise told(self.address, kafka_errors.for_code(code)())
+            else:
+                self._counts[topic["name"]] = len(topic["partitions"])
+        if gone:
+            raise layout.missing(str(self.address), sorted(gone))
+
+    # -- producing
+
+    def producer(self) -> KafkaProducer:
+        with self._producing:
+            if self._closed:
+                raise BusError(f"{self.address}: is closed")
+            if self._producer is None:
+                with self._talk():
+                    self._producer = KafkaProducer(
+                        **self._options,
+                        metrics_enabled=False,
+                        allow_auto_create_topics=False,
+                        enable_idempotence=True,
+                        acks="all",
+                        compression_type=None,  # batches are zstd already
+                        linger_ms=0,  # while one request is under way the next batch fills by itself
+                        batch_size=1 << 20,
+                        max_request_size=layout.TOPIC_BYTES,
+                        max_block_ms=int(CONNECT_S * 1000),
+                        # A batch is not given up: it stays the driver's, in order, until a broker has it. Giving up
+                        # would leave in doubt what was written.
+                        delivery_timeout_ms=7 * 86_400_000,
+                    )
+            return self._producer
+
+    def send(self, topic: str, partition: int, key: bytes, value: bytes, headers: list[tuple[str, bytes]]) -> Any:
+        """A future of (offset, timestamp); nothing is waited for. Raises BusError, BusAway."""
+        producer = self.producer()
+        with self._talk():
+            return producer.send(topic, value=value, key=key, headers=headers, partition=partition)
+
+    def acknowledged(self, future: Any, deadline: float) -> Any:
+        """The record's metadata once it is written. Raises BusAway at the deadline (`time.monotonic`), BusError."""
+        with self._talk():
+            try:
+                return future.get(timeout=max(deadline - time.monotonic(), 0.0))
+            except _SPENT:
+                self._renew_producer()
+                raise
+
+    def _renew_producer(self) -> None:
+        """The brokers have forgotten this producer, or another uses its number: only a new one can write."""
+        with self._producing:
+            spent, self._producer = self._producer, None
+        if spent is not None:
+            spent.close(timeout=0)
+
+    def broker_ms(self, deadline: float) -> int:
+        """The broker's time: not later than now. Raises BusAway."""
+        topic = layout.kafka_topic(self.address.prefix, layout.STREAMS)
+        self.count(topic)
+        future = self.send(topic, 0, b"clock", layout.MARK, [])
+        return int(self.acknowledged(future, deadline).timestamp)
+
+    # -- consuming
+
+    def consumer(self) -> KafkaConsumer:
+        if self._closed:
+            raise BusError(f"{self.address}: is closed")
+        if self._consumer is None:
+            with self._talk():
+                self._consumer = KafkaConsumer(
+                    **self._options,
+                    metrics_enabled=False,
+                    group_id=None,
+                    enable_auto_commit=False,
+                    auto_offset_reset="none",
+                    allow_auto_create_topics=False,
+                    # A broker serves one request of a connection at a time: a fetch that waits for data would make
+                    # every question for the end wait too. Only what is known to be there is fetched.
+                    fetch_max_wait_ms=0,
+                    max_partition_fetch_bytes=_FETCH_BYTES,
+                    fetch_max_bytes=16 << 20,
+                    max_poll_records=2000,
+                )
+                self._positions.clear()
+                self._active = None
+        return self._consumer
+
+    @contextlib.contextmanager
+    def glance(self) -> Iterator[None]:
+        """Within it, ends are asked for once."""
+        with self.lock:
+            outer, self._glance = self._glance, {} if self._glance is None else self._glance
+        try:
+            yield
+        finally:
+            self._glance = outer
+
+    def end(self, at: TopicPartition) -> int:
+        """The offset behind the last message, as of now. Raises BusAway, BusError."""
+        if self._glance is not None and at in self._glance:
+            return self._glance[at]
+        wanted: Iterable[TopicPartition] = (at,) if self._glance is None else {at, *self._positions}
+        with self._talk():
+            ends: dict[TopicPartition, int] = self.consumer().end_offsets(list(wanted), timeout_ms=int(ANSWER_S * 1000))
+        if self._glance is not None:
+            self._glance.update(ends)
+        return ends[at]
+
+    def at_time(self, at: TopicPartition, since_ms: int) -> int:
+        """The first offset that was written at that time or later; the end when there is none."""
+        end = self.end(at)
+        with self._talk():
+            found = self.consumer().offsets_for_times({at: since_ms}, timeout_ms=int(ANSWER_S * 1000))[at]
+        return int(found.offset) if found is not None and found.offset >= 0 else end
+
+    def beginning(self, at: TopicPartition) -> int:
+        """The first offset that retention has left."""
+        with self._talk():
+            return int(self.consumer().beginning_offsets([at], timeout_ms=int(ANSWER_S * 1000))[at])
+
+    def fetch(self, at: TopicPartition, start: int) -> tuple[list[Any], int]:
+        """Records from `start` on, which must be before the end, and where to go on. Raises BusAway, BusError."""
+        consumer = self.consumer()
+        with self._talk():
+            self._turn_to(consumer, at, start)
+            deadline = time.monotonic() + ANSWER_S
+            while True:
+                records = consumer.poll(timeout_ms=int(max(deadline - time.monotonic(), 0.001) * 1000)).get(at, [])
+                position = consumer.position(at, timeout_ms=0)
+                if records or position > start:
+                    self._positions[at] = position
+                    return records, position
+                if time.monotonic() >= deadline:
+                    raise BusAway(f"{self.address}: no broker hands out what it has of {at.topic} {at.partition}")
+
+    def _turn_to(self, consumer: KafkaConsumer, at: TopicPartition, start: int) -> None:
+        """Only the partition that is asked for is fetched; all others are paused, whoever wants them or not."""
+        if at not in self._positions:
+            consumer.assign([*self._positions, at])
+            consumer.seek(at, start)
+        elif self._positions[at] != start:
+            consumer.seek(at, start)
+        self._positions[at] = start
+        if self._active != at:
+            consumer.pause(*(other for other in self._positions if other != at))
+            consumer.resume(at)
+            self._active = at
+
+    def close(self) -> None:
+        with self.lock, self._producing:
+            self._closed = True
+            with contextlib.suppress(kafka_errors.KafkaError, OSError):
+                if self._producer is not None:
+                    self._producer.close(timeout=1)
+            with contextlib.suppress(kafka_errors.KafkaError, OSError):
+                if self._consumer is not None:
+                    self._consumer.close(autocommit=False, timeout_ms=500)
+            self._producer = self._consumer = None
