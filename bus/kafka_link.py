@@ -101,7 +101,7 @@ def client_options(address: KafkaAddress, security: KafkaSecurity) -> dict[str, 
 def told(address: KafkaAddress, error: Exception) -> BusError:
     """The driver's error as one of ours."""
     name = type(error).__name__.removesuffix("Error")
-    if isinstance(error, kafka_errors.SaslAuthenticationFailedError | kafka_errors.AuthenticationFailedError):
+    if isinstance(error, kafka_errors.SaslAuthenticationFailedError):
         return BusError(f"{address}: the brokers refuse user or password (kafka_security)")
     if isinstance(error, kafka_errors.AuthorizationError):
         return BusError(f"{address}: not allowed: {name} (what this user may do is set on the brokers)")

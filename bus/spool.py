@@ -132,7 +132,7 @@ class Lane:
         self._head: LogReader | None = None
         self._taken = self._peeked = 0  # offsets in the head: behind what `pop` let go, behind what `peek` gave
         self._mark_file = -1
-        path = spool.files.path(topic, partition).with_suffix(".mark")
+        self._mark_path = path = spool.files.path(topic, partition).with_suffix(".mark")
         try:
             self._mark_file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._mark_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -263,8 +263,10 @@ class Lane:
         for number in sorted(self._sizes):
             self._drop_head(number)
 
-    def close(self) -> None:
-        """What waits is left where it is."""
+    def close(self, *, forget: bool = False) -> None:
+        """What waits is left where it is. `forget`: the stream is whole, and its mark of no more use."""
+        if forget and self._mark_file >= 0:
+            self._mark_path.unlink(missing_ok=True)
         for file in (self._tail, self._head):
             if file is not None:
                 file.close()

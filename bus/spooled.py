@@ -153,7 +153,7 @@ class SpooledWriter:
         """Release the stream, without marking it whole. What waits is left for the next process."""
         if self._writer is not None:
             self._writer.close()
-        self._lane.close()
+        self._lane.close(forget=self.ended)
 
     # -- the bus
 
