@@ -22,9 +22,14 @@ def base_address(kibana_url: str, space: str = "") -> str:
 
     Raises ConfigError for what is no address, holds a password, or names another space than `space`.
     """
-    parts = urlsplit(kibana_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"kibana {kibana_url!r} is no address; give one like https://kibana.example:5601")
+    try:
+        parts = urlsplit(kibana_url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets, or a port beyond 65535
+        usable = False
+    if not usable:
+        shown = kibana_url.rpartition("@")[2]  # what stands before may be a password
+        raise ConfigError(f"kibana {shown!r} is no address; give one like https://kibana.example:5601")
     if parts.username or parts.password:
         raise ConfigError(f"kibana at {parts.hostname}: no user and password in the address; make an API key")
     if parts.query or parts.fragment:

@@ -21,16 +21,14 @@ def beside_panels(v: Views, name: str) -> Iterator[SavedObject]:
         BESIDE,
         axes=("per second", ""),
     )
-    both = {
-        kind: vega.of_kind(t, kind, vega.highest(t, "p50_ms", "p95_ms", "p99_ms")) for kind in ("production", "stress")
-    }
+    both = ("production", "stress")
     for q in ("p50", "p95", "p99"):
         yield vega.lines(
             key(name, f"{q}-by-kind"),
             f"{q} of each 10 s window: production and stress",
             "All routes together. A point is one window's own percentile; nothing is averaged.",
             t,
-            {"windows": vega.each_window(t, both)},
+            {"windows": vega.each_window(t, {k: vega.of_kind(t, k, vega.highest(t, f"{q}_ms")) for k in both})},
             "windows.buckets",
             values={kind: f"datum.{kind}.{q}_ms.value" for kind in both},
             axis="ms",
