@@ -372,6 +372,7 @@ class _Drill:
             "name": self.plan.name,
             "created_ns": self.begun_ns,
             "recording": str(self.plan.recording),
+            "bus": self.settings.bus,
             "target": self.plan.target,
             "source": self.plan.source,
             "plan": self.plan.shown_text,

@@ -41,6 +41,7 @@ class BusFleet:
         self._writer = bus.writer(topics.CONTROL, name, Manifest(topics.CONTROL, name, FLEET, now(), "livefire drill"))
         self._name = name
         self._sequence = 0
+        self._closed = False
 
     def ask(self, count: int, patience_ns: int) -> None:
         """Choose so many idle workers. Raises ConfigError when there are fewer."""
@@ -57,8 +58,8 @@ class BusFleet:
             there = f"{len(idle)} idle" + (f" ({', '.join(idle)})" if idle else "")
             there += f", busy: {', '.join(busy)}" if busy else ""
             raise ConfigError(
-                f"{count} worker{'s' if count > 1 else ''} asked for, {there}: start more: livefire --bus "
-                f"{self._address} worker --name NAME --target URL"
+                f"{count} worker{'s' if count > 1 else ''} asked for, {there}: start more: livefire worker "
+                f"--bus {self._address} --name NAME --target URL"
             )
         self.names = tuple(idle[:count])
 
@@ -117,7 +118,10 @@ class BusFleet:
         return {name: how for name, how in self.gone().items() if how != "exit code 0"}
 
     def close(self, grace_s: float = 3.0) -> None:
-        """Those that are still on the run are told to stop; without a lease they do so anyway."""
+        """Those that are still on the run are told to stop; without a lease they do so anyway. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
         try:
             if not self.all_gone:
                 self._say(Action.STOP, "the drill is over")

@@ -144,21 +144,26 @@ class Plan(msgspec.Struct, frozen=True):
         return _PASSWORD.sub(lambda m: f"{m['before'] or m['name']}***", self.text)
 
 
-def load_plan(path: Path, variables: Mapping[str, str] | None = None) -> Plan:
-    """Raises ConfigError: what, where (file, line, column), and what was probably meant."""
+def load_plan(path: Path, variables: Mapping[str, str] | None = None, *, on_bus: bool = False) -> Plan:
+    """Raises ConfigError: what, where (file, line, column), and what was probably meant.
+
+    `on_bus`: `recording` is the name of one on the bus; so is `production.recording` where no such file exists.
+    """
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such plan") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    return parse_plan(text, str(path), variables or {}, beside=path.parent)
+    return parse_plan(text, str(path), variables or {}, beside=path.parent, on_bus=on_bus)
 
 
-def parse_plan(text: str, source: str, variables: Mapping[str, str], *, beside: Path = Path()) -> Plan:
+def parse_plan(
+    text: str, source: str, variables: Mapping[str, str], *, beside: Path = Path(), on_bus: bool = False
+) -> Plan:
     """A plan of its text. Raises ConfigError."""
     text = substitute(text, source, variables)
-    return _Resolver(text, source, beside).plan(config.load(text, PlanText, source))
+    return _Resolver(text, source, beside, on_bus).plan(config.load(text, PlanText, source))
 
 
 def substitute(text: str, source: str, variables: Mapping[str, str]) -> str:
@@ -187,8 +192,8 @@ def substitute(text: str, source: str, variables: Mapping[str, str]) -> str:
 
 
 class _Resolver:
-    def __init__(self, text: str, source: str, beside: Path) -> None:
-        self._text, self._source, self._beside = text, source, beside
+    def __init__(self, text: str, source: str, beside: Path, on_bus: bool) -> None:
+        self._text, self._source, self._beside, self._on_bus = text, source, beside, on_bus
 
     def _at(self, steps: list[str | int], make: Callable[[], T]) -> T:
         try:
@@ -225,7 +230,7 @@ class _Resolver:
         return Plan(
             name=file.name or Path(self._source).stem,
             source=self._source,
-            recording=self._path(file.recording, ["recording"]),
+            recording=self._recording(file.recording),
             target=file.target,
             steps=tuple(self._step(i, step) for i, step in enumerate(file.steps)),
             thresholds=thresholds,
@@ -241,6 +246,15 @@ class _Resolver:
             third_parties=tuple(ThirdParty(name, t.recorded, t.mock) for name, t in file.third_parties.items()),
             text=self._text,
         )
+
+    def _recording(self, text: str) -> Path:
+        if not self._on_bus:
+            return self._path(text, ["recording"])
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*", text) or text.endswith(".lf"):
+            raise self._problem(
+                ["recording"], f"{text}: a file; over a bus workers fetch a recording by its name there, as in monday"
+            )
+        return Path(text)
 
     def _step(self, index: int, step: StepText) -> Step:
         load = self._at(["steps", index, "load"], lambda: _load(step.load))

@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, str]] = {
     "windows": "livefire.commands.windows",
     "outcomes": "livefire.commands.outcomes",
     "report": "livefire.commands.report",
+    "worker": "livefire.commands.worker",
     "stop": "livefire.commands.stop",
     "mock": "livefire.commands.mock",
     "keys": "livefire.commands.keys",
@@ -44,6 +45,7 @@ SUMMARIES: Final[dict[str, str]] = {
     "windows": "Results of a run in tumbling or sliding windows.",
     "outcomes": "What became of every shot of a run.",
     "report": "Write the report page of a run.",
+    "worker": "Stand by for drills of others, and fire for them.",
     "stop": "Stop a run, at once.",
     "mock": "Serve recorded answers of a third party to stress traffic.",
     "keys": "The keys that mask values and sign markers.",
@@ -82,11 +84,17 @@ class Commands(click.Group):
 @click.version_option(VERSION, prog_name="livefire")
 @click.option("--runs", metavar="DIR", help="Folder of the runs (default: runs).")
 @click.option("--keys", metavar="FILE", help="The key file.")
+@click.option("--bus", metavar="ADDRESS", help="kafka://host:port/prefix, or a folder: for what many machines share.")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning (default) or error.")
 @click.option("--log-format", metavar="FORMAT", help="text (default) or json.")
 @click.pass_context
 def cli(
-    context: click.Context, runs: str | None, keys: str | None, log_level: str | None, log_format: str | None
+    context: click.Context,
+    runs: str | None,
+    keys: str | None,
+    bus: str | None,
+    log_level: str | None,
+    log_format: str | None,
 ) -> None:
     """Record production HTTP traffic, clean it, and fire it back, amplified, without touching production data.
 
@@ -96,7 +104,7 @@ def cli(
     livefire replay clean.lf --target http://staging:8080 --copies 3 --skip-unsafe
     livefire drill plan.yaml
     """
-    options = {"runs": runs, "keys": keys, "log_level": log_level, "log_format": log_format}
+    options = {"runs": runs, "keys": keys, "bus": bus, "log_level": log_level, "log_format": log_format}
     resolved = settings.resolve(os.environ, options)
     context.obj = resolved
     logs.configure(resolved.settings.log_level, resolved.settings.log_format)

@@ -14,6 +14,7 @@ from typing import Final
 from analytics.app import window_dicts
 from analytics.kibana.address import base_address, dashboard_address
 from analytics.windows import text_table
+from bus.address import KafkaSecurity
 from drill import app
 from drill.events import Event, EventKind
 from drill.plan import Plan, load_plan
@@ -40,15 +41,21 @@ def drill_and_tell(
     *,
     disposable: bool = False,
     kibana: str = "",
+    bus: str = "",
+    security: KafkaSecurity | None = None,
 ) -> DrillResult:
-    """Carry a plan out, telling what happens. Raises ConfigError and the like before the first shot."""
+    """Carry a plan out, telling what happens. Raises ConfigError and the like before the first shot.
+
+    `bus`: where the workers are, and the recording that the plan names; "" = both are on this machine.
+    """
     targets.admit(plan.target)
     if kibana:
         base_address(kibana)  # for its errors
     ring = keyring.load(keys)
     settings = DrillSettings(
-        runs_dir=runs, key_id=ring.marker.id, key_hex=ring.marker.key, disposable_target=disposable
-    )
+        runs_dir=runs, key_id=ring.marker.id, key_hex=ring.marker.key, disposable_target=disposable,
+        bus=bus, security=security,
+    )  # fmt: skip
     _start_mocks(plan, keys, supervisor, story)
     begun = False
 
@@ -73,11 +80,11 @@ def drill_and_tell(
     return result
 
 
-def plan_with(path: Path, variables: Mapping[str, str]) -> Plan:
+def plan_with(path: Path, variables: Mapping[str, str], *, on_bus: bool = False) -> Plan:
     """The plan with those of the variables that it names."""
     text = path.read_text("utf-8") if path.exists() else ""
     named = set(re.findall(r"\$\{([\w.-]+)", text))
-    return load_plan(path, {name: value for name, value in variables.items() if name in named})
+    return load_plan(path, {name: value for name, value in variables.items() if name in named}, on_bus=on_bus)
 
 
 def report_of(result: DrillResult, to: Path | None = None) -> Path:

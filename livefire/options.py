@@ -6,7 +6,9 @@ import math
 from typing import Any
 
 import click
+import msgspec
 
+from livefire.settings import Resolved
 from wire import config
 
 
@@ -52,3 +54,20 @@ class Positive(click.ParamType):
         if not 0 < number < math.inf:
             self.fail(f"{value!r} is not a number above 0", param, ctx)
         return number
+
+
+def _set_bus(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None and context.obj is not None:
+        resolved: Resolved = context.obj
+        settings = msgspec.structs.replace(resolved.settings, bus=value)
+        context.obj = Resolved(settings, {**resolved.origins, "bus": "option --bus"})
+
+
+#: `--bus` behind the command's name, where it is looked for; it means the same before it.
+on_bus = click.option(
+    "--bus",
+    metavar="ADDRESS",
+    expose_value=False,
+    callback=_set_bus,
+    help="The bus: kafka://host:port[/prefix], or a folder.",
+)

@@ -7,7 +7,12 @@ from typing import Any, Final
 
 import msgspec
 
+from bus.address import open_bus
 from bus.logfile import FileBus
+from bus.ports import BusAway, BusHeld
+from livefire.settings import Settings
+from replay.home import Home
+from replay.recover import recover
 from wire import topics
 from wire.config import ConfigError
 from wire.ids import ulid_ms
@@ -43,6 +48,41 @@ def find(root: Path, wanted: str | None) -> Path:
     if len(near) > 1:
         raise ConfigError(f"{wanted!r} names {len(near)} runs: {', '.join(near[:4])}")
     raise ConfigError(f"{root}: no run {wanted!r}; the latest is {runs[-1]}")
+
+
+def named(root: Path, wanted: str | None) -> str:
+    """A run's id: of a run of this machine, or, written in full, of any. Raises ConfigError."""
+    if wanted is not None:
+        try:
+            ulid_ms(wanted.upper())
+            return wanted.upper()
+        except ValueError:
+            pass
+    return find(root, wanted).name
+
+
+def settle(folder: Path, settings: Settings) -> str:
+    """Make unknown what no process will book any more. Of a run on a bus, what it holds is brought home first.
+
+    What could not be done, in one line; "" = all. Raises BusError for a folder that cannot be used.
+    """
+    address = read_json(folder / "run.json").get("bus", "")
+    if not address:
+        recover(folder)
+        return ""
+    bus = open_bus(address, folder.name, settings.kafka_security)
+    try:
+        recover(bus)
+        home = Home(bus, folder)
+        try:
+            home.poll()
+        finally:
+            home.close()
+    except (BusAway, BusHeld) as error:
+        return f"{folder.name}: what is shown may not be all: {error}"
+    finally:
+        bus.close()
+    return ""
 
 
 def ended(folder: Path) -> bool:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from bus.address import KafkaSecurity
 from wire import config
 
 CONFIG_FILE: Final = "livefire.yaml"
@@ -25,6 +26,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keys: str = ""  # the key file; "" = livefire/keys.json in the user's configuration folder
     log_level: str = "warning"  # debug, info, warning, error
     log_format: str = "text"  # text, json
+    bus: str = ""  # kafka://host:port[,host:port...][/prefix], or a folder; "" = files of this machine alone
+    kafka_security: KafkaSecurity = KafkaSecurity()  # a section of the file: tls, ca, cert, key, mechanism, user, ...
     kibana: str = ""  # address of a Kibana, a space's too (https://kibana:5601/s/ops); "" = none
 
     @property
@@ -46,6 +49,9 @@ class Resolved(msgspec.Struct, frozen=True):
     origins: dict[str, str]
 
 
+#: Where a password may come from beside a file: it belongs on no command line.
+PASSWORD: Final = "LIVEFIRE_KAFKA_PASSWORD"
+
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "log_level": ("debug", "info", "warning", "error"),
     "log_format": ("text", "json"),
@@ -55,7 +61,7 @@ _CHOICES: Final[dict[str, tuple[str, ...]]] = {
 def resolve(environment: Mapping[str, str], options: Mapping[str, str | None], folder: Path = Path()) -> Resolved:
     """Settings of all origins. Raises ConfigError with the origin of what is wrong."""
     names = [field.name for field in msgspec.structs.fields(Settings)]
-    values: dict[str, str] = {name: getattr(Settings(), name) for name in names}
+    values: dict[str, Any] = {name: getattr(Settings(), name) for name in names}
     origins = dict.fromkeys(names, "default")
     named = environment.get("LIVEFIRE_CONFIG")
     path = Path(named).expanduser() if named else folder / CONFIG_FILE
@@ -64,7 +70,11 @@ def resolve(environment: Mapping[str, str], options: Mapping[str, str | None], f
         given = config.load_yaml(path.read_text("utf-8"), str(path)) or {}
         for name, value in given.items():
             values[name], origins[name] = value, str(path)
-    for name in names:
+    security = msgspec.convert(values.pop("kafka_security"), KafkaSecurity)
+    if environment.get(PASSWORD):
+        security = msgspec.structs.replace(security, password=environment[PASSWORD])
+        origins["kafka_security"] += f", environment {PASSWORD}"
+    for name in values:
         variable = f"LIVEFIRE_{name.upper()}"
         if environment.get(variable):
             values[name], origins[name] = environment[variable], f"environment {variable}"
@@ -74,4 +84,4 @@ def resolve(environment: Mapping[str, str], options: Mapping[str, str | None], f
     for name, allowed in _CHOICES.items():
         if values[name] not in allowed:
             raise config.ConfigError(f"{origins[name]}: {name} is {values[name]!r}, not one of {', '.join(allowed)}")
-    return Resolved(Settings(**values), origins)
+    return Resolved(Settings(**values, kafka_security=security), origins)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from bus.logfile import LogWriter
+from bus.ports import Bus
 from wire import head as heads
 from wire import topics
-from wire.records import Baseline, Flow, Flows, Framing, Manifest, Request, RouteTable, Stamped
+from wire.records import Baseline, End, Flow, Flows, Framing, Manifest, Request, RouteTable, SourceRange, Stamped
+from wire.streams import CLEAN_WIDTH
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -93,3 +96,17 @@ def even(count: int, rate_per_s: float, *, per_session: int = 4, **more: object)
             )
         )
     return made
+
+
+def publish(bus: Bus, name: str, exchanges: Sequence[Stamped], *, agent: str = "a", flows: Sequence[Flow] = ()) -> None:
+    """A whole recording in the topic `clean` of a bus, as one cleanser of one agent's one stream would write it."""
+    stream = f"{agent}.0.0"
+    manifest = Manifest(topics.CLEAN, stream, name, 1, "tests", hosts=(agent,), settings={CLEAN_WIDTH: 1})
+    with contextlib.closing(bus.writer(topics.CLEAN, stream, manifest)) as writer:
+        writer.write_records((RouteTable(name, ()),))
+        writer.write_records((Flows(name, tuple(flows)),))
+        for at in range(0, len(exchanges), 100):
+            batch = exchanges[at : at + 100]
+            source = SourceRange(topics.RAW, f"{agent}.0", at, at + 1)
+            writer.write_records(batch, first_ns=batch[0].offset_ns, last_ns=batch[-1].offset_ns, sources=(source,))
+        writer.end(End(name, stream, len(exchanges), 0, 0))

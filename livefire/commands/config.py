@@ -32,8 +32,10 @@ def show(resolved: Resolved, as_json: bool) -> None:
     values = msgspec.structs.asdict(resolved.settings)
     if not values["keys"]:
         values["keys"] = str(resolved.settings.keys_path)
+    security = msgspec.structs.asdict(resolved.settings.kafka_security)
+    values["kafka_security"] = {name: "***" if name == "password" else v for name, v in security.items() if v}
     if as_json:
         click.echo(json.dumps({name: {"value": v, "origin": resolved.origins[name]} for name, v in values.items()}))
         return
     for name, value in values.items():
-        click.echo(f"{name:<12} {value!s:<40} {resolved.origins[name]}")
+        click.echo(f"{name:<14} {value or ''!s:<40} {resolved.origins[name]}")

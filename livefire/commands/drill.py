@@ -11,6 +11,7 @@ import msgspec
 from drill.plan import load_plan
 from livefire.drilling import drill_and_tell, report_of, tell_account, tell_proof
 from livefire.errors import UserError
+from livefire.options import on_bus
 from livefire.settings import Resolved
 from livefire.story import Story
 from livefire.supervisor import Supervisor, terminate_as_interrupt
@@ -19,10 +20,15 @@ from livefire.supervisor import Supervisor, terminate_as_interrupt
 @click.command("drill")
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="Fill in ${NAME} of the plan; repeatable.")
-@click.option("--workers", type=click.IntRange(1, 64), help="Worker processes (default: the plan's, 1).")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    help="Workers (default: the plan's, 1): processes, or with --bus idle `livefire worker`s.",
+)
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the report page.")
 @click.option("--disposable-target", is_flag=True, help="Fire unsafe methods without an isolation proof.")
 @click.option("--json", "as_json", is_flag=True, help="The result as one object.")
+@on_bus
 @click.pass_obj
 def command(
     resolved: Resolved,
@@ -38,6 +44,7 @@ def command(
     \b
     livefire drill plan.yaml
     livefire drill plan.yaml --set target=10.0.0.5:8080 --json
+    livefire drill plan.yaml --bus kafka://broker:9092
     """
     variables = {}
     for value in values:
@@ -45,7 +52,7 @@ def command(
         if not equals:
             raise UserError(f"--set {value!r}: write it as NAME=VALUE")
         variables[name] = text
-    asked = load_plan(plan, variables)
+    asked = load_plan(plan, variables, on_bus=bool(resolved.settings.bus))
     if workers is not None:
         asked = msgspec.structs.replace(asked, workers=workers)
     terminate_as_interrupt()
@@ -59,6 +66,8 @@ def command(
             story,
             disposable=disposable_target,
             kibana=resolved.settings.kibana,
+            bus=resolved.settings.bus,
+            security=resolved.settings.kafka_security,
         )
     story.line()
     tell_account(result, story)

@@ -16,7 +16,6 @@ from livefire import runs
 from livefire.damage import damage_of
 from livefire.settings import Resolved
 from livefire.tables import counted, table
-from replay.recover import recover
 from wire import topics
 from wire.codec import RecordType
 from wire.records import Outcome
@@ -35,7 +34,8 @@ def command(resolved: Resolved, run: str | None, as_json: bool, failed: bool) ->
     livefire outcomes --json --failed | head
     """
     folder = runs.find(resolved.settings.runs_path, run)
-    recover(folder)
+    if problem := runs.settle(folder, resolved.settings):
+        click.echo(f"livefire: {problem}", err=True)
     for line in damage_of(folder):
         click.echo(f"livefire: {line}", err=True)
     found = (outcome for outcome in outcomes_of(folder) if not failed or outcome.status == 0)

@@ -11,7 +11,6 @@ from drill.report import write_report
 from livefire import runs
 from livefire.settings import Resolved
 from livefire.tables import size
-from replay.recover import recover
 
 
 @click.command("report")
@@ -25,7 +24,8 @@ def command(resolved: Resolved, run: str | None, to: Path | None) -> None:
     livefire report --to report.html
     """
     folder = runs.find(resolved.settings.runs_path, run)
-    recover(folder)
+    if problem := runs.settle(folder, resolved.settings):
+        click.echo(f"livefire: {problem}", err=True)
     aggregate(folder)
     path = to or folder / "report.html"
     click.echo(f"{path}: {size(write_report(folder, path))}")
