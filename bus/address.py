@@ -71,8 +71,10 @@ def open_bus(address: str, scope: str, security: KafkaSecurity | None = None) ->
     if not _NAME.fullmatch(scope):
         raise BusError(f"{scope!r} is no name of a run or recording: letters, digits and _ . : -")
     if is_kafka(address):
-        from bus.kafka import KafkaBus
-
+        try:
+            from bus.kafka import KafkaBus
+        except ImportError as error:
+            raise BusError(f"{address}: {error.name} is not installed: pip install 'livefire[kafka]'") from None
         return KafkaBus(parse_kafka(address), scope, security or KafkaSecurity())
     if "://" in address:
         raise BusError(f"{address}: a bus is a folder or kafka://host:port[,host:port...][/prefix]")

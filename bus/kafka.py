@@ -244,8 +244,7 @@ class KafkaBus:
     def reclaimed(self, key: bytes, entry: Entry) -> bool:
         """Write an entry, and whether it is the one that holds. Raises BusAway."""
         with self.link.lock:
-            self.streams.put(key, entry)
-            self.streams.refresh()
+            self.streams.refresh(self.streams.put(key, entry) + 1)
             known = self.streams.get(key)
             return known is not None and (known.entry.writer, known.entry.epoch) == (entry.writer, entry.epoch)
 

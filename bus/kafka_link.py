@@ -18,7 +18,7 @@ from bus import kafka_layout as layout
 from bus.address import KafkaAddress, KafkaSecurity
 from bus.ports import BusAway, BusError
 
-CONNECT_S: Final = 3.0
+CONNECT_S: Final = 3.0  # for a first connection
 ANSWER_S: Final = 0.5  # what a reader waits for one answer of the broker
 _MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _SPENT: Final = (
@@ -117,6 +117,12 @@ def told(address: KafkaAddress, error: Exception) -> BusError:
     return BusAway(f"{address}: {name}: {str(error).splitlines()[0][:160] if str(error) else 'no reason given'}")
 
 
+class _Glances(threading.local):
+    """The ends that a thread has asked for; None outside of a glance."""
+
+    ends: dict[TopicPartition, int] | None = None
+
+
 class Link:
     """Connects at the first use, and again after it was lost. All calls are made under `lock`, but for `send`."""
 
@@ -130,7 +136,7 @@ class Link:
         self._counts: dict[str, int] = {}
         self._positions: dict[TopicPartition, int] = {}
         self._active: TopicPartition | None = None
-        self._glance: dict[TopicPartition, int] | None = None
+        self._glances = _Glances()
         self._closed = False
         _quiet()
 
@@ -188,7 +194,7 @@ class Link:
                         linger_ms=0,  # while one request is under way the next batch fills by itself
                         batch_size=1 << 20,
                         max_request_size=layout.TOPIC_BYTES,
-                        max_block_ms=int(CONNECT_S * 1000),
+                        max_block_ms=1500,  # for what it must know of a topic before it can send
                         # A batch is not given up: it stays the driver's, in order, until a broker has it. Giving up
                         # would leave in doubt what was written.
                         delivery_timeout_ms=7 * 86_400_000,
@@ -251,23 +257,24 @@ class Link:
 
     @contextlib.contextmanager
     def glance(self) -> Iterator[None]:
-        """Within it, ends are asked for once."""
-        with self.lock:
-            outer, self._glance = self._glance, {} if self._glance is None else self._glance
+        """Within it, ends are asked for once, for all partitions of interest; by this thread."""
+        outer = self._glances.ends
+        self._glances.ends = {} if outer is None else outer
         try:
             yield
         finally:
-            self._glance = outer
+            self._glances.ends = outer
 
     def end(self, at: TopicPartition) -> int:
         """The offset behind the last message, as of now. Raises BusAway, BusError."""
-        if self._glance is not None and at in self._glance:
-            return self._glance[at]
-        wanted: Iterable[TopicPartition] = (at,) if self._glance is None else {at, *self._positions}
+        seen = self._glances.ends
+        if seen is not None and at in seen:
+            return seen[at]
+        wanted: Iterable[TopicPartition] = (at,) if seen is None else {at, *self._positions}
         with self._talk():
             ends: dict[TopicPartition, int] = self.consumer().end_offsets(list(wanted), timeout_ms=int(ANSWER_S * 1000))
-        if self._glance is not None:
-            self._glance.update(ends)
+        if seen is not None:
+            seen.update(ends)
         return ends[at]
 
     def at_time(self, at: TopicPartition, since_ms: int) -> int:

@@ -29,13 +29,14 @@ class Streams:
         self._entries: dict[bytes, Known] = {}
         self._position = -1
 
-    def refresh(self) -> None:
-        """Read what is there. Raises BusAway, BusError when there is no directory."""
+    def refresh(self, end: int | None = None) -> None:
+        """Read what is there, or up to a known `end`. Raises BusAway, BusError when there is no directory."""
         if self._position < 0:
             if self._link.count(self._at.topic) != 1:
                 raise BusError(f"{self._link.address}: {self._at.topic} must have one partition, it has several")
             self._position = self._link.beginning(self._at)
-        end = self._link.end(self._at)
+        if end is None:
+            end = self._link.end(self._at)
         while self._position < end:
             records, self._position = self._link.fetch(self._at, self._position)
             for record in records:
@@ -62,9 +63,9 @@ class Streams:
         start = layout.key_of(scope, topic, "")
         return (key[len(start) :].decode() for key in self._entries if key.startswith(start))
 
-    def put(self, key: bytes, entry: Entry) -> None:
-        """Write an entry, and wait until it is written. Raises BusAway, BusError."""
-        self._link.acknowledged(self.post(key, entry), time.monotonic() + _WRITE_S)
+    def put(self, key: bytes, entry: Entry) -> int:
+        """Write an entry, and wait until it is written; its offset. Raises BusAway, BusError."""
+        return int(self._link.acknowledged(self.post(key, entry), time.monotonic() + _WRITE_S).offset)
 
     def post(self, key: bytes, entry: Entry) -> Any:
         """Write an entry; a future. May be called from any thread."""

@@ -24,16 +24,17 @@ class TopicReader:
 
     def poll(self) -> list[Message]:
         """What is there now; [] when there is nothing new. Raises BusAway as readers do: nothing is lost by it."""
-        for partition in self._bus.partitions(self._topic):
-            if partition in self._readers or partition in self._refused:
-                continue
-            if self._accept is not None and not self._accept(partition):
-                self._refused.add(partition)
-            else:
-                self._readers[partition] = self._bus.reader(self._topic, partition)
-        for reader in self._readers.values():
-            if not reader.ended:
-                self._polled.extend(reader.read())
+        with self._bus.glance():
+            for partition in self._bus.partitions(self._topic):
+                if partition in self._readers or partition in self._refused:
+                    continue
+                if self._accept is not None and not self._accept(partition):
+                    self._refused.add(partition)
+                else:
+                    self._readers[partition] = self._bus.reader(self._topic, partition)
+            for reader in self._readers.values():
+                if not reader.ended:
+                    self._polled.extend(reader.read())
         polled = list(self._polled)
         self._polled.clear()
         return polled

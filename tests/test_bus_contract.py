@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import signal
+import subprocess
+import sys
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from bus.address import KafkaAddress, open_bus
 from bus.kafka_topics import Topics, Wanted
-from bus.ports import Bus, BusError, Message, Reader
+from bus.ports import Bus, BusError, BusHeld, Message, Reader, Writer
 from bus.topic import TopicReader
 from wire import codec
 from wire.account import Account
 from wire.records import Drop, End, Manifest, SourceRange
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -272,3 +280,192 @@ def test_a_topic_is_read_with_the_partitions_that_appear(bus: Bus) -> None:
         assert len(topic.poll()) == 1
     assert topic.ended
     topic.close()
+
+
+def test_of_writers_that_come_at_once_one_writes(address: str, scope: str) -> None:
+    buses = [open_bus(address, scope) for _ in range(6)]
+    opened: list[int] = []
+    refused: list[int] = []
+    ready = threading.Barrier(len(buses))
+
+    def come(number: int) -> None:
+        ready.wait()
+        try:
+            writer = buses[number].writer("outcomes", "w0", manifest())
+        except BusHeld:
+            refused.append(number)
+        else:
+            opened.append(number)
+            writer.write_records([drop(number)])
+            writers.append(writer)
+
+    writers: list[Writer] = []
+    threads = [threading.Thread(target=come, args=(number,)) for number in range(len(buses))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(opened) == 1 and len(refused) == len(buses) - 1
+    reader = buses[0].reader("outcomes", "w0")
+    assert numbers(all_of(reader)) == opened
+    assert reader.manifest == manifest()
+    reader.close()
+    writers[0].close()
+    for bus in buses:
+        bus.close()
+
+
+def test_a_partition_is_held_while_its_writer_is_open(bus: Bus, other_bus: Bus) -> None:
+    assert not bus.held("outcomes", "w0")
+    writer = bus.writer("outcomes", "w0", manifest())
+    assert bus.held("outcomes", "w0") and other_bus.held("outcomes", "w0")
+    assert not other_bus.held("outcomes", "w1")
+    writer.close()
+    assert not bus.held("outcomes", "w0") and not other_bus.held("outcomes", "w0")
+    writer = other_bus.writer("outcomes", "w0", manifest())
+    assert bus.held("outcomes", "w0")
+    writer.end(End("run-1", "w0", 0, 0, 0))
+    assert not bus.held("outcomes", "w0")
+
+
+_KILLED = """
+import os, signal, sys
+from bus.address import open_bus
+from wire.records import Drop, Manifest
+writer = open_bus(sys.argv[1], sys.argv[2]).writer("outcomes", "w0", Manifest("outcomes", "w0", "run-1", 5, "test"))
+for number in range(20):
+    writer.write_records([Drop("stage", "late", False, number)])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_writer_loses_nothing_and_soon_holds_nothing(bus: Bus, address: str, scope: str) -> None:
+    killed = subprocess.run([sys.executable, "-c", _KILLED, address, scope], cwd=ROOT, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while bus.held("outcomes", "w0"):
+        assert time.monotonic() < deadline, "the hold of a killed writer does not lapse"
+    fill(bus, 20, end=True)
+    reader = bus.reader("outcomes", "w0")
+    assert numbers(all_of(reader)) == list(range(21)) and reader.ended
+    reader.close()
+
+
+def test_what_another_process_wrote_is_there_at_the_next_read(bus: Bus, other_bus: Bus) -> None:
+    writer = bus.writer("outcomes", "w0", manifest())
+    reader = other_bus.reader("outcomes", "w0")
+    all_of(reader)
+    for number in range(30):
+        writer.write_records([drop(number)])
+        assert numbers(reader.read()) == [number], "a reader said that there was nothing, and there was"
+    assert reader.read() == []
+    reader.close()
+    writer.close()
+
+
+def test_several_are_written_at_once_in_order(bus: Bus) -> None:
+    writer = bus.writer("outcomes", "w0", manifest())
+    assert writer.write_many([]) == []
+    offsets = [offset for at in range(0, 600, 200) for offset in writer.write_many(coded(range(at, at + 200)))]
+    assert offsets == sorted(set(offsets)) and offsets[-1] < writer.next_offset
+    writer.write_records([drop(600)])
+    reader = bus.reader("outcomes", "w0")
+    messages = all_of(reader)
+    assert numbers(messages) == list(range(601))
+    assert [message.offset for message in messages[1:-1]] == offsets
+    reader.close()
+    writer.close()
+
+
+def coded(numbers: range) -> list[bytes]:
+    return [codec.encode([drop(number)]) for number in numbers]
+
+
+def test_readers_at_different_places_each_get_all(bus: Bus) -> None:
+    """One is never read, one is far behind, one keeps up: none holds up another, none misses anything."""
+    writer = bus.writer("outcomes", "w0", manifest())
+    never, late, prompt = (bus.reader("outcomes", "w0") for _ in range(3))
+    big = [codec.encode([Drop("x" * 200_000, "late", False, number)], compress=False) for number in range(60)]
+    for at in range(0, 60, 6):
+        writer.write_many(big[at : at + 6])
+        assert numbers(all_of(prompt)) == list(range(at, at + 6))
+        late.read(1)
+    assert numbers(all_of(late)) == list(range(9, 60))
+    assert numbers(all_of(never)) == list(range(60))
+    for reader in (never, late, prompt):
+        reader.close()
+    writer.close()
+
+
+def test_owners_do_not_see_each_other(bus: Bus, address: str) -> None:
+    other = open_bus(address, "another-run")
+    fill(bus, 1)
+    assert other.partitions("outcomes") == [] and not other.held("outcomes", "w0")
+    with pytest.raises(BusError):
+        other.reader("outcomes", "w0")
+    other.close()
+    with pytest.raises(BusError):
+        open_bus(address, "../elsewhere")
+
+
+def test_many_partitions_are_read_side_by_side(bus: Bus) -> None:
+    names = [f"w{number}" for number in range(24)] + [f"a.{number}" for number in range(16)]
+    for at, name in enumerate(names):
+        fill(bus, *range(at, at + 5), partition=name, end=at % 2 == 0)
+    topic = TopicReader(bus, "outcomes")
+    found: dict[str, list[int]] = {name: [] for name in names}
+    while messages := topic.poll():
+        for message in messages:
+            found[message.partition].extend(numbers([message]))
+    assert found == {name: list(range(at, at + 5)) for at, name in enumerate(names)}
+    assert {name: reader.ended for name, reader in topic.readers.items()} == {
+        name: at % 2 == 0 for at, name in enumerate(names)
+    }
+    topic.close()
+
+
+def test_reading_begins_at_a_time(bus: Bus) -> None:
+    """Nothing of that time or later is missed: what is written is written after it happened."""
+    began = time.time_ns()
+    writer = bus.writer("outcomes", "w0", manifest())
+    times = []
+    for number in range(3):
+        times.append(time.time_ns())
+        writer.write_records([drop(number)], first_ns=times[-1], last_ns=times[-1])
+        deadline = time.monotonic() + 0.02  # another millisecond: that is how finely brokers stamp
+        while time.monotonic() < deadline:
+            pass
+    for number, at in enumerate(times):
+        reader = bus.reader("outcomes", "w0", bus.offset_at("outcomes", "w0", at))
+        assert numbers(all_of(reader)) == list(range(number, 3))
+        reader.close()
+    early = bus.reader("outcomes", "w0", bus.offset_at("outcomes", "w0", began - 60_000_000_000))
+    assert numbers(all_of(early)) == [0, 1, 2]
+    late = bus.reader("outcomes", "w0", bus.offset_at("outcomes", "w0", times[-1] + 60_000_000_000))
+    assert numbers(all_of(late)) == []
+    writer.write_records([drop(3)])
+    assert numbers(all_of(late)) == [3]
+    early.close()
+    late.close()
+    writer.close()
+
+
+def test_work_may_be_spread(bus: Bus) -> None:
+    width = bus.spread("raw")
+    for number in range(width):
+        fill(bus, number, topic="raw", partition=f"a.{number}")
+    assert bus.partitions("raw") == sorted(f"a.{number}" for number in range(width)) and width >= 1
+
+
+def test_a_glance_is_as_of_its_beginning(bus: Bus) -> None:
+    fill(bus, 1)
+    reader = bus.reader("outcomes", "w0")
+    with bus.glance():
+        assert numbers(all_of(reader)) == [1]
+    fill(bus, 2)
+    with bus.glance(), bus.glance():
+        assert numbers(all_of(reader)) == [2]
+        writer = bus.writer("outcomes", "w1", manifest(partition="w1"))
+        writer.close()
+    assert reader.read() == []
+    reader.close()
