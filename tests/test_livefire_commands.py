@@ -334,7 +334,7 @@ def test_a_target_that_never_answers_is_inconclusive(stage: Stage, livefire: Cal
     assert "nothing was answered" in said.err and "failed: no connection" in said.out
 
 
-def test_drill(stage: Stage, livefire: Callable[..., Said], tmp_path: Path) -> None:
+def test_drill(stage: Stage, livefire: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text(
         "recording: ${recording}\ntarget: ${target}\nspread: 100ms\nsteps: [{load: 1x, for: 3s}]\n"
@@ -342,10 +342,19 @@ def test_drill(stage: Stage, livefire: Callable[..., Said], tmp_path: Path) -> N
     )
     fill = ["--set", f"recording={stage.clean}", "--set", f"target=http://{stage.shop.at}"]
     page = tmp_path / "drill.html"
+    monkeypatch.setenv("LIVEFIRE_KIBANA", "https://kibana.example:5601/s/ops")
     said = livefire("drill", plan, *fill, "--disposable-target", "--json", "--report", page)
     assert said.code == said.json["exit_code"] == 99, said.err
     assert said.json["account"]["balanced"] and said.json["account"]["answered"] > 0
     assert page.exists()
+    addresses = [line for line in said.err.splitlines() if line.startswith("Kibana: ")]
+    dashboard = "Kibana: https://kibana.example:5601/s/ops/app/dashboards#/view/livefire-dashboard-drill?"
+    assert [line.startswith(dashboard) and said.json["run_id"] in line for line in addresses] == [True, True]
+    assert ["to:'now'" in line for line in addresses] == [True, False]  # as it begins, and of what it was
+    monkeypatch.setenv("LIVEFIRE_KIBANA", "kibana:5601")
+    refused = livefire("drill", plan, *fill, "--disposable-target")
+    assert (refused.code, len(refused.err.splitlines()), refused.out) == (2, 1, "")
+    monkeypatch.delenv("LIVEFIRE_KIBANA")
     refused = livefire("drill", plan, *fill[:2], "--set", "target=http://169.254.169.254", "--disposable-target")
     assert (refused.code, len(refused.err.splitlines()), refused.out) == (2, 1, "")
     assert "link-local" in refused.err
