@@ -13,6 +13,7 @@ from bus.address import KafkaSecurity, open_bus
 from bus.logreader import LogReader
 from bus.ports import BusError
 from capture.assembler import Assembler, Masker
+from capture.dealer import Dealer
 from capture.output import Output
 from capture.record import Progress
 from capture.record import record as record_live
@@ -20,6 +21,7 @@ from capture.settings import CaptureSettings, RecordSettings
 from capture.source_pcap import PcapSource, digest_of, in_time_order
 from wire.account import Account
 from wire.ids import recording_id_of, ulid
+from wire.records import Manifest
 
 _PUMP_EVERY = 512  # packets
 
@@ -98,6 +100,31 @@ def record(
         bus=bus,
         wall_ns=time.time_ns,
     )
+
+
+def drain(settings: RecordSettings, *, security: KafkaSecurity | None = None) -> int:
+    """Bring to the bus what a recorder of this name left in its spool; how many bytes of files that was.
+
+    Raises BusAway when the bus does not take it, BusError.
+    """
+    manifest = Manifest("raw", "0", settings.recording, time.time_ns(), "livefire", (settings.agent,))
+    folder = Path(settings.spool).expanduser() / settings.recording
+    dealer = Dealer(
+        open_bus(settings.bus, settings.recording, security),
+        manifest,
+        settings.agent,
+        folder,
+        settings.spool_max_bytes,
+        monotonic_ns=time.monotonic_ns,
+        skew_ns=lambda: 0,
+        only_left=True,
+    )
+    try:
+        found = dealer.left_bytes
+        dealer.settle()
+        return found
+    finally:
+        dealer.close()
 
 
 def _make_room(to: Path, recording_id: str) -> None:

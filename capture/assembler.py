@@ -85,8 +85,7 @@ class Assembler:
         #: Asked with each request's fields in lower case, from the newline before them on (what is before that may be
         #: there or not): why its exchange is not wanted (a reason of `INTENTIONAL`), "" to keep it.
         self.leave_out: Callable[[bytes], str] | None = None
-        #: Asked with each session id: whether it is shed, for want of room.
-        self.sheds: Callable[[bytes], bool] | None = None
+        self.sheds: Callable[[bytes], bool] | None = None  # asked of each session id: is there no room for it?
 
     # -- results
 
@@ -140,8 +139,7 @@ class Assembler:
         self._fragments.finish()
         self._count_fragments()
 
-    def set_clock(self, offset_ns: int) -> None:
-        """Add this to the times of what is complete from now on."""
+    def set_clock(self, offset_ns: int) -> None:  # added to the times of what is complete from now on
         self._maker.clock_offset_ns = offset_ns
 
     # -- packets

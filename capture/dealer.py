@@ -53,10 +53,12 @@ class Dealer:
         *,
         monotonic_ns: Callable[[], int],
         skew_ns: Callable[[], int],
+        only_left: bool = False,
     ) -> None:
         """`manifest` is that of every stream, but for its partition and clock; `skew_ns`: this machine's clock less
         that of what is recorded. What a killed recorder of this agent left in the spool goes first. Raises BusError
-        for what cannot be used; a bus that is away is waited for.
+        for what cannot be used; a bus that is away is waited for. `only_left`: nothing is going to be written but what
+        was left.
         """
         self.path = f"{manifest.owner_id}, {agent}"
         self._skew_ns = skew_ns
@@ -87,10 +89,11 @@ class Dealer:
         self._spool = Spool(folder, max_bytes, monotonic_ns=monotonic_ns)
         found = self._left(topics.RAW)
         try:
-            for number in sorted({*range(spread or (max(found) + 1 if found else DEFAULT_SPREAD)), *found}):
+            wanted = range(0 if only_left else spread or (max(found) + 1 if found else DEFAULT_SPREAD))
+            for number in sorted({*wanted, *found}):
                 self._streams.append(self._stream(number))
             self._shares = [{} for _ in self._streams]
-            for stream in self._streams if spread else ():
+            for stream in self._streams if spread and not only_left else ():
                 if not self._connected(stream):
                     break
         except BaseException:
@@ -125,6 +128,11 @@ class Dealer:
         return True
 
     # -- for the record loop's thread
+
+    @property
+    def left_bytes(self) -> int:
+        """In the spool; asked by the thread that writes."""
+        return self._spool.used_bytes
 
     @property
     def next_offset(self) -> int:

@@ -1,14 +1,19 @@
-"""`livefire record`: live traffic into a file."""
+"""`livefire record`: live traffic into a file, or onto a bus."""
 
 from __future__ import annotations
 
+import os
+import re
+import socket
 import time
 from pathlib import Path
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
 import click
 
-from capture.app import record
+from bus.address import KafkaSecurity
+from bus.spool import MIN_SPOOL_BYTES
+from capture.app import drain, record
 from capture.record import Progress
 from capture.settings import RecordSettings
 from livefire.commands.masking import masker_for, masking_options
@@ -22,9 +27,19 @@ from livefire.supervisor import StopFlag
 from livefire.tables import size
 from wire import config
 
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+
 
 @click.command("record")
-@click.option("--to", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The recording to write.")
+@click.option("--to", type=click.Path(path_type=Path, dir_okay=False), help="The recording to write: a file.")
+@click.option("--bus", metavar="ADDRESS", help="Or a bus: kafka://host:port, or a folder; with --recording.")
+@click.option("--recording", metavar="NAME", help="The recording's name on the bus, the same for all recorders of it.")
+@click.option("--agent", metavar="NAME", help="This recorder's name in it (default: the name of this machine).")
+@click.option("--agents", metavar="NAME,...", help="All recorders that take part, so that readers wait for each.")
+@click.option("--scale", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Share of production seen here.")
+@click.option("--spool", metavar="DIR", help="Where what the bus cannot take waits (default: see docs/cli.md).")
+@click.option("--spool-max", default="512MB", metavar="SIZE", help="Its bound; beyond it whole sessions are shed.")
+@click.option("--drain", "drain_only", is_flag=True, help="Record nothing: bring to the bus what waits in the spool.")
 @click.option("--interface", "-i", multiple=True, metavar="NAME", help="Where to listen; repeatable (default: all).")
 @click.option(
     "--port", multiple=True, metavar="PORT", type=click.IntRange(1, 65535), help="The server's port; repeatable."
@@ -41,7 +56,15 @@ from wire import config
 @click.pass_obj
 def command(
     resolved: Resolved,
-    to: Path,
+    to: Path | None,
+    bus: str | None,
+    recording: str | None,
+    agent: str | None,
+    agents: str | None,
+    scale: float,
+    spool: str | None,
+    spool_max: str,
+    drain_only: bool,
     interface: tuple[str, ...],
     port: tuple[int, ...],
     host: tuple[str, ...],
@@ -60,6 +83,7 @@ def command(
     \b
     livefire record --interface eth0 --port 8080 --for 10m --to monday.lf
     livefire record --proxy 0.0.0.0:8080=127.0.0.1:8081 --to monday.lf
+    livefire record --port 8080 --bus kafka://k1:9092 --recording monday --agent web-1 --agents web-1,web-2
     """
     pairs = []
     for text in proxy:
@@ -68,8 +92,17 @@ def command(
             raise UserError(f"--proxy {text!r}: write it as LISTEN=UPSTREAM, as in 0.0.0.0:8080=127.0.0.1:8081")
         pairs.append((listen, upstream))
     source = cast(Literal["given", "auto", "ring", "proxy"], engine or "given")
+    address = "" if to is not None and not bus else bus or resolved.settings.bus
+    names = _names(to, address, recording, agent, agents)
     settings = RecordSettings(
-        to=str(to),
+        to=str(to) if to is not None else "",
+        bus=address,
+        recording=recording or "",
+        agent=names[0] if address else "",
+        agents=names[1] if address else (),
+        spool=spool or _default_spool(),
+        spool_max_bytes=max(MIN_SPOOL_BYTES, config.size_bytes(spool_max)),
+        scale=scale,
         interfaces=interface,
         ports=port,
         hosts=host,
@@ -79,6 +112,9 @@ def command(
         source=source,
         keep_stress=keep_stress,
     )
+    security = resolved.settings.kafka_security
+    if drain_only:
+        return _drain(settings, security)
     masker, key = masker_for(resolved, unmasked, mask)
     stop = StopFlag().install()
     if stdin_guard:
@@ -94,19 +130,52 @@ def command(
         latest = now
         lost = f", {now.lost_packets:,} packets lost" if now.lost_packets else ""
         shed = f", {now.shed:,} shed" if now.shed else ""
+        waits = f", the bus is away, {size(now.waiting_bytes)} wait" if now.away else ""
         story.progress(
             f"{now.elapsed_ns / 1e9:.0f} s, {now.exchanges:,} exchanges, {now.exchanges_per_s:,.0f}/s, "
-            f"{now.connections:,} connections, {size(now.file_bytes)}{lost}{shed}"
+            f"{now.connections:,} connections, {size(now.file_bytes)}{lost}{shed}{waits}"
         )
 
     began = time.monotonic()
-    account = record(settings, masker, key, stop, progress)
+    account = record(settings, masker, key, stop, progress, security=security)
     exchanges = latest.exchanges if latest is not None else 0
     balanced = "balanced" if account.balanced else "NOT BALANCED"
-    story.line(f"{to}: {exchanges:,} exchanges in {time.monotonic() - began:,.1f} s; account {balanced}")
+    where = str(to) if to is not None else f"{recording}, {settings.agent}"
+    story.line(f"{where}: {exchanges:,} exchanges in {time.monotonic() - began:,.1f} s; account {balanced}")
     if masked := masked_line(account):
         story.line(masked)
     if not exchanges:
         story.line("no HTTP was seen: is this the interface, and the port, of plain HTTP? (livefire doctor)")
     if as_json:
         show_account(account, as_json=True)
+
+
+def _names(
+    to: Path | None, bus: str, recording: str | None, agent: str | None, agents: str | None
+) -> tuple[str, tuple[str, ...]]:
+    """This recorder's name and those of all. Raises UserError for options that do not fit together."""
+    if to is not None and (bus or recording):
+        raise UserError("--to writes a file, --bus and --recording to a bus: one of them")
+    if to is None and not (bus and recording):
+        lack = "--recording NAME" if bus else "--bus ADDRESS" if recording else "--to FILE, or --bus and --recording,"
+        raise UserError(f"where to? {lack} is missing")
+    name = agent or socket.gethostname().partition(".")[0]
+    every = tuple(word.strip() for word in agents.split(",")) if agents else (name,)
+    for word in (name, *every):
+        if not _NAME.fullmatch(word):
+            raise UserError(f"{word!r} is no name of a recorder: letters, digits and _ -")
+    if name not in every:
+        raise UserError(f"--agents {agents}: this recorder, {name}, is not among them (--agent says who it is)")
+    return name, every
+
+
+def _default_spool() -> str:
+    return str(Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "livefire" / "spool")
+
+
+def _drain(settings: RecordSettings, security: KafkaSecurity) -> None:
+    if not settings.bus:
+        raise UserError("--drain brings what waits to a bus: --bus ADDRESS is missing")
+    found = drain(settings, security=security)
+    what = f"{size(found)} of the spool are on the bus now" if found else "nothing waited in the spool"
+    click.echo(f"{settings.recording}, {settings.agent}: {what}", err=True)
