@@ -272,7 +272,13 @@ class Link:
             return seen[at]
         wanted: Iterable[TopicPartition] = (at,) if seen is None else {at, *self._positions}
         with self._talk():
-            ends: dict[TopicPartition, int] = self.consumer().end_offsets(list(wanted), timeout_ms=int(ANSWER_S * 1000))
+            consumer, timeout_ms = self.consumer(), int(ANSWER_S * 1000)
+            try:
+                ends: dict[TopicPartition, int] = consumer.end_offsets(list(wanted), timeout_ms=timeout_ms)
+            except (
+                KeyError
+            ):  # among several the driver passes over one whose leader it does not know yet; alone it asks
+                ends = {each: consumer.end_offsets([each], timeout_ms=timeout_ms)[each] for each in wanted}
         if seen is not None:
             seen.update(ends)
         return ends[at]
