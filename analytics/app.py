@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -18,7 +18,7 @@ from bus.logfile import FileBus, LogReader
 from bus.ports import Bus, BusError, Message, Reader
 from wire import codec, topics
 from wire.codec import RecordType
-from wire.records import Beat, Exchange, Outcome, SourceRange
+from wire.records import Beat, Exchange, Outcome, Pane, SourceRange
 
 PANES_FILE: Final = "panes.db"
 
@@ -33,6 +33,12 @@ class Progress(msgspec.Struct):
     shed: int = 0
 
 
+class _Portion(NamedTuple):
+    panes: list[Pane]
+    sources: tuple[SourceRange, ...]
+    fresh: Progress
+
+
 class Aggregator:
     """Tails a run's outcomes, and a live recording if given. It goes on where the store stands."""
 
@@ -44,9 +50,13 @@ class Aggregator:
         *,
         recording: Path | None = None,
         production: ProductionReader | None = None,
+        topic: str = topics.OUTCOMES,
     ) -> None:
-        """`recording` and `production` are given together. The recording may still be growing, or not be there yet."""
-        self._bus = bus
+        """`recording` and `production` are given together. The recording may still be growing, or not be there yet.
+
+        With `topic` raw the bus is a recording's, and `production` makes outcomes of what it holds.
+        """
+        self._bus, self._topic = bus, topic
         self._store = store
         self._settings = settings or AnalyticsSettings()
         self._recording = recording
@@ -54,12 +64,13 @@ class Aggregator:
         self._readers: dict[str, Reader] = {}
         self._recording_reader: Reader | None = None
         self._taken: dict[tuple[str, str], int] = {}  # topic, partition -> up to where it is in the store
+        self._kept: _Portion | None = None  # what the store did not take, as it was away
         self.progress = Progress()
 
     def poll(self) -> int:
         """Take in what is there now, at most `settings.batches` a partition; how many outcomes it was. Never waits.
 
-        What is counted is in the store when this returns.
+        What is counted is in the store when this returns. After BusAway and StoreAway it may be called again.
         """
         before = self.progress.outcomes + self.progress.production
         self._take_all()
@@ -67,13 +78,22 @@ class Aggregator:
 
     def _take_all(self) -> int:
         """How many messages were read: some hold nothing that is counted, and there may be more behind them."""
-        for partition in self._bus.partitions(topics.OUTCOMES):
-            if partition not in self._readers:
-                self._readers[partition] = self._bus.reader(
-                    topics.OUTCOMES, partition, self._resume(topics.OUTCOMES, partition)
-                )
-        taken = sum(self._take(reader.read(self._settings.batches)) for reader in self._readers.values())
-        return taken + self._take_recording()
+        if self._kept is not None:
+            self._apply(self._kept)
+        found: list[list[Message]] = []
+        with self._bus.glance():
+            for partition in self._bus.partitions(self._topic):
+                if partition not in self._readers:
+                    self._readers[partition] = self._bus.reader(
+                        self._topic, partition, self._resume(self._topic, partition)
+                    )
+            try:
+                for reader in self._readers.values():
+                    found.append(reader.read(self._settings.batches))
+                found.append(self._read_recording())
+            finally:  # a bus that goes away in the middle takes nothing of what was read
+                self._take([messages for messages in found if messages])
+        return sum(map(len, found))
 
     def _resume(self, topic: str, partition: str) -> int:
         at = self._store.resume(topic, partition)
@@ -91,9 +111,9 @@ class Aggregator:
         while self._take_all():
             pass
 
-    def _take_recording(self) -> int:
+    def _read_recording(self) -> list[Message]:
         if self._recording is None or self._production is None:
-            return 0
+            return []
         if self._recording_reader is None:
             name = self._recording.name
             try:
@@ -103,44 +123,52 @@ class Aggregator:
             except BusError:
                 if self._recording.exists():
                     raise
-                return 0
-        return self._take(self._recording_reader.read(self._settings.batches))
+                return []
+        return self._recording_reader.read(self._settings.batches)
 
-    def _take(self, messages: list[Message]) -> int:
-        if not messages:
-            return 0
+    def _take(self, found: list[list[Message]]) -> None:
+        """Messages of several partitions, one list each: all of them or none get into the store."""
+        if not found:
+            return
         builder = PaneBuilder()
         fresh = Progress()
-        for message in messages:
-            try:
-                header = codec.decode_header(message.data)
-                if header.type is RecordType.OUTCOME:
-                    outcomes: list[Outcome] = list(codec.decode(message.data, header).records)
-                    fresh.outcomes += len(outcomes)
-                    fresh.last_sent_ns = max(fresh.last_sent_ns, max((o.sent_ns for o in outcomes), default=0))
-                elif header.type is RecordType.EXCHANGE and self._production is not None:
-                    exchanges: list[Exchange] = list(codec.decode(message.data, header).records)
-                    outcomes = [o for e in exchanges if (o := self._production.outcome(e)) is not None]
-                    fresh.production += len(outcomes)
-                else:
-                    continue
-            except codec.CodecError:
-                fresh.unreadable += 1
-                continue
-            builder.add_all(outcomes)
-        self._apply(builder, messages, fresh)
-        return len(messages)
-
-    def _apply(self, builder: PaneBuilder, messages: list[Message], fresh: Progress) -> None:
-        first, last = messages[0], messages[-1]
+        for messages in found:
+            for message in messages:
+                builder.add_all(self._outcomes_of(message, fresh))
         panes = builder.take()
         fresh.shed = sum(pane.shed for pane in panes)
-        # With the damaged bytes that were skipped before it: a gap would be where the next one goes on.
-        where = (first.topic, first.partition)
-        source = SourceRange(*where, self._taken.get(where, first.offset), last.next_offset)
-        self._taken[where] = last.next_offset
-        if self._store.apply(panes, (source,)):
-            self._count(fresh)
+        sources = []
+        for messages in found:
+            first, last = messages[0], messages[-1]
+            # With the damaged bytes that were skipped before it: a gap would be where the next one goes on.
+            where = (first.topic, first.partition)
+            sources.append(SourceRange(*where, self._taken.get(where, first.offset), last.next_offset))
+            self._taken[where] = last.next_offset
+        self._kept = _Portion(panes, tuple(sources), fresh)
+        self._apply(self._kept)
+
+    def _outcomes_of(self, message: Message, fresh: Progress) -> list[Outcome]:
+        try:
+            header = codec.decode_header(message.data)
+            if header.type is RecordType.OUTCOME:
+                outcomes: list[Outcome] = list(codec.decode(message.data, header).records)
+                fresh.outcomes += len(outcomes)
+                fresh.last_sent_ns = max(fresh.last_sent_ns, max((o.sent_ns for o in outcomes), default=0))
+                return outcomes
+            if header.type is RecordType.EXCHANGE and self._production is not None:
+                exchanges: list[Exchange] = list(codec.decode(message.data, header).records)
+                outcomes = [o for e in exchanges if (o := self._production.outcome(e)) is not None]
+                fresh.production += len(outcomes)
+                return outcomes
+        except codec.CodecError:
+            fresh.unreadable += 1
+        return []
+
+    def _apply(self, portion: _Portion) -> None:
+        """Raises StoreAway: then it is kept, and comes first at the next poll."""
+        if self._store.apply(portion.panes, portion.sources):
+            self._count(portion.fresh)
+        self._kept = None
 
     def _count(self, fresh: Progress) -> None:
         so_far = self.progress
@@ -151,9 +179,20 @@ class Aggregator:
         so_far.last_sent_ns = max(so_far.last_sent_ns, fresh.last_sent_ns)
 
     @property
+    def began_ns(self) -> int | None:
+        """When the first of the known partitions was made; None while there is none."""
+        made = [m.created_ns for reader in self._readers.values() if (m := reader.manifest) is not None]
+        return min(made, default=None)
+
+    @property
+    def settings_told(self) -> dict[str, Any]:
+        """What the partitions' writers were set to, as far as they tell."""
+        return next((m.settings for r in self._readers.values() if (m := r.manifest) is not None), {})
+
+    @property
     def ended(self) -> bool:
-        """All partitions of outcomes that are known are whole and read."""
-        return bool(self._readers) and all(reader.ended for reader in self._readers.values())
+        """All partitions that are known are whole, read, and in the store."""
+        return bool(self._readers) and self._kept is None and all(reader.ended for reader in self._readers.values())
 
     def watermark_s(self, beats: dict[str, Beat]) -> int | None:
         """The second before which no pane of stress grows any more: what is open was due after it, or all has ended."""

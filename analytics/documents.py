@@ -159,9 +159,9 @@ _encode: Final = msgspec.json.Encoder().encode
 def range_document(
     run_id: str, index: str, writer: str, number: int, panes: Sequence[Pane], sources: Sequence[SourceRange]
 ) -> Document:
-    """All that one `apply` adds, in one document: so it is there whole or not at all, and a second time is refused.
+    """All that one `apply` adds, in one document: so it is there whole or not at all.
 
-    It is named by where the ranges begin: whoever goes on from the same place, in whatever portions, meets it.
+    It is named by its writer and where the ranges begin: when it is sent again, it meets itself.
     """
     seconds = [pane.second for pane in panes]
     source = {
@@ -174,7 +174,7 @@ def range_document(
         "panes": msgspec.Raw(_encode(panes)),
     }
     begins = "\0".join(f"{source.topic}\0{source.partition}\0{source.first}" for source in sources)
-    return Document(index, digest_of(f"{run_id}\0{begins}".encode()), source)
+    return Document(index, digest_of(f"{run_id}\0{writer}\0{begins}".encode()), source)
 
 
 def panes_of(source: Mapping[str, Any]) -> list[Pane]:

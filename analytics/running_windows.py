@@ -39,7 +39,7 @@ class RunningWindows:
         span: tuple[int, int] | None = None,
         series: tuple[Series, ...] = SERIES,
     ) -> None:
-        """`load(first_s, end_s)` gives stored panes; `span` is the first and last second of them, None = there are none."""
+        """`load(first_s, end_s)` gives stored panes, `span` is their first and last second; None = there are none."""
         self._run_id, self._start_s, self._load, self._series = run_id, start_s, load, series
         self._oldest_s: int | None = span[0] if span else None
         self._newest_s: int | None = span[1] if span else None

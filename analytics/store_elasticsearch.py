@@ -25,7 +25,7 @@ from analytics.panes import PaneKey, add_panes, key_of
 from analytics.running_windows import RunningWindows
 from analytics.source_ranges import SourceRanges
 from analytics.store_address import StoreAddress
-from analytics.store_port import StoreAway, StoreError
+from analytics.store_port import StoreError
 from analytics.windows import Window, windows
 from wire.records import Exemplar, Pane, SourceRange
 
@@ -55,13 +55,12 @@ class ElasticsearchStore:
         self._held = SourceRanges()
         self._number = 0
         self._indices = Indices(client, name)
-        self._unsure: Document | None = None  # of which nobody knows whether it is there
+        self._unsure: list[SourceRange] | None = None  # sent, and nobody knows whether they are there
         self._unseen: list[tuple[int, int]] = []  # spans of seconds whose windows are to be looked after
         self._running: RunningWindows | None = None
         if write:
             self._indices.install()
             self._claim()
-            self._catch_up()
         elif not self._read_run():
             raise StoreError(f"{client.where}: holds nothing of run {run_id}")
 
@@ -69,25 +68,15 @@ class ElasticsearchStore:
 
     def apply(self, panes: Sequence[Pane], sources: Sequence[SourceRange]) -> bool:
         sources = [source for source in sources if source.end > source.first]
-        made = documents.range_document(self._run_id, self._index, self._me, self._number + 1, panes, sources)
-        if self._unsure is not None and self._unsure.source["sources"] != made.source["sources"]:
-            self._catch_up()
+        if self._unsure is not None and self._unsure != sources:
+            self._claim()
         if not sources or self._held.hold(sources, str(self._client.where)):
             return False
         self._alone()
         self._indices.ensure(self._index, templates.RANGE_PROPERTIES)
-        self._unsure = made
-        try:
-            new = bool(self._client.bulk([made]))
-        except StoreAway:
-            raise
-        except StoreError:
-            self._unsure = None
-            raise
-        if not new and self._is_foreign(made):
-            if self._held.hold(sources, str(self._client.where)):
-                return False
-            raise StoreError(f"{self._client.where}: another process is writing run {self._run_id}")
+        made = documents.range_document(self._run_id, self._index, self._me, self._number + 1, panes, sources)
+        self._unsure = sources
+        self._client.bulk([made])  # what is there under this name already was sent by us: an answer was lost
         self._unsure = None
         self._number += 1
         self._held.add(sources)
@@ -99,7 +88,7 @@ class ElasticsearchStore:
 
     def resume(self, topic: str, partition: str) -> int:
         if self._unsure is not None:
-            self._catch_up()
+            self._claim()
         return self._held.end_of(topic, partition)
 
     def set_note(self, name: str, value: str) -> None:
@@ -222,27 +211,29 @@ class ElasticsearchStore:
 
     def _stored(self, first_s: int | None = None, end_s: int | None = None) -> Iterator[Pane]:
         """What was applied of these seconds, as it was applied."""
-        query: list[Mapping[str, Any]] = [{"term": {"run": self._run_id}}]
+        query: list[Mapping[str, Any]] = []
         if first_s is not None:
             query.append({"range": {"last_s": {"gte": first_s}}})
         if end_s is not None:
             query.append({"range": {"first_s": {"lt": end_s}}})
-        for source in self._ranges(query, ["panes"]):
+        for source in self._ranges(query, ["panes", "writer", "number"]):
             for pane in documents.panes_of(source):
                 if (first_s is None or first_s <= pane.second) and (end_s is None or pane.second < end_s):
                     yield pane
 
     def _ranges(self, query: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-        """Documents of one moment of the store, in the order in which they came."""
+        """Documents of one moment of the store, those that count, in the order in which they came."""
         if self._client.request("POST", f"/{self._index}/_refresh", absent=True) is None:
             return
         pit = self._client.request("POST", f"/{self._index}/_pit", params={"keep_alive": "1m"})["id"]
         try:
+            if not self._write:
+                self._read_run()
             after: dict[str, Any] = {}
             while True:
                 body = {
                     "size": _PAGE if "panes" in wanted else 10_000,
-                    "query": {"bool": {"filter": list(query)}},
+                    "query": {"bool": {"filter": [{"term": {"run": self._run_id}}, *query]}},
                     "sort": [{"number": "asc"}, {"_shard_doc": "asc"}],
                     "pit": {"id": pit, "keep_alive": "1m"},
                     "_source": list(wanted),
@@ -250,12 +241,18 @@ class ElasticsearchStore:
                     **after,
                 }
                 hits = self._client.request("POST", "/_search", body)["hits"]["hits"]
-                yield from (hit["_source"] for hit in hits)
+                yield from (hit["_source"] for hit in hits if self._counts(hit["_source"]))
                 if not hits:
                     return
                 after = {"search_after": hits[-1]["sort"]}
         finally:
             self._client.request("DELETE", "/_pit", {"id": pit}, absent=True)
+
+    def _counts(self, source: Mapping[str, Any]) -> bool:
+        writer, former = source["writer"], self._run["former"]
+        if writer == self._run["writer"]:
+            return True
+        return writer in former and (former[writer] is None or source["number"] <= former[writer])
 
     def _span(self) -> tuple[int, int] | None:
         """The first and the last second of all that was applied."""
@@ -266,34 +263,6 @@ class ElasticsearchStore:
         found = self._client.request("POST", f"/{self._index}/_search", body)["aggregations"]
         first, last = found["first"]["value"], found["last"]["value"]
         return None if first is None or last is None else (int(first), int(last))
-
-    def _catch_up(self) -> None:
-        """Learn what is held, from the last mark on, and which windows may not have all of it."""
-        self._unsure = None
-        self._held = SourceRanges(SourceRange(*fields) for fields in self._run["held"])
-        self._number = int(self._run["number"])
-        query: list[Mapping[str, Any]] = [
-            {"term": {"run": self._run_id}}, {"range": {"number": {"gt": self._number}}},
-        ]  # fmt: skip
-        self._running = None  # made anew, of what is stored
-        for source in self._ranges(query, ["number", "first_s", "last_s", "sources"]):
-            self._number = max(self._number, source["number"])
-            self._held.add(documents.ranges_of(source))
-            if source["first_s"] is not None:
-                self._unseen.append((source["first_s"], source["last_s"]))
-
-    def _is_foreign(self, made: Document) -> bool:
-        """Whether what stands under that name is not what was sent; then it is learnt. Else an answer was lost."""
-        found = self._client.request("GET", f"/{made.index}/_doc/{made.id}")["_source"]
-        if found["writer"] == self._me and found["sources"] == made.source["sources"]:
-            return False
-        # A writer before this one had it under way when this one looked.
-        self._held.add(documents.ranges_of(found))
-        self._save(held=self._held.as_lists())
-        self._catch_up()
-        if found["first_s"] is not None:
-            self._unseen.append((found["first_s"], found["last_s"]))
-        return True
 
     # -- the run's document
 
@@ -314,16 +283,43 @@ class ElasticsearchStore:
         return True
 
     def _claim(self) -> None:
-        """Become the run's one writer: who was it finds out at its next write."""
+        """Become the run's one writer, under a new name, and learn what is held.
+
+        What a writer before had under way, this one under its old name too, may still arrive. It counts for nothing:
+        of each former writer the run's document tells up to which number its documents count.
+        """
+        self._me = secrets.token_hex(8)
+        self._unsure = self._running = None  # windows are made anew, of what is stored
         self._indices.ensure(templates.runs_index(self._name), templates.RUN_PROPERTIES)
+        self._take_over()
+        mark = int(self._run["number"])
+        self._held = SourceRanges(SourceRange(*fields) for fields in self._run["held"])
+        self._number = mark
+        seen: dict[str, int] = {}
+        since = [{"range": {"number": {"gt": mark}}}]
+        for source in self._ranges(since, ["number", "writer", "first_s", "last_s", "sources"]):
+            self._number = seen[source["writer"]] = max(self._number, source["number"])
+            self._held.add(documents.ranges_of(source))
+            if source["first_s"] is not None:
+                self._unseen.append((source["first_s"], source["last_s"]))
+        former = {
+            writer: seen.get(writer, mark) if until is None else until
+            for writer, until in self._run["former"].items()
+        }  # fmt: skip
+        self._save(former=former)
+
+    def _take_over(self) -> None:
         today = datetime.now(UTC).strftime("%Y.%m.%d")  # only a name; it stays the run's
         fresh = {
-            "run": self._run_id, "writer": self._me, "panes_index": f"{self._name}-panes-{today}",
+            "run": self._run_id, "writer": self._me, "former": {}, "panes_index": f"{self._name}-panes-{today}",
             "number": 0, "held": [], "notes": {},
         }  # fmt: skip
         for _ in range(20):
             known = self._read_run()
-            body = {**self._run, "writer": self._me} if known else fresh
+            body = fresh
+            if known:
+                former = {**self._run["former"], self._run["writer"]: None}
+                body = {**self._run, "writer": self._me, "former": former}
             try:
                 params = self._place if known else {"op_type": "create"}
                 answer = self._client.request("PUT", self._run_path, body, params=params)

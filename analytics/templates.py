@@ -29,6 +29,7 @@ RANGE_PROPERTIES: Final[dict[str, Any]] = {
 RUN_PROPERTIES: Final[dict[str, Any]] = {
     "run": {"type": "keyword"},
     "writer": {"type": "keyword"},
+    "former": {"type": "object", "enabled": False},
     "panes_index": {"type": "keyword"},
     "number": {"type": "long"},
     "held": {"type": "object", "enabled": False},
