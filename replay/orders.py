@@ -17,6 +17,8 @@ from wire.codec import RecordType
 from wire.records import Action, Control
 
 POLL_NS: Final = 20_000_000
+#: Over a shared bus, where a look costs the broker and us a millisecond or two.
+_SHARED_POLL_NS: Final = 50_000_000
 
 
 class Orders:
@@ -26,6 +28,7 @@ class Orders:
         """`fleet`: where a stop of all runs is said, for a run that is not alone on its bus."""
         self._reader = TopicReader(bus, topics.CONTROL)
         self._fleet = fleet
+        self._every_ns = POLL_NS if fleet is None else _SHARED_POLL_NS
         self._run_id = run_id
         self._timeline = timeline
         self.lease_ns = 0
@@ -40,7 +43,7 @@ class Orders:
 
         Raises BusAway; what was not taken in by then comes with a later call.
         """
-        if now_ns - self._polled_ns < POLL_NS:
+        if now_ns - self._polled_ns < self._every_ns:
             return
         self._polled_ns = now_ns
         if self._fleet is not None and (control := self._fleet.stop_of(self._run_id)) is not None:
