@@ -1,27 +1,44 @@
-"""Cleanses a recording: reads a raw file, writes a clean one."""
+"""Cleanses a recording: a raw file becomes a clean one, or messages of a Kafka topic those of another, under Faust."""
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import os
+import ssl
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from bus import kafka_layout as layout
+from bus.address import KafkaAddress, KafkaSecurity
+from bus.kafka_layout import Entry
 from bus.logfile import LogReader, LogWriter
 from bus.order import Sorter
 from bus.ports import BusError
+from cleanse.learned import Learned
 from cleanse.pipeline import Pipeline
+from cleanse.relay import Relay, Sending
 from cleanse.rules.unreplayable import started_ns
 from cleanse.settings import CleanseSettings
 from cleanse.sieve import LEDGER
+from cleanse.stream import WRITER, StreamPipeline
 from wire import codec, topics
 from wire.account import Account
 from wire.codec import RecordType
 from wire.records import Exchange, Flows, Manifest, RouteTable, SourceRange, Stamped
 
-WRITER = "livefire cleanse"
+if TYPE_CHECKING:  # drivers are imported where they are used: cleansing a file needs none
+    from bus.kafka_link import Link
+    from bus.kafka_streams import Streams
+
+_TOPICS: Final = (topics.RAW, topics.CLEAN, topics.DEAD, layout.STREAMS)
+_SESSION_S: Final = 8.0
+_LOOK_S: Final = 0.1  # how often `stop` is asked
 
 
 class CleanseResult(msgspec.Struct, frozen=True):
@@ -178,3 +195,197 @@ def _batches(
 
 def _count(n: int, what: str) -> str:
     return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
+# ---------------------------------------------------------------------------- on Kafka
+
+
+def cleanse_stream(
+    address: KafkaAddress,
+    settings: CleanseSettings,
+    learned: Learned,
+    *,
+    worker: str,
+    security: KafkaSecurity | None = None,
+    recording: str = "",
+    from_ns: int | None = None,
+    until_ns: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    told: Callable[[str], None] = lambda line: None,
+) -> StreamResult:
+    """Cleanse what comes into the raw topic, beside other workers of the cluster, until `stop` says so.
+
+    `worker` is this one's own name among all that run: with the same name again after a kill it goes on at once;
+    others take over within seconds. `recording`: only that one. Raises BusError where topics are missing, BusAway.
+    """
+    try:
+        from bus.kafka_link import Link
+        from bus.kafka_streams import Streams
+
+        importlib.import_module("faust")
+    except ImportError as error:
+        raise BusError(f"{address}: {error.name} is not installed: pip install 'livefire[kafka,faust]'") from None
+    link = Link(address, security or KafkaSecurity())
+    try:
+        topic = {name: layout.kafka_topic(address.prefix, name) for name in _TOPICS}
+        counts = {name: link.count(topic[name]) for name in _TOPICS}
+        pipeline = StreamPipeline(
+            settings,
+            learned,
+            counts[topics.CLEAN],
+            from_ns=from_ns,
+            until_ns=until_ns,
+            max_bytes=layout.MAX_MESSAGE_BYTES,
+        )
+        relay = Relay(pipeline, address.prefix, counts[topics.DEAD], recording)
+        shell = _Shell(link, Streams(link), relay, stop, told)
+        with tempfile.TemporaryDirectory(prefix="livefire-cleanse-") as folder:
+            group = f"{address.prefix}.cleanse" + (f".{recording}" if recording else "")
+            asyncio.run(shell.run(_faust_app(link, group, worker, folder, security), topic[topics.RAW]))
+    finally:
+        link.close()
+    return StreamResult(shell.messages, relay.dead)
+
+
+class StreamResult(msgspec.Struct, frozen=True):
+    messages: int  # of raw
+    dead: int  # of them, dead letters
+
+
+def _faust_app(link: Link, group: str, worker: str, folder: str, security: KafkaSecurity | None) -> Any:
+    import faust
+
+    from bus.kafka_link import security_options
+
+    options = security_options(security or KafkaSecurity())
+    context = None
+    if "SSL" in options["security_protocol"]:
+        context = ssl.create_default_context(cafile=options.get("ssl_cafile"))
+        if "ssl_certfile" in options:
+            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    credentials: Any = None
+    if "sasl_mechanism" in options:
+        credentials = faust.SASLCredentials(
+            username=options["sasl_plain_username"],
+            password=options["sasl_plain_password"],
+            mechanism=options["sasl_mechanism"],
+            ssl_context=context,
+        )
+    elif context is not None:
+        credentials = faust.SSLCredentials(context)
+    return faust.App(
+        group,
+        broker=";".join(f"kafka://{server}" for server in link.address.servers),
+        broker_credentials=credentials,
+        datadir=folder,
+        key_serializer="raw",
+        value_serializer="raw",
+        broker_commit_interval=0.5,
+        # A killed worker's partitions go to others after this; under its own name it has them back at once.
+        broker_session_timeout=_SESSION_S,
+        broker_heartbeat_interval=_SESSION_S / 4,
+        broker_request_timeout=30.0,
+        consumer_auto_offset_reset="earliest",
+        consumer_group_instance_id=f"{group}.{worker}",
+        consumer_max_fetch_size=layout.TOPIC_BYTES,
+        producer_acks=-1,
+        producer_max_request_size=layout.TOPIC_BYTES,
+        stream_buffer_maxsize=64,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=False,
+    )
+
+
+class _Shell:
+    """Faust round the relay. It commits past what an agent raised for, so nothing is raised: an input is acknowledged
+    when its outputs, or its dead letter, are written, and where neither can be the worker ends.
+
+    One input of a partition is under way at a time, so that outputs stand in its order; those of different partitions
+    are written side by side.
+    """
+
+    def __init__(
+        self, link: Link, streams: Streams, relay: Relay, stop: Callable[[], bool], told: Callable[[str], None]
+    ) -> None:
+        self.messages = 0
+        self._link, self._streams, self._relay, self._stop, self._told = link, streams, relay, stop, told
+        self._known: set[bytes] = set()  # streams that are in the directory
+        self._under_way: dict[int, asyncio.Task[None]] = {}
+        self._app: Any = None
+
+    async def run(self, app: Any, topic: str) -> None:
+        """Until `stop` says so. Raises BusError when the worker cannot go on."""
+        self._app = app
+
+        @app.agent(app.topic(topic, internal=False, key_type=bytes, value_type=bytes), concurrency=1)  # type: ignore
+        async def cleanse_messages(stream: Any) -> None:
+            stream = stream.noack()
+            async for event in stream.events():
+                place = event.message.partition
+                if before := self._under_way.get(place):
+                    await before
+                self._under_way[place] = asyncio.create_task(self._do(stream, event))
+
+        await app.start()
+        self._told("ready")
+        try:
+            while not self._stop() and not app.should_stop:
+                await asyncio.sleep(_LOOK_S)
+            crash = app.crash_reason
+        finally:
+            await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+            await app.stop()
+        if crash is not None:
+            raise BusError(f"{self._link.address}: {crash}")
+
+    async def _do(self, stream: Any, event: Any) -> None:
+        message = event.message
+        headers = _pairs(message.headers)
+        try:
+            sendings = self._relay.relay(message.key, message.value, headers, message.offset, message.partition)
+            try:
+                await self._write(sendings)
+            except _TooLarge as error:
+                reason = f"the brokers refuse what it becomes: {error}"
+                await self._write(self._relay.refused(message.key, message.value, headers, message.offset, reason))
+            self.messages += 1
+            await stream.ack(event)
+        except Exception as error:
+            await self._app.crash(error)
+
+    async def _write(self, sendings: Sequence[Sending]) -> None:
+        """Returns when all are written, and in the directory."""
+        producer = self._app.producer
+        futures = [await producer.send(s.topic, s.key, s.value, s.partition, None, s.headers) for s in sendings]
+        written: list[Any] = await asyncio.gather(*futures, return_exceptions=True)
+        for result in written:
+            if isinstance(result, BaseException):
+                raise (_TooLarge(result) if "TooLarge" in type(result).__name__ else result)
+        firsts: dict[bytes, tuple[Sending, int]] = {}
+        for sending, result in zip(sendings, written, strict=True):
+            if sending.ends or sending.key not in self._known:
+                firsts.setdefault(sending.key, (sending, int(result.offset)))
+        if firsts:
+            await asyncio.to_thread(self._register, list(firsts.values()))
+
+    def _register(self, news: Sequence[tuple[Sending, int]]) -> None:
+        """Tell the directory of streams. An entry that is there stays: the stream begins where it was first written."""
+        with self._link.lock:
+            self._streams.refresh()
+            for sending, offset in news:
+                known = self._streams.get(sending.key)
+                entry = known.entry if known is not None else Entry("released", WRITER, 1, sending.partition, offset)
+                if sending.ends:
+                    entry = msgspec.structs.replace(entry, state="ended", last=offset)
+                if known is None or entry != known.entry:
+                    self._streams.put(sending.key, entry)
+                self._known.add(sending.key)
+
+
+class _TooLarge(Exception):
+    """A message that the brokers do not take."""
+
+
+def _pairs(headers: Any) -> list[tuple[str, bytes | None]]:
+    return list(headers.items() if isinstance(headers, dict) else headers or ())

@@ -18,6 +18,7 @@ from wire.codec import RecordType
 from wire.records import Flows, Manifest, RouteTable
 
 TOPIC: Final = "learned"
+WRITER: Final = "livefire learn"
 
 
 class Learned(msgspec.Struct, frozen=True):

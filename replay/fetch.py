@@ -22,7 +22,7 @@ from wire import codec, topics
 from wire.account import Account
 from wire.codec import RecordType
 from wire.records import End, Flows, Manifest, RouteTable, SourceRange, Stamped
-from wire.streams import CLEAN_WIDTH, SERVER_NOTE, agent_of, clean_stream, raw_stream
+from wire.streams import CLEAN_WIDTH, SERVER_NOTE, agent_of, clean_stream, parent_of, raw_stream
 
 LEDGER: Final = "messages"
 MAX_SERVERS: Final = 10_000
@@ -255,8 +255,10 @@ class _Recording:
         """
         account = self._account
         ledger = account.ledger(LEDGER)
-        for raw in {raw_stream(name) for name in self._streams}:
-            streams = [stream for name, stream in self._streams.items() if raw_stream(name) == raw]
+        by_raw: dict[str, list[_Stream]] = {}
+        for name, stream in self._streams.items():
+            by_raw.setdefault(parent_of(raw_stream(name)), []).append(stream)
+        for streams in by_raw.values():
             held = max((stream.end.count for stream in streams if stream.end is not None), default=0)
             missing = held - sum(stream.seen for stream in streams)
             if missing > 0:
@@ -267,6 +269,9 @@ class _Recording:
             account.note("unreadable_batches", self._unreadable)
         if lost > 0:
             ledger.drop("unreadable", lost)
+        for counts in (ledger.drops, account.notes):  # a dead letter that was read later takes back what it had cost
+            for reason in [reason for reason, count in counts.items() if not count]:
+                del counts[reason]
         ledger.emitted, ledger.in_flight = 0, self._sorter.count
         return account
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import click
 
 from capture.show import exchange_json
+from cleanse import learned as learned_file
+from livefire.learned import learned
 from livefire.recording import Recording, masked_line
 from livefire.tables import counted, milliseconds, size, table
 from wire import head
@@ -35,12 +37,27 @@ def command(file: Path, as_json: bool, account: bool) -> None:
     recording = Recording(file)
     for warning in recording.warnings:
         click.echo(f"livefire: {warning}", err=True)
-    if account:
+    if recording.manifest.topic == learned_file.TOPIC:
+        _show_learned(recording)
+    elif account:
         show_account(recording.account, as_json)
     elif as_json:
         _lines(recording)
     else:
         _summary(recording)
+
+
+def _show_learned(recording: Recording) -> None:
+    known = learned_file.load(recording.path)
+    click.echo(
+        f"{recording.path}: {counted(len(known.routes.routes), 'route')} and {counted(len(known.flows.flows), 'flow')}, "
+        f"learned of recording {recording.manifest.owner_id}"
+    )
+    click.echo()
+    rows = [(route.name, route.count) for route in sorted(known.routes.routes, key=lambda route: -route.count)]
+    click.echo(table(("route", "count"), rows))
+    for line in learned(known.flows):
+        click.echo(f"  {line}")
 
 
 def _lines(recording: Recording) -> None:
