@@ -56,7 +56,7 @@ def drill_and_tell(
         runs_dir=runs, key_id=ring.marker.id, key_hex=ring.marker.key, disposable_target=disposable,
         bus=bus, security=security,
     )  # fmt: skip
-    _start_mocks(plan, keys, supervisor, story)
+    _start_mocks(plan, keys, supervisor, story, bus)
     begun = False
 
     def tell(event: Event) -> None:
@@ -94,7 +94,7 @@ def report_of(result: DrillResult, to: Path | None = None) -> Path:
     return path
 
 
-def _start_mocks(plan: Plan, keys: Path, supervisor: Supervisor, story: Story) -> None:
+def _start_mocks(plan: Plan, keys: Path, supervisor: Supervisor, story: Story, bus: str) -> None:
     """A mock that answers already is left alone; another is started, from what production's recording holds."""
     for party in plan.third_parties:
         if _answers(party.mock):
@@ -107,6 +107,8 @@ def _start_mocks(plan: Plan, keys: Path, supervisor: Supervisor, story: Story) -
             )
         name = f"mock-{party.name}"
         argv = [sys.executable, "-m", "livefire", "--keys", str(keys), "mock", str(plan.production.recording)]
+        if bus:
+            argv += ["--bus", bus]
         child = supervisor.spawn(name, [*argv, "--server", party.recorded, "--listen", party.mock, "--stdin-guard"])
         deadline = time.monotonic() + _MOCK_S
         while not _answers(party.mock):

@@ -47,7 +47,7 @@ def messages_of_file(path: Path) -> Iterator[Message]:
 
 
 def messages_on_bus(bus: Bus, name: str) -> Iterator[Message]:
-    """What a recording on a bus holds now, of all who recorded it. Raises BusError where nothing is."""
+    """What a recording on a bus holds now, of all who recorded it. Closes the bus. Raises BusError where nothing is."""
     reader = TopicReader(bus, topics.RAW)
     try:
         found = False
@@ -58,6 +58,7 @@ def messages_on_bus(bus: Bus, name: str) -> Iterator[Message]:
             raise BusError(f"{name}: no recording of this name on the bus")
     finally:
         reader.close()
+        bus.close()
 
 
 def read_answers(

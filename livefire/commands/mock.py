@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import click
 
+from bus.address import open_bus
+from bus.ports import Bus
 from livefire import keyring
+from livefire.options import on_bus
 from livefire.settings import Resolved
 from livefire.story import Story
 from livefire_shadow.settings import Settings as ShadowSettings
@@ -18,6 +21,7 @@ from mock.settings import Settings
 @click.option("--server", multiple=True, metavar="IP:PORT", help="The third party as it was recorded; repeatable.")
 @click.option("--no-latency", is_flag=True, help="Answer at once, not as slowly as was recorded.")
 @click.option("--stdin-guard", is_flag=True, help="Stop when stdin closes: for a supervisor.")
+@on_bus
 @click.pass_obj
 def command(
     resolved: Resolved,
@@ -31,7 +35,7 @@ def command(
 
     \b
     livefire mock monday.lf --server 10.0.0.7:8443 --listen 127.0.0.1:9090
-    livefire --bus kafka://broker:9092 mock monday --server 10.0.0.7:8443 --listen 127.0.0.1:9090
+    livefire mock monday --bus kafka://broker:9092 --server 10.0.0.7:8443 --listen 127.0.0.1:9090
     """
     ring = keyring.load(resolved.settings.keys_path)
     settings = Settings(
@@ -43,4 +47,10 @@ def command(
     )
     story = Story(click.get_text_stream("stderr"))
     shadow = ShadowSettings.from_env("mock", {"LIVEFIRE_SHADOW_KEYS": ring.shadow_keys()})
-    app.serve(settings, shadow, announce=None if stdin_guard else story.line)
+    bus = resolved.settings.bus
+
+    def opened(name: str) -> Bus:
+        return open_bus(bus, name, resolved.settings.kafka_security)
+
+    say = None if stdin_guard else story.line
+    app.serve(settings, shadow, announce=say, open_bus=opened if bus else None)
