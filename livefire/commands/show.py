@@ -49,10 +49,8 @@ def command(file: Path, as_json: bool, account: bool) -> None:
 
 def _show_learned(recording: Recording) -> None:
     known = learned_file.load(recording.path)
-    click.echo(
-        f"{recording.path}: {counted(len(known.routes.routes), 'route')} and {counted(len(known.flows.flows), 'flow')}, "
-        f"learned of recording {recording.manifest.owner_id}"
-    )
+    held = f"{counted(len(known.routes.routes), 'route')} and {counted(len(known.flows.flows), 'flow')}"
+    click.echo(f"{recording.path}: {held}, learned of recording {recording.manifest.owner_id}")
     click.echo()
     rows = [(route.name, route.count) for route in sorted(known.routes.routes, key=lambda route: -route.count)]
     click.echo(table(("route", "count"), rows))
