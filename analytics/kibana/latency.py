@@ -26,13 +26,15 @@ def latency_panels(v: Views, name: str) -> Iterator[SavedObject]:
         axis="ms",
         colors=LATENCIES,
     )
+    ended = vega.each_window(s, measured, every_s=5, at="event.end")
     yield vega.lines(
         key(name, "last-minute"),
         "Latency: p50, p95, p99 of the last 60 s, every 5 s",
-        "Sliding windows, each drawn where it ends: what a guard that looks back one minute sees.",
+        "Sliding windows, each drawn where it ends, once nothing can be added to it: what a guard that looks back one "
+        "minute sees.",
         s,
-        {"stress": vega.of_kind(s, "stress", {"windows": vega.each_window(s, measured, every_s=5, at="event.end")})},
-        "stress.windows.buckets",
+        {"stress": vega.of_kind(s, "stress", {"whole": vega.whole(s, {"windows": ended})})},
+        "stress.whole.windows.buckets",
         values=three,
         axis="ms",
         colors=LATENCIES,

@@ -43,6 +43,12 @@ def of_kind(view: DataView, kind: str, inner: Body) -> Body:
     return {"filter": {"term": {"livefire.kind": kind}}, "aggs": inner}
 
 
+def whole(view: DataView, inner: Body) -> Body:
+    """Only windows to which nothing can be added any more."""
+    view.field("livefire.final")
+    return {"filter": {"term": {"livefire.final": True}}, "aggs": inner}
+
+
 def all_of_kind(view: DataView, kind: str, inner: Body) -> Body:
     """The same as a list of one bucket: Vega reads lists."""
     view.field("livefire.kind")
@@ -78,7 +84,7 @@ def lines(
     values: Mapping[str, str],
     axis: str,
     colors: Sequence[str],
-    shown: str = ",.1f",
+    shown: str = ",.1~f",
 ) -> SavedObject:
     """Lines over time with a point a window. `values`: name in the legend -> expression over the bucket."""
     names = list(values)
@@ -88,7 +94,7 @@ def lines(
         *({"calculate": expression, "as": name} for name, expression in values.items()),
         {"fold": names, "as": ["what", "value"]},
     ]
-    spec["mark"] = {"type": "line", "point": {"size": 18}, "interpolate": "linear", "tooltip": True, "clip": True}
+    spec["mark"] = {"type": "line", "point": {"size": 18}, "interpolate": "linear", "tooltip": True}
     spec["encoding"] = {
         "x": {"field": "time", "type": "temporal", "title": None},
         "y": {
@@ -126,7 +132,7 @@ def points(
     values: Mapping[str, str],
     axes: tuple[str, str],
 ) -> SavedObject:
-    """A point a window: the first of `values` over the second, coloured by the third (a whole number)."""
+    """A point a window: the second of `values` over the first, coloured by the third, which counts from 0."""
     x, y, color = values
     spec = _spec(view, aggregations, buckets)
     spec["transform"] = [_TIME, *({"calculate": expression, "as": name} for name, expression in values.items())]
@@ -134,7 +140,12 @@ def points(
     spec["encoding"] = {
         "x": {"field": x, "type": "quantitative", "title": axes[0]},
         "y": {"field": y, "type": "quantitative", "title": axes[1]},
-        "color": {"field": color, "type": "ordinal", "title": color, "scale": {"scheme": "viridis"}},
+        "color": {
+            "field": color,
+            "type": "ordinal",
+            "title": f"{color} (the first is 0)",
+            "scale": {"scheme": "viridis"},
+        },
         "tooltip": [
             {"field": "time", "type": "temporal", "title": "window", "format": "%H:%M:%S"},
             *({"field": name, "type": "quantitative", "title": name, "format": ",.1f"} for name in values),
