@@ -218,9 +218,9 @@ class Lane:
             while size < _CHUNK_BYTES and len(messages) < most and not ends and (found := self._head.read(1)):
                 data = found[0].data
                 kind = glance.type if (glance := codec.glance(data)) is not None else 0
-                ends = kind == RecordType.END
-                if ends and messages:
+                if kind == RecordType.END and messages:
                     break
+                ends = kind == RecordType.END
                 if kind != RecordType.MANIFEST:
                     messages.append(data)
                     size += len(data)

@@ -147,8 +147,12 @@ STEPS = st.lists(
 )
 
 
-def play(steps: Sequence[tuple[str, Any]], root: Path, make: Callable[..., Recorder] = recorder) -> None:
-    """Take the steps with a recorder that is killed and started again; judge what is on the bus at the end."""
+def play(steps: Sequence[tuple[str, Any]], root: Path, ends: str = "back") -> None:
+    """Take the steps with a recorder that is killed and started again; judge what is on the bus at the end.
+
+    `ends`: whether the bus is back when the recorder ends.
+    """
+    make = recorder
     bus, clock, number = AwayableBus(root / "bus"), [SECOND], 0
     sure: list[int] = []  # accepted: must be there
     maybe: set[int] = set()  # the process was killed while it wrote them
@@ -200,14 +204,14 @@ def play(steps: Sequence[tuple[str, Any]], root: Path, make: Callable[..., Recor
             finally:
                 bus.away = was
                 killed()
-    bus.away = ""
-    for _ in range(200):
-        clock[0] += SECOND
-        if now.writer.drain():
-            break
+    bus.away = "" if ends == "back" else "before"
     now.write(number, 0)
     sure.append(number)
     now.writer.end(reason="done")
+    bus.away = ""
+    while not now.writer.drain():
+        clock[0] += SECOND
+    assert now.writer.ended
     now.writer.close()
     reader = FileBus(bus.root).reader("raw", "a.0")
     batches = read_all(reader)
@@ -225,11 +229,11 @@ def play(steps: Sequence[tuple[str, Any]], root: Path, make: Callable[..., Recor
 
 
 @settings(max_examples=150, deadline=None)
-@given(STEPS)
-def test_all_arrives_once_and_in_order_and_the_books_balance(steps: list[tuple[str, Any]]) -> None:
+@given(STEPS, st.sampled_from(["back", "away"]))
+def test_all_arrives_once_and_in_order_and_the_books_balance(steps: list[tuple[str, Any]], ends: str) -> None:
     root = Path(tempfile.mkdtemp())
     try:
-        play(steps, root)
+        play(steps, root, ends)
     finally:
         shutil.rmtree(root)
 
