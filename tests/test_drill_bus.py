@@ -1,0 +1,223 @@
+"""A drill over a bus: workers that stand by elsewhere, the same verdict, the same books."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fault_checks import LEASE_NS, SECOND, children_of, environment, shot_of, until
+from fleet import Cluster, Fleet
+from http_target import Target
+from servers.fixtures import started
+from servers.kafka import Kafka
+
+from bus.address import open_bus
+from replay import summary
+from replay.recover import recover, unfinished
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[Target]:
+    with Target(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def cluster(request: pytest.FixtureRequest) -> Iterator[str]:
+    with Cluster(request.getfixturevalue("kafka_server").address) as address:
+        yield address
+
+
+BUSES: dict[str, Callable[[pytest.FixtureRequest], str]] = {
+    "folder": lambda request: str(request.getfixturevalue("tmp_path") / "bus"),
+    "kafka": lambda request: str(request.getfixturevalue("cluster")),
+}
+
+
+@pytest.fixture(params=sorted(BUSES))
+def fleet(request: pytest.FixtureRequest, tmp_path: Path, target: Target) -> Iterator[Fleet]:
+    with Fleet(tmp_path, BUSES[request.param](request), target) as running:
+        running.publish()
+        yield running
+
+
+def problems_of(fleet: Fleet, run_id: str) -> list[str]:
+    """What is wrong with a run's books, beside the target's own log."""
+    found = []
+    outcomes = fleet.outcomes(run_id)
+    received = fleet.target.shots()
+    if twice := [name for name, count in received.items() if count > 1]:
+        found.append(f"fired twice: {twice[:3]}")
+    booked = [shot_of(outcome) for outcome in outcomes]
+    if len(booked) != len(set(booked)):
+        found.append("a shot has two outcomes")
+    sent = {shot_of(o) for o in outcomes if o["sent_ns"]} | {shot_of(o) for o in outcomes if o["failure"] == "unknown"}
+    if stray := set(received) - sent:
+        found.append(f"{len(stray)} shots were received that nobody says he sent")
+    home = summary.read(fleet.folder / "runs" / run_id)[0]
+    if not home.balanced:
+        found.append(f"the books at home do not balance: {home}")
+    bus = open_bus(fleet.address, run_id)
+    try:
+        there = summary.read(bus)[0]
+        if unfinished(bus) or recover(bus):
+            found.append("the books on the bus are not whole")
+        for name in ("planned", "sent", "answered", "failed", "shed", "unknown", "balanced"):
+            if getattr(there, name) != getattr(home, name):
+                found.append(f"{name}: {getattr(home, name)} at home, {getattr(there, name)} on the bus")
+    finally:
+        bus.close()
+    return found
+
+
+def test_a_drill_by_two_workers_that_stood_by(fleet: Fleet) -> None:
+    workers = [fleet.worker(f"w{index}") for index in range(2)]
+    drill = fleet.drill()
+    assert drill.ended() == 0, drill.err() + workers[0].err()
+    result = fleet.result(drill)
+    account = result["account"]
+    assert account["balanced"] and account["sent"] == account["planned"] == len(fleet.target.requests()) > 300
+    assert {outcome["worker"] for outcome in fleet.outcomes(result["run_id"])} == {"w0", "w1"}
+    assert problems_of(fleet, result["run_id"]) == []
+    # They stand by again, and leave when they are let go.
+    until(lambda: {b.state for b in fleet.beats().values()} == {"idle"}, 5, "they are not idle again")
+    for worker in workers:
+        worker.let_go()
+    assert [worker.ended(10) for worker in workers] == [0, 0]
+    assert not list((fleet.folder / "runs" / "workers").rglob("*.lf")), "recordings stay with no worker"
+
+
+def test_too_few_workers_are_told_before_anything_is_fired(fleet: Fleet) -> None:
+    worker = fleet.worker("w0")
+    until(lambda: "w0" in fleet.beats(), 15, "it does not stand by", worker.err)
+    drill = fleet.drill(workers=2)
+    assert drill.ended() == 2
+    assert drill.err().strip().splitlines()[-1] == (
+        f"livefire: 2 workers asked for, 1 idle (w0): start more: livefire worker --bus {fleet.address} "
+        "--name NAME --target URL"
+    )
+    assert fleet.target.requests() == [] and not (fleet.folder / "runs" / "workers" / "w0").exists()
+
+
+def test_stop_all_needs_no_run_and_ends_the_load_within_a_second(fleet: Fleet) -> None:
+    fleet.worker("w0")
+    drill = fleet.drill(seconds=40, workers=1)
+    fleet.until_load(30, drill)
+    before = time.time_ns()
+    stop = subprocess.run(
+        fleet.command("stop", "--all", "--reason", "lunch"), capture_output=True, text=True, env=environment(),
+        timeout=30, check=True,
+    )  # fmt: skip
+    told_ns = time.time_ns()
+    assert stop.stdout == "every run on the bus: told to stop\n"
+    assert drill.ended() == 96, drill.err()
+    last_ns = max(request["at_ns"] for request in fleet.target.requests())
+    assert before < last_ns, "there was load when it was stopped"
+    assert last_ns < told_ns + SECOND
+    result = fleet.result(drill)
+    assert any("stop was asked for: lunch" in reason for reason in result["reasons"]), result["reasons"]
+    assert problems_of(fleet, result["run_id"]) == []
+
+
+def test_a_stop_of_before_stops_nothing_that_comes_later(fleet: Fleet) -> None:
+    fleet.worker("w0")
+    subprocess.run(fleet.command("stop", "--all"), capture_output=True, env=environment(), timeout=30, check=True)
+    drill = fleet.drill(workers=1, seconds=2)
+    assert drill.ended() == 0, drill.err()
+
+
+def test_a_worker_refuses_other_targets_and_says_so_to_the_drill(fleet: Fleet) -> None:
+    worker = fleet.worker("w0", target="http://127.0.0.1:1")
+    drill = fleet.drill(workers=1)
+    assert drill.ended() == 96
+    told = f"refused: target '{fleet.target.url}' (127.0.0.1:{fleet.target.port}) is not in the allow-list"
+    assert told in drill.err() and told in worker.err()
+    assert fleet.target.requests() == [] and len(worker.err().splitlines()) == 2
+
+
+def test_a_workers_own_cap_holds_whatever_the_plan_says(fleet: Fleet) -> None:
+    fleet.worker("w0", "--max-rate", "20/s")
+    drill = fleet.drill(workers=1)
+    drill.ended()
+    result = fleet.result(drill)
+    assert result["account"]["shed"] > result["account"]["sent"] > 0
+    assert len(fleet.target.requests()) <= 20 * 5 + 4
+    assert problems_of(fleet, result["run_id"]) == []
+
+
+def test_a_worker_that_is_killed_ends_the_load_and_loses_no_shot(fleet: Fleet) -> None:
+    worker = fleet.worker("w0")
+    fleet.worker("w1")
+    drill = fleet.drill(seconds=40)
+    fleet.until_load(50)
+    (feeder,) = children_of(worker.pid)
+    os.kill(feeder, signal.SIGKILL)
+    assert drill.ended() == 96
+    result = fleet.result(drill)
+    assert any("worker w0" in reason for reason in result["reasons"]), result["reasons"]
+    assert result["account"]["balanced"], result["account"]
+    assert problems_of(fleet, result["run_id"]) == []
+
+
+def test_a_second_worker_of_a_name_is_refused(fleet: Fleet) -> None:
+    first = fleet.worker("w0")
+    until(lambda: "w0" in fleet.beats(), 15, "it does not stand by", first.err)
+    second = fleet.start("again", "worker", "--name", "w0", "--target", fleet.target.url)
+    assert second.ended(30) == 2
+    assert "another worker of this name is there already" in second.err()
+    assert first.process.poll() is None
+
+
+# ---------------------------------------------------------------------------- a broker that is away
+
+
+@pytest.fixture
+def broker() -> Iterator[Kafka]:
+    with started(Kafka) as kafka:
+        yield kafka
+
+
+@pytest.mark.parametrize("how", ["frozen", "dead"])
+def test_a_broker_that_is_away_ends_the_load_by_the_lease_and_loses_nothing(
+    tmp_path: Path, target: Target, broker: Kafka, how: str
+) -> None:
+    cluster = Cluster(broker.address)
+    with Fleet(tmp_path, cluster.__enter__(), target) as fleet:
+        fleet.publish()
+        worker = fleet.worker("w0")
+        drill = fleet.drill(seconds=60, workers=1)
+        fleet.until_load(50)
+        at_ns = time.time_ns()
+        broker.freeze() if how == "frozen" else broker.kill()
+        until(lambda: "the bus is away" in drill.err(), 15, "the drill says nothing", drill.err)
+        last_ns = max(request["at_ns"] for request in target.requests())
+        assert at_ns < last_ns + SECOND // 2 and last_ns < at_ns + LEASE_NS + SECOND // 4
+        broker.thaw() if how == "frozen" else broker.start()
+        assert drill.ended() == 96, drill.err()
+        result = fleet.result(drill)
+        assert any("the bus is away for" in reason for reason in result["reasons"]), result["reasons"]
+        assert result["account"]["balanced"] and result["account"]["unknown"] == 0, result["account"]
+        assert problems_of(fleet, result["run_id"]) == []
+        assert max(request["at_ns"] for request in target.requests()) == last_ns, "load came back"
+        until(lambda: fleet.beats()["w0"].state == "idle", 10, "it does not stand by again", worker.err)
+
+
+def test_a_broker_that_is_away_for_a_moment_ends_nothing(tmp_path: Path, target: Target, broker: Kafka) -> None:
+    with Fleet(tmp_path, Cluster(broker.address).__enter__(), target) as fleet:
+        fleet.publish()
+        fleet.worker("w0")
+        drill = fleet.drill(seconds=10, workers=1, more="")
+        fleet.until_load(50)
+        broker.freeze()
+        time.sleep(1.0)  # the length of the outage is what is tested
+        broker.thaw()
+        drill.ended()
+        result = fleet.result(drill)
+        assert not any("away" in reason or "sign of life" in reason for reason in result["reasons"]), result["reasons"]
+        assert result["decision"] is None
+        assert result["account"]["balanced"] and problems_of(fleet, result["run_id"]) == []
