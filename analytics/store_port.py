@@ -7,10 +7,10 @@ backend must keep is written here, and checked of each by one suite (tests/test_
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from analytics.windows import Window
-from wire.records import Pane, SourceRange
+from wire.records import Exemplar, Pane, SourceRange
 
 
 class StoreError(Exception):
@@ -66,3 +66,14 @@ class PaneReader(Protocol):
 
 class Store(PaneWriter, PaneReader, Protocol):
     """A run's panes, to be written and read by one thread."""
+
+
+@runtime_checkable
+class WindowDocuments(Protocol):
+    """A store that keeps windows as documents, and exemplars: it says when they are written."""
+
+    def refresh_windows(self) -> int:
+        """Write the windows that changed since the last time; how many. Raises StoreAway (call again), StoreError."""
+
+    def exemplars(self, made: Sequence[Exemplar]) -> int:
+        """Keep slow and failed shots, masked by who made them; how many were new. Raises as `refresh_windows`."""

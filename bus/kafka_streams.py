@@ -63,6 +63,11 @@ class Streams:
         start = layout.key_of(scope, topic, "")
         return (key[len(start) :].decode() for key in self._entries if key.startswith(start))
 
+    def scopes(self, topic: str) -> set[str]:
+        """The owners of streams of a topic."""
+        split = (key.decode().split("/", 2) for key in self._entries)
+        return {parts[0] for parts in split if len(parts) == 3 and parts[1] == topic}
+
     def put(self, key: bytes, entry: Entry) -> int:
         """Write an entry, and wait until it is written; its offset. Raises BusAway, BusError."""
         return int(self._link.acknowledged(self.post(key, entry), time.monotonic() + _WRITE_S).offset)

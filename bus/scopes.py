@@ -1,0 +1,42 @@
+"""Whose data a bus holds: the runs or recordings that have partitions of a topic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from bus.address import KafkaSecurity, is_kafka, parse_kafka
+from bus.logfile import FileBus
+
+
+class Scopes(Protocol):
+    def of(self, topic: str) -> list[str]:
+        """Owners with at least one partition of the topic, now, sorted. Raises BusAway, BusError."""
+
+    def close(self) -> None: ...
+
+
+def open_scopes(address: str, security: KafkaSecurity | None = None) -> Scopes:
+    """Of a bus by its address. Raises BusError for a bad one."""
+    if is_kafka(address):
+        from bus.kafka_scopes import KafkaScopes
+
+        return KafkaScopes(parse_kafka(address), security or KafkaSecurity())
+    return FileScopes(Path(address).expanduser())
+
+
+class FileScopes:
+    """The folders of a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def of(self, topic: str) -> list[str]:
+        if not self._root.is_dir():
+            return []
+        return sorted(
+            folder.name for folder in self._root.iterdir() if folder.is_dir() and FileBus(folder).partitions(topic)
+        )
+
+    def close(self) -> None:
+        pass
