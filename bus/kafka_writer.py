@@ -51,6 +51,7 @@ class KafkaWriter:
         self._first = entry.first
         self._next = max(entry.first, entry.last + 1)
         self._pending: deque[_Sent] = deque()
+        self._answered: list[tuple[bytes, int]] = []  # message, offset: what a call that ended in BusAway had written
         self._held_until = since + _TRUST_S
         self._ended = False
         self._closed = False
@@ -106,6 +107,7 @@ class KafkaWriter:
                 raise BusError(f"{self}: an empty message cannot be written")
         offsets = self._write(messages)
         self._be_sure()
+        del self._answered[: len(messages)]  # those behind may come in a call of their own
         return offsets
 
     def begin(self, data: bytes | None) -> int:
@@ -115,41 +117,45 @@ class KafkaWriter:
             self._next = int(self._bus.link.acknowledged(future, time.monotonic() + WRITE_S).offset) + 1
             return self._next - 1
         offset = self._write((data,))[0]
+        self._answered.clear()
         self._first = offset
         return offset
 
     def _write(self, messages: Sequence[bytes]) -> list[int]:
-        """Send what is not sent yet, a bounded amount ahead, and wait for all. What an earlier call left in doubt and
-        this one repeats is waited for, not sent again."""
+        """Send what is not sent yet, a bounded amount ahead, and wait for all. What an earlier call wrote or left
+        in doubt, and this one repeats, is not sent again."""
         deadline = time.monotonic() + WRITE_S
-        offsets: list[int] = []
-        ahead = 0  # how many of `messages` are among the pending ones
+        answered = self._answered
+        if any(done != data for (done, _), data in zip(answered, messages, strict=False)):
+            answered.clear()  # the caller goes on with something else
+        ahead = 0  # how many of those after them are among the pending ones
         outstanding = 0
-        for sent, data in zip(self._pending, messages, strict=False):
+        for sent, data in zip(self._pending, messages[len(answered) :], strict=False):
             if sent.data != data:
                 break
             ahead += 1
-        if ahead < len(self._pending) and ahead < len(messages):
-            while self._pending:  # the caller goes on with something else: order asks that the rest is written first
-                done = self._settle(deadline)
+        if ahead < len(self._pending) and len(answered) + ahead < len(messages):
+            while self._pending:  # something else: order asks that the rest is written first
+                data, offset = self._pending[0].data, self._settle(deadline)
                 if ahead:
-                    offsets.append(done)
+                    answered.append((data, offset))
                     ahead -= 1
         for sent in self._pending:
             outstanding += len(sent.data)
-        at = len(offsets) + ahead
-        while len(offsets) < len(messages):
+        at = len(answered) + ahead
+        while len(answered) < len(messages):
             while at < len(messages) and (not self._pending or outstanding < _OUTSTANDING_BYTES):
                 data = messages[at]
                 self._pending.append(_Sent(data, self._sequence + 1, self._send(data, self._sequence + 1)))
                 self._sequence += 1
                 outstanding += len(data)
                 at += 1
-            outstanding -= len(self._pending[0].data)
-            offsets.append(self._settle(deadline))
+            data = self._pending[0].data
+            outstanding -= len(data)
+            answered.append((data, self._settle(deadline)))
             if at < len(messages):
                 deadline = time.monotonic() + WRITE_S  # it moves
-        return offsets
+        return [offset for _, offset in answered[: len(messages)]]
 
     def _send(self, data: bytes, sequence: int) -> Any:
         headers = layout.header(self._entry.epoch, sequence)
@@ -168,6 +174,7 @@ class KafkaWriter:
             raise
         except BusError:
             self._pending.popleft()
+            self._answered.clear()  # not a call to be repeated
             raise
         self._pending.popleft()
         self._last, self._next = offset, offset + 1
