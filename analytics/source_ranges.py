@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from analytics.store_port import StoreError
 from wire.records import SourceRange
@@ -55,9 +55,11 @@ class SourceRanges:
         ranges = self._ranges.get((topic, partition))
         return ranges[0][1] if ranges else 0
 
+    def ranges(self) -> Iterator[tuple[str, str, int, int]]:
+        """(topic, partition, first, end), in order."""
+        for (topic, partition), ranges in sorted(self._ranges.items()):
+            for first, end in ranges:
+                yield topic, partition, first, end
+
     def as_lists(self) -> list[list[str | int]]:
-        return [
-            [topic, partition, first, end]
-            for (topic, partition), ranges in sorted(self._ranges.items())
-            for first, end in ranges
-        ]
+        return [list(one) for one in self.ranges()]

@@ -50,6 +50,19 @@ class _Client:
 
 
 @contextmanager
+def clickhouse_folding(request: pytest.FixtureRequest) -> Iterator[Opener]:
+    """With roll-ups made of a few panes already."""
+    from analytics.store_address import StoreAddress, parse_address
+    from analytics.store_clickhouse import ClickHouseStore, DriverExecutor
+
+    with clickhouse(request) as opener:
+        with contextlib.closing(opener("any")) as store:
+            where = parse_address(store._executor.shown)  # type: ignore[attr-defined]
+        assert isinstance(where, StoreAddress)
+        yield lambda run_id: ClickHouseStore(DriverExecutor(where), run_id, fold_rows=15)
+
+
+@contextmanager
 def chdb(request: pytest.FixtureRequest) -> Iterator[Opener]:
     from chdb_executor import ChdbExecutor
 
@@ -59,7 +72,7 @@ def chdb(request: pytest.FixtureRequest) -> Iterator[Opener]:
     database = "lf_" + secrets.token_hex(6)
     server.execute(f"CREATE DATABASE {database}")
     try:
-        yield lambda run_id: ClickHouseStore(ChdbExecutor(server, database), run_id)
+        yield lambda run_id: ClickHouseStore(ChdbExecutor(server, database), run_id, fold_rows=15)
     finally:
         server.execute(f"DROP DATABASE {database}")
 
@@ -74,5 +87,8 @@ def elasticsearch(request: pytest.FixtureRequest) -> Iterator[Opener]:
 
 BACKENDS: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Opener]]] = {
     "embedded": embedded,
+    "clickhouse": clickhouse,
+    "clickhouse-folding": clickhouse_folding,
+    "chdb": chdb,
     "elasticsearch": elasticsearch,
 }
