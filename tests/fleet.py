@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from recordings import even, publish
 from bus.address import KafkaAddress, open_bus
 from bus.kafka_topics import Topics, Wanted
 from bus.topic import TopicReader
+from replay.away import patiently
 from replay.hearing import FLEET
 from wire import topics
 from wire.codec import RecordType
@@ -81,7 +84,7 @@ class Fleet:
 
     def __init__(self, folder: Path, address: str, target: Target) -> None:
         self.folder, self.address, self.target = folder, address, target
-        self.recording = f"monday-{uuid.uuid4().hex[:6]}"
+        self.recording = ""
         self.processes: list[Process] = []
         make_keys(folder)
 
@@ -90,11 +93,13 @@ class Fleet:
         return [*map(str, base), "--bus", self.address, *arguments]
 
     def publish(self, exchanges: Sequence[Stamped] | None = None) -> None:
-        bus = open_bus(self.address, self.recording)
-        try:
-            publish(bus, self.recording, exchanges or even(200, 100.0, target="/sleep/20"))
-        finally:
-            bus.close()
+        def attempt() -> None:
+            """A topic that was made just now may have no leader yet."""
+            self.recording = f"monday-{uuid.uuid4().hex[:6]}"
+            with contextlib.closing(open_bus(self.address, self.recording)) as bus:
+                publish(bus, self.recording, exchanges or even(200, 100.0, target="/sleep/20"))
+
+        patiently(attempt, time.time_ns)
 
     def start(self, name: str, *arguments: str) -> Process:
         process = Process(self, name, *arguments)

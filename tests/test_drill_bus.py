@@ -176,7 +176,7 @@ def test_a_second_worker_of_a_name_is_refused(fleet: Fleet) -> None:
 # ---------------------------------------------------------------------------- a broker that is away
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def broker() -> Iterator[Kafka]:
     with started(Kafka) as kafka:
         yield kafka
