@@ -16,7 +16,6 @@ from livefire import runs
 from livefire.damage import damage_of
 from livefire.options import Duration
 from livefire.settings import Resolved
-from replay.recover import recover
 from wire import config
 from wire.config import ConfigError, suggestion
 
@@ -56,7 +55,8 @@ def command(
     else:
         folder = runs.find(resolved.settings.runs_path, run)
         name = folder.name
-        recover(folder)
+        if problem := runs.settle(folder, resolved.settings):
+            click.echo(f"livefire: {problem}", err=True)
         for line in damage_of(folder):
             click.echo(f"livefire: {line}", err=True)
         found = window_dicts(folder, every=every, over=over)
