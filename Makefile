@@ -6,10 +6,15 @@ BIN := .venv/bin
 LEAK ?=
 MINUTES ?= 1
 
-.PHONY: demo test check servers fuzz soak bench lock clean
+.PHONY: demo fleet test check servers fuzz soak bench lock clean
 
 demo: .venv
 	@LEAK=$(LEAK) $(BIN)/livefire demo
+
+# The demo over real servers: 2 recorders, Kafka, 2 Faust cleansers, 2 workers, an aggregator, ClickHouse and Elasticsearch.
+fleet: servers
+	@LEAK=$(LEAK) $(BIN)/python tests/servers/run.py $(BIN)/livefire demo --bus kafka://{kafka} \
+	  --store clickhouse://{clickhouse}/livefire --store elasticsearch://{elasticsearch}
 
 test: .venv
 	@$(BIN)/python -m pytest $(ARGS)

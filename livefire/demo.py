@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -30,6 +29,7 @@ from livefire.supervisor import Supervisor
 from livefire.system import System
 from livefire.tables import table
 from replay.summary import account_of
+from wire.account import Account
 from wire.config import ConfigError
 
 RECORD_S: Final = 14.0
@@ -56,16 +56,17 @@ class Demo:
         self.story = story
         self.figures: dict[str, Any] = {}
         self.folder = settings.folder.resolve()
+        self.relieved: set[str] = set()  # processes whose work is done
 
     def run(self) -> int:
         started = time.monotonic()
         _empty(self.folder)
         with Supervisor(self.folder / "logs") as supervisor:
             system = self._start(supervisor)
-            recorder = self._record(supervisor, system)
-            self._cleanse(system)
+            self._record(supervisor, system)
+            self._cleanse(supervisor, system)
             code = self._drill(supervisor, system)
-            self._finish(supervisor, system, recorder)
+            self._finish(supervisor, system)
         self.figures["seconds"] = round(time.monotonic() - started, 1)
         self.figures["exit_code"] = code
         (self.folder / "figures.json").write_bytes(msgspec.json.format(msgspec.json.encode(self.figures)))
@@ -74,7 +75,7 @@ class Demo:
     # -- 1
 
     def _start(self, supervisor: Supervisor) -> System:
-        anywhere = RecordSettings(to="", interfaces=("lo",), proxies=(("127.0.0.1:1", "127.0.0.1:2"),),
+        anywhere = RecordSettings(to="live.lf", interfaces=("lo",), proxies=(("127.0.0.1:1", "127.0.0.1:2"),),
                                   source=self.settings.engine)  # fmt: skip
         choice = choose(anywhere)
         system = System(self.settings.system, self.folder, proxied=choice.kind == "proxy")
@@ -92,49 +93,38 @@ class Demo:
 
     # -- 2
 
-    def _record(self, supervisor: Supervisor, system: System) -> subprocess.Popen[bytes]:
-        engine = "proxy" if system.proxied else "ring"
+    def _record(self, supervisor: Supervisor, system: System) -> None:
         self.story.chapter("record its traffic")
         self.story.line(self.why_this_source)
         self.live = self.folder / "live.lf"
-        arguments = ["record", "--stdin-guard", "--engine", engine, "--to", str(self.live)]
-        for name in system.description.record:
-            at, via = system.places[f"{name}.at"], system.places[f"{name}.via"]
-            if system.proxied:
-                arguments += ["--proxy", f"{via}={at}"]
-            else:
-                arguments += ["--port", at.rpartition(":")[2]]
-        if not system.proxied:
-            arguments += ["--interface", "lo"]
-        mask = system.path.parent / "mask.yaml"
-        if mask.exists():
-            arguments += ["--mask", str(mask)]
-        recorder = supervisor.spawn("recorder", self._command(arguments))
+        sources = recorder_sources(system, system.description.record)
+        recorder = supervisor.spawn("recorder", self._command(["record", "--to", str(self.live), *sources]))
+        self.recorders = [recorder]
         deadline = time.monotonic() + _READY_S
         while not self.live.exists():
             if recorder.poll() is not None or time.monotonic() > deadline:
                 raise ConfigError(f"the recorder did not start: {' / '.join(supervisor.errors_of('recorder'))}")
             time.sleep(0.02)
         self.production = system.start_production(supervisor)
-        began = time.monotonic()
-        while (passed := time.monotonic() - began) < self.settings.record_s:
-            megabytes = self.live.stat().st_size / 1e6
-            self.story.progress(
-                f"recording production, {passed:.0f} of {self.settings.record_s:.0f} s, {megabytes:.1f} MB"
-            )
-            self._all_alive(supervisor)
-            time.sleep(0.1)
+        self._watch(supervisor, lambda: f", {self.live.stat().st_size / 1e6:.1f} MB")
         recording = Recording(self.live)
         account = recording.account
         self.story.line(f"{recording.count:,} exchanges so far, and it goes on recording; "
                         f"account {'balanced' if account.balanced else 'NOT BALANCED'}")  # fmt: skip
         self.masked = masked_line(account)
         self.story.line(self.masked or "NOTHING WAS MASKED")
-        return recorder
+
+    def _watch(self, supervisor: Supervisor, more: Callable[[], str]) -> None:
+        """Production goes on and is recorded for a while."""
+        began = time.monotonic()
+        while (passed := time.monotonic() - began) < self.settings.record_s:
+            self.story.progress(f"recording production, {passed:.0f} of {self.settings.record_s:.0f} s{more()}")
+            self._all_alive(supervisor)
+            time.sleep(0.1)
 
     # -- 3
 
-    def _cleanse(self, system: System) -> None:
+    def _cleanse(self, supervisor: Supervisor, system: System) -> None:
         self.story.chapter("cleanse and stamp")
         self.clean = self.folder / "clean.lf"
         entry = system.places[f"{system.description.entry}.at"]
@@ -157,13 +147,13 @@ class Demo:
         stopped = self.result.exit_code == errors.STOPPED
         return errors.OK if stopped else self.result.exit_code
 
-    def _finish(self, supervisor: Supervisor, system: System, recorder: subprocess.Popen[bytes]) -> None:
+    def _finish(self, supervisor: Supervisor, system: System) -> None:
         # Production first: then the recorder has seen the end of everything, and its books can be closed.
         supervisor.stop(self.production)
-        supervisor.stop(recorder, grace_s=8)
-        recording = Recording(self.live)
+        for recorder in self.recorders:
+            supervisor.stop(recorder, grace_s=8)
         self.story.chapter("account")
-        self.figures["record"] = recording.account.as_json()
+        self.figures["record"] = self._recorded().as_json()
         self.figures["replay"] = account_of(self.result.run_dir).as_json()
         stages = {name: self.figures[name] for name in ("record", "cleanse", "replay")}
         self.story.line(account_table(stages))
@@ -175,6 +165,7 @@ class Demo:
         self.figures["third_parties_reached"] = reached
         for name, count in reached.items():
             self.story.line(f"{name} reached by stress traffic: {count}")
+        self._more_proofs(supervisor)
         report = _near(report_of(self.result, self.folder / "report.html"))
         self.story.chapter(f"the result: {self.result.verdict.headline}")
         if self.result.exit_code == errors.STOPPED:
@@ -183,15 +174,39 @@ class Demo:
             self.story.line(f"exit code {self.result.exit_code} (docs/cli.md)")
         self.story.line(f"report: {report}")
         program = _near(Path(sys.argv[0]).absolute()) if Path(sys.argv[0]).name == "livefire" else "livefire"
-        self.story.line(f"the recording: {program} show {_near(self.live)}; the shots: {program} outcomes")
+        self.story.line(f"the recording: {program} show {_near(self._recording)}; the shots: {program} outcomes")
+
+    @property
+    def _recording(self) -> Path:
+        return self.live
+
+    def _recorded(self) -> Account:
+        return Recording(self.live).account
+
+    def _more_proofs(self, supervisor: Supervisor) -> None:
+        """On one machine there is nothing more to prove."""
 
     def _command(self, arguments: list[str]) -> list[str]:
         return [sys.executable, "-m", "livefire", "--keys", str(self.keys), *arguments]
 
     def _all_alive(self, supervisor: Supervisor) -> None:
         for name, code in supervisor.ended():
+            if name in self.relieved:
+                continue
             words = " / ".join(supervisor.errors_of(name)) or "it said nothing"
             raise ConfigError(f"{name} ended with {code} in the middle of the demo: {words}")
+
+
+def recorder_sources(system: System, services: Sequence[str]) -> list[str]:
+    """How a recorder listens to these services: from the wire, or as the proxy before them."""
+    arguments = ["--stdin-guard", "--engine", "proxy" if system.proxied else "ring"]
+    for name in services:
+        at, via = system.places[f"{name}.at"], system.places[f"{name}.via"]
+        arguments += ["--proxy", f"{via}={at}"] if system.proxied else ["--port", at.rpartition(":")[2]]
+    if not system.proxied:
+        arguments += ["--interface", "lo"]
+    mask = system.path.parent / "mask.yaml"
+    return [*arguments, "--mask", str(mask)] if mask.exists() else arguments
 
 
 def _reason(name: str) -> str:
