@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from bus.address import KafkaSecurity, open_bus
+from bus.address import KafkaSecurity, open_bus, parse_kafka
 from bus.logreader import LogReader
 from bus.ports import BusError
+from capture import goreplay_kafka
 from capture.assembler import Assembler, Masker
 from capture.dealer import Dealer
 from capture.output import Output
@@ -70,6 +72,47 @@ def import_files(
         output.end(assembler, reason)
     if progress is not None:
         progress(packets, output.written_exchanges)
+    return assembler.account
+
+
+def import_goreplay(
+    address: str,
+    to: Path,
+    settings: CaptureSettings | None = None,
+    masker: Masker | None = None,
+    key: bytes = b"",
+    *,
+    security: KafkaSecurity | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Account:
+    """What GoReplay has in the topic of `kafka://host:port/topic` now, to a recording at `to`; its account.
+
+    `progress` gets messages read and exchanges written. Raises BusError, ConfigError.
+    """
+    from bus.kafka_foreign import foreign_messages
+
+    chosen = settings if settings is not None else CaptureSettings()
+    named = parse_kafka(address)
+    now_ns = time.time_ns()
+    recording_id = ulid(now_ns)
+    messages = foreign_messages(named, named.prefix, security)
+    first = list(itertools.islice(messages, 1))  # for its errors, before the file is made
+    assembler = Assembler(recording_id, chosen, masker, key)
+    _make_room(to, recording_id)
+    output = Output.open(to, recording_id, chosen, created_ns=now_ns, inputs=(address,), masked=masker is not None)
+    reason, count = "failed", 0
+    try:
+        for count in goreplay_kafka.feed((m.value for m in itertools.chain(first, messages)), assembler):
+            output.pump(assembler, time.monotonic_ns())
+            if progress is not None and not count % _PUMP_EVERY:
+                progress(count, output.written_exchanges)
+        reason = "done"
+    except KeyboardInterrupt:
+        reason = "stopped"
+    finally:
+        output.end(assembler, reason)
+    if progress is not None:
+        progress(count, output.written_exchanges)
     return assembler.account
 
 
