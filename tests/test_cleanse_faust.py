@@ -1,0 +1,302 @@
+"""Cleansing with Faust, on a real broker: several workers, kills, poison, and what is told when it cannot run."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import synthetic_trace
+from fault_checks import until
+from fault_cleanse import (
+    NAME,
+    PARTITIONS,
+    Agents,
+    Poisoner,
+    Worker,
+    cluster,
+    kills,
+    lag,
+    learned_file,
+    letter_problems,
+    problems_of,
+)
+from test_cleanse_app import exchange, write
+from test_cleanse_stream import NOTHING, same
+from test_livefire_cli import run
+
+from bus import kafka_layout as layout
+from bus.address import open_bus, parse_kafka
+from bus.kafka_topics import Topics, Wanted
+from cleanse.app import cleanse
+from cleanse.relay import Relay
+from cleanse.settings import CleanseSettings
+from cleanse.stream import StreamPipeline
+from replay.fetch import fetch
+from wire import codec, topics
+from wire.records import Dead, End, Exchange, Manifest
+
+TIMES = int(os.environ.get("LIVEFIRE_FAULTS", "1"))
+GROUP = "cleanse"
+
+
+def record(address: str, exchanges: list[Exchange], agents: tuple[str, ...] = ("a", "b")) -> None:
+    """Each agent's exchanges in the order in which they were complete, dealt over its streams."""
+    bus = open_bus(address, NAME)
+    spread = bus.spread(topics.RAW)
+    for number, agent in enumerate(agents):
+        mine = sorted(exchanges[number :: len(agents)], key=lambda e: e.response_end_ns)
+        writers = []
+        for k in range(spread):
+            manifest = Manifest(
+                topics.RAW, f"{agent}.{k}", NAME, synthetic_trace.START_NS, "test", agents, scale=0.5, masked=False
+            )
+            writers.append(bus.writer(topics.RAW, f"{agent}.{k}", manifest))
+        counts = [0] * spread
+        for turn, at in enumerate(range(0, len(mine), 6)):
+            writers[turn % spread].write_records(mine[at : at + 6])
+            counts[turn % spread] += len(mine[at : at + 6])
+        for k, writer in enumerate(writers):
+            writer.end(End(NAME, f"{agent}.{k}", counts[k], 0, 0))
+    bus.close()
+
+
+def test_two_workers_over_kafka_give_what_the_file_gives(tmp_path: Path, kafka_server: Any) -> None:
+    """Two agents, eight partitions, one exchange that takes 30 s; learned over the bus as well."""
+    exchanges = synthetic_trace.make(21).exchanges
+    slow = exchanges[len(exchanges) // 3]
+    exchanges[len(exchanges) // 3] = msgspec.structs.replace(slow, response_end_ns=slow.request_start_ns + 30 * 10**9)
+    exchanges = [msgspec.structs.replace(e, server="10.1.0.1:8080") for e in exchanges]
+    cleanse(write(tmp_path / "raw.lf", exchanges), tmp_path / "file.lf")
+    with cluster(kafka_server.address) as address:
+        record(address, exchanges)
+        where = ("--bus", address, "--recording", NAME)
+        done = run("learn", *where, "--to", str(tmp_path / "learned.lf"), "--wait", "30s")
+        assert done.returncode == 0, done.stderr
+        os.replace(tmp_path / "learned.lf", tmp_path / "clean.lf")  # what workers are given
+        workers = [Worker(tmp_path, address, name) for name in ("c0", "c1")]
+        try:
+            bus = open_bus(address, NAME)
+            fetched = fetch(bus, NAME, tmp_path / "fetched.lf", deadline_s=60)
+            assert fetched is not None
+            same(tmp_path / "fetched.lf", tmp_path / "file.lf")
+            fetch(bus, NAME, tmp_path / "again.lf", deadline_s=60)
+            bus.close()
+            assert (tmp_path / "again.lf").read_bytes() == (tmp_path / "fetched.lf").read_bytes()
+            assert [worker.ready().end(term=bool(n)) for n, worker in enumerate(workers)] == [0, 0]
+            # In peace means committed: who comes later has nothing to do.
+            assert lag(address, f"{parse_kafka(address).prefix}.cleanse") == 0
+        finally:
+            for worker in workers:
+                worker.close()
+
+
+def test_poison_is_a_dead_letter_once_and_stalls_nothing(tmp_path: Path, kafka_server: Any) -> None:
+    with cluster(kafka_server.address) as address:
+        poison = Poisoner(address)
+        worker = Worker(tmp_path, address, "c0").ready()
+        try:
+            with Agents(address, pause_s=0.05) as agents:
+                for kind in ("corrupt", "truncated", "future", "large"):
+                    poison.write(kind)
+                    written = agents.batches
+                    until(lambda: agents.batches > written + 16, 20, "nothing is written")  # noqa: B023
+            bus = open_bus(address, NAME)
+            fetched = fetch(bus, NAME, tmp_path / "fetched.lf", deadline_s=60)
+            bus.close()
+            assert fetched is not None
+            assert problems_of(agents.written, fetched, tmp_path / "fetched.lf", 4) == []
+            assert letter_problems(address, poison.written) == []
+            assert letter_problems(address, poison.written[1:]) != []  # control
+            told = run("dead", "list", "--bus", address, "--recording", NAME)
+            assert "format version 99" in told.stdout and "ends inside" not in told.stdout
+            assert run("dead", "drop", "--bus", address, "--recording", NAME, "--all").returncode == 0
+            assert "no dead letters" in run("dead", "list", "--bus", address, "--recording", NAME).stdout
+            assert worker.end() == 0 and "4 dead letters" in worker.said()
+        finally:
+            poison.close()
+            worker.close()
+
+
+def test_killed_workers_lose_nothing_and_repeat_nothing(tmp_path: Path, kafka_server: Any) -> None:
+    seed = random.SystemRandom().randrange(1 << 30)
+    tally = kills(tmp_path, kafka_server.address, TIMES, seed)
+    print(f"seed {seed}: {tally.hits} kills, {tally.in_flight} with work in flight")
+    assert tally.verdict() == [], f"seed {seed}"
+
+
+def test_the_check_of_lost_and_repeated_exchanges_sees_them(tmp_path: Path) -> None:
+    """Controls: each thing that the fault test looks for is found when it is there."""
+    from test_cleanse_stream import deal
+
+    from cleanse import loop
+
+    exchanges = [exchange(n) for n in range(40)]
+    bus = deal(tmp_path, exchanges, random.Random(1))
+    loop.run(bus, NAME, StreamPipeline(CleanseSettings(), NOTHING, 2))
+    fetched = fetch(bus, NAME, tmp_path / "clean.lf", deadline_s=5)
+    assert fetched is not None
+    written = {one.exchange_id: one for one in exchanges}
+    assert problems_of(written, fetched, tmp_path / "clean.lf") == []
+    more = {**written, b"x" * 16: exchanges[0]}
+    assert any("lost" in text for text in problems_of(more, fetched, tmp_path / "clean.lf"))
+    less = dict(list(written.items())[1:])
+    assert any("never written" in text for text in problems_of(less, fetched, tmp_path / "clean.lf"))
+    fetched.account.ledger("messages").emitted -= 1
+    assert any("balance" in text for text in problems_of(written, fetched, tmp_path / "clean.lf"))
+
+
+def test_missing_topics_are_one_line_and_no_idle_worker(tmp_path: Path, kafka_server: Any) -> None:
+    address = f"kafka://{kafka_server.address}/nowhere-{os.getpid()}"
+    done = run("cleanse", "--bus", address, "--learned", str(learned_file(tmp_path)))
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "livefire topics create --bus" in done.stderr
+
+
+def test_a_recording_of_its_own_is_cleansed_from_its_beginning(tmp_path: Path, kafka_server: Any) -> None:
+    """A worker for one recording leaves the others alone, and what the common group has done does not matter."""
+    with cluster(kafka_server.address) as address:
+        record(address, synthetic_trace.make(3).exchanges)
+        everything = Worker(tmp_path, address, "c0").ready()
+        alone = Worker(tmp_path, address, "c1", "--recording", "tuesday").ready()
+        try:
+            bus = open_bus(address, NAME)
+            assert fetch(bus, NAME, tmp_path / "one.lf", deadline_s=60) is not None
+            bus.close()
+            assert alone.end() == 0 and "cleansed" in alone.said()
+            assert everything.end() == 0
+            again = Worker(tmp_path, address, "c2", "--recording", NAME).ready()
+            group = f"{parse_kafka(address).prefix}.cleanse.{NAME}"
+            until(lambda: again.process.poll() is not None or _done(address, group), 40, "it does nothing", again.said)
+            bus = open_bus(address, NAME)
+            fetched = fetch(bus, NAME, tmp_path / "two.lf", deadline_s=60)
+            bus.close()
+            assert fetched is not None
+            assert (tmp_path / "one.lf").read_bytes() == (tmp_path / "two.lf").read_bytes()
+            assert again.end() == 0
+        finally:
+            for worker in (everything, alone):
+                worker.close()
+
+
+def _done(address: str, group: str) -> bool:
+    try:
+        return lag(address, group) == 0
+    except Exception:
+        return False
+
+
+def test_a_frozen_worker_that_wakes_up_repeats_nothing(tmp_path: Path, kafka_server: Any) -> None:
+    """A worker that stands still is taken for dead; its partitions go to others; then it goes on where it stood."""
+    with cluster(kafka_server.address) as address:
+        workers = [Worker(tmp_path, address, name).ready() for name in ("c0", "c1")]
+        try:
+            with Agents(address) as agents:
+                until(lambda: agents.batches > 50, 20, "nothing is written")
+                os.kill(workers[0].process.pid, signal.SIGSTOP)
+                written = agents.batches
+                until(lambda: agents.batches > written + 600, 60, "nothing is written")
+                os.kill(workers[0].process.pid, signal.SIGCONT)
+                written = agents.batches
+                until(lambda: agents.batches > written + 50, 20, "nothing is written")
+            bus = open_bus(address, NAME)
+            fetched = fetch(bus, NAME, tmp_path / "fetched.lf", deadline_s=90)
+            bus.close()
+            assert fetched is not None
+            assert problems_of(agents.written, fetched, tmp_path / "fetched.lf") == []
+        finally:
+            for worker in workers:
+                worker.close()
+
+
+# ---------------------------------------------------------------------------- the relay, without a broker
+
+
+def relay(recording: str = "", width: int = 4) -> Relay:
+    return Relay(StreamPipeline(CleanseSettings(), NOTHING, width), "p", PARTITIONS, recording)
+
+
+KEY = b"monday/raw/a.3"
+
+
+def test_outputs_carry_the_place_of_their_input_in_its_stream() -> None:
+    data = codec.encode([exchange(n) for n in range(20)])
+    sendings = relay().relay(KEY, data, layout.header(2, 7), 40, 3)
+    assert len(sendings) > 1
+    for sending in sendings:
+        assert layout.sequence_in(sending.headers) == (2, 28)
+        assert sending.key == b"monday/clean/a.3.%d" % sending.partition
+        assert (sending.topic, sending.partition) == ("p.clean", layout.partition_of(sending.key.decode(), 4))
+    # What an agent repeats is the same message to readers, wherever it lies.
+    again = relay().relay(KEY, data, layout.header(2, 7), 99, 3)
+    assert [s.headers for s in again] == [s.headers for s in sendings]
+    head = relay().relay(KEY, codec.encode((Manifest("raw", "a.3", NAME, 1, "t"),)), layout.header(1, 1), 0, 3)
+    assert [layout.sequence_in(s.headers) for s in head] == [(1, 4), (1, 5), (1, 6)] * 4
+
+
+def test_the_mark_of_a_new_epoch_is_passed_on_to_every_partition() -> None:
+    sendings = relay().relay(KEY, b"", layout.header(2, 0), 40, 3)
+    assert [(s.partition, s.value, layout.sequence_in(s.headers)) for s in sendings] == [
+        (j, b"", (2, 0)) for j in range(4)
+    ]
+
+
+def test_other_recordings_are_passed_over_and_strangers_become_dead_letters() -> None:
+    data = codec.encode([exchange(1)])
+    assert relay("tuesday").relay(KEY, data, (), 1, 3) == []
+    assert relay("monday").relay(KEY, data, (), 1, 3) != []
+    for key in (None, b"x", b"\xff\xfe", b"monday/clean/a.3"):
+        strangers = relay()
+        (letter,) = strangers.relay(key, data, (), 5, 3)
+        assert (letter.topic, letter.key) == ("p.dead", b"fleet/dead/unnamed.3") and strangers.dead == 1
+        assert relay("monday").relay(key, data, (), 5, 3) == []
+
+
+def test_whatever_a_message_does_it_becomes_a_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a rule that fails")
+
+    monkeypatch.setattr("cleanse.stream.stamped", broken)
+    letter, account = relay().relay(KEY, codec.encode([exchange(1)] * 3), layout.header(1, 5), 9, 3)
+    (dead,) = codec.decode(letter.value).records
+    assert isinstance(dead, Dead) and dead.error == "RuntimeError: a rule that fails"
+    assert codec.decode_header(account.value).increment.ledgers["messages"].drops == {"unreadable": 3}
+
+
+def test_topics_that_take_less_than_a_message_needs(tmp_path: Path, kafka_server: Any) -> None:
+    """What the brokers refuse is a dead letter, too: it must not come again and again."""
+    address = f"kafka://{kafka_server.address}/small{os.getpid()}"
+    made = Topics(parse_kafka(address))
+    made.create(Wanted(partitions=2))
+    try:
+        made._admin.alter_configs(  # smaller than its documentation asks
+            [_small(layout.kafka_topic(parse_kafka(address).prefix, topics.CLEAN), 20_000)]
+        )
+        big = exchange(1)
+        assert big.response is not None
+        body = random.Random(1).randbytes(60_000)
+        big = msgspec.structs.replace(big, response=msgspec.structs.replace(big.response, body=body, body_bytes=60_000))
+        record(address, [big, *(exchange(n) for n in range(2, 30))])
+        worker = Worker(tmp_path, address, "c0")
+        try:
+            bus = open_bus(address, NAME)
+            fetched = fetch(bus, NAME, tmp_path / "fetched.lf", deadline_s=60)
+            bus.close()
+            assert fetched is not None and 0 < fetched.exchanges < 29
+            found = run("dead", "list", "--bus", address, "--recording", NAME).stdout
+            assert "the brokers refuse what it becomes" in found, found
+            assert worker.ready().end() == 0
+        finally:
+            worker.close()
+    finally:
+        made.delete()
+
+
+def _small(topic: str, size: int) -> Any:
+    from kafka.admin import ConfigResource, ConfigResourceType
+
+    return ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": str(size)})
