@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,20 +31,54 @@ _SPENT: Final = (
 _FETCH_BYTES: Final = 2 << 20  # a partition; one message may be larger, and comes whole all the same
 
 
+_WHY: Final = re.compile(
+    r"(?:Connection failed|Bootstrap connection to \S+ failed): (\w+)(?:: (?:\d+ )?([^\n]*?))?(?: \(backoff.*)?"
+)
+_CONNECTION: Final = "kafka.net.connection"
+_PLAIN: Final = {"ECONNREFUSED": "connection refused", "ETIMEDOUT": "timed out", "EHOSTUNREACH": "no route to the host"}
+
+
 class _LastWords(logging.Handler):
-    """Keeps what the driver said last. It is not for the user's terminal: an outage would fill it with repeats."""
+    """Keeps why the driver could not connect. Its log is not for the user's terminal: an outage would fill it."""
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._text, self._at = "", 0.0
+        super().__init__(logging.INFO)
+        self._asked: set[int] = set()  # connections on which the broker has been told who we are, and has not answered
+        self.forget()
+
+    def forget(self) -> None:
+        self._kind, self._text, self._at = "", "", 0.0
+
+    def _note(self, record: logging.LogRecord) -> None:
+        """A broker says no and closes; when both arrive at once the driver sees only that it is closed."""
+        connection = id(record.args[0]) if isinstance(record.args, tuple) and record.args else 0
+        said = str(record.msg)
+        if "Broker version identified" in said:
+            self._asked.add(connection)
+        elif connection in self._asked:
+            self._asked.remove(connection)
+            if "Connection lost" in said and "socket disconnected" in record.getMessage():
+                self._kind, self._text, self._at = "SaslClosed", "closed", time.monotonic()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._text, self._at = record.getMessage().partition("\n")[0], time.monotonic()
+        if record.name == _CONNECTION:
+            self._note(record)
+        if match := _WHY.fullmatch(record.getMessage().partition("\n")[0]):
+            if self.refused and match[1] in ("KafkaConnectionError", "KafkaTimeoutError") and "ECONN" not in match[0]:
+                return  # the same once more, or cut short by our own deadline
+            self._kind = match[1]
+            self._text = " ".join(_PLAIN.get(word, word) for word in (match[2] or match[1]).split())
+            self._at = time.monotonic()
 
     @property
     def text(self) -> str:
         """What was said in the last seconds: older words are about something else."""
         return self._text if time.monotonic() - self._at < 5.0 else ""
+
+    @property
+    def refused(self) -> bool:
+        """Whether the brokers did not take user or password: while connecting the driver only logs that."""
+        return self._kind.startswith("Sasl") and bool(self.text)
 
 
 _words = _LastWords()
@@ -52,6 +87,7 @@ _words = _LastWords()
 def _quiet() -> None:
     driver = logging.getLogger("kafka")
     if _words not in driver.handlers:
+        logging.getLogger(_CONNECTION).setLevel(logging.INFO)
         driver.addHandler(_words)
         driver.propagate = False
 
@@ -101,7 +137,7 @@ def client_options(address: KafkaAddress, security: KafkaSecurity) -> dict[str, 
 def told(address: KafkaAddress, error: Exception) -> BusError:
     """The driver's error as one of ours."""
     name = type(error).__name__.removesuffix("Error")
-    if isinstance(error, kafka_errors.SaslAuthenticationFailedError):
+    if isinstance(error, kafka_errors.SaslAuthenticationFailedError) or _words.refused:
         return BusError(f"{address}: the brokers refuse user or password (kafka_security)")
     if isinstance(error, kafka_errors.AuthorizationError):
         return BusError(f"{address}: not allowed: {name} (what this user may do is set on the brokers)")
@@ -111,6 +147,8 @@ def told(address: KafkaAddress, error: Exception) -> BusError:
         return BusError(f"{address}: a topic is gone (livefire topics check --bus {address})")
     if isinstance(error, kafka_errors.MessageSizeTooLargeError | kafka_errors.RecordListTooLargeError):
         return BusError(f"{address}: a message is larger than the topic takes (livefire topics check --bus {address})")
+    if isinstance(error, kafka_errors.KafkaConfigurationError):
+        return BusError(f"{address}: {error}")
     said = f" ({_words.text[:160]})" if _words.text else ""
     if isinstance(error, kafka_errors.KafkaTimeoutError) or getattr(error, "retriable", False):
         return BusAway(f"{address}: no broker answers{said}")
@@ -137,6 +175,7 @@ class Link:
         self._positions: dict[TopicPartition, int] = {}
         self._active: TopicPartition | None = None
         self._glances = _Glances()
+        self._answer_ms = int(CONNECT_S * 1000)  # until the consumer knows its way about
         self._closed = False
         _quiet()
 
@@ -158,6 +197,7 @@ class Link:
         return self._counts[topic]
 
     def _describe(self, names: Sequence[str]) -> None:
+        _words.forget()
         with self._talk():
             admin = KafkaAdminClient(**self._options)
             try:
@@ -183,6 +223,7 @@ class Link:
             if self._closed:
                 raise BusError(f"{self.address}: is closed")
             if self._producer is None:
+                _words.forget()
                 with self._talk():
                     self._producer = KafkaProducer(
                         **self._options,
@@ -236,6 +277,7 @@ class Link:
         if self._closed:
             raise BusError(f"{self.address}: is closed")
         if self._consumer is None:
+            _words.forget()
             with self._talk():
                 self._consumer = KafkaConsumer(
                     **self._options,
@@ -253,6 +295,7 @@ class Link:
                 )
                 self._positions.clear()
                 self._active = None
+                self._answer_ms = int(CONNECT_S * 1000)
         return self._consumer
 
     @contextlib.contextmanager
@@ -272,13 +315,12 @@ class Link:
             return seen[at]
         wanted: Iterable[TopicPartition] = (at,) if seen is None else {at, *self._positions}
         with self._talk():
-            consumer, timeout_ms = self.consumer(), int(ANSWER_S * 1000)
+            consumer, timeout_ms = self.consumer(), self._answer_ms
             try:
                 ends: dict[TopicPartition, int] = consumer.end_offsets(list(wanted), timeout_ms=timeout_ms)
-            except (
-                KeyError
-            ):  # among several the driver passes over one whose leader it does not know yet; alone it asks
+            except KeyError:  # of several the driver passes over one whose leader it does not know; alone it asks
                 ends = {each: consumer.end_offsets([each], timeout_ms=timeout_ms)[each] for each in wanted}
+        self._answer_ms = int(ANSWER_S * 1000)
         if seen is not None:
             seen.update(ends)
         return ends[at]
@@ -287,13 +329,13 @@ class Link:
         """The first offset that was written at that time or later; the end when there is none."""
         end = self.end(at)
         with self._talk():
-            found = self.consumer().offsets_for_times({at: since_ms}, timeout_ms=int(ANSWER_S * 1000))[at]
+            found = self.consumer().offsets_for_times({at: since_ms}, timeout_ms=self._answer_ms)[at]
         return int(found.offset) if found is not None and found.offset >= 0 else end
 
     def beginning(self, at: TopicPartition) -> int:
         """The first offset that retention has left."""
         with self._talk():
-            return int(self.consumer().beginning_offsets([at], timeout_ms=int(ANSWER_S * 1000))[at])
+            return int(self.consumer().beginning_offsets([at], timeout_ms=self._answer_ms)[at])
 
     def fetch(self, at: TopicPartition, start: int) -> tuple[list[Any], int]:
         """Records from `start` on, which must be before the end, and where to go on. Raises BusAway, BusError."""

@@ -385,7 +385,7 @@ def test_readers_at_different_places_each_get_all(bus: Bus) -> None:
     """One is never read, one is far behind, one keeps up: none holds up another, none misses anything."""
     writer = bus.writer("outcomes", "w0", manifest())
     never, late, prompt = (bus.reader("outcomes", "w0") for _ in range(3))
-    big = [codec.encode([Drop("x" * 200_000, "late", False, number)], compress=False) for number in range(60)]
+    big = [codec.encode([Drop("x" * 20_000, "late", False, number)], compress=False) for number in range(60)]
     for at in range(0, 60, 6):
         writer.write_many(big[at : at + 6])
         assert numbers(all_of(prompt)) == list(range(at, at + 6))

@@ -1,0 +1,247 @@
+"""What the bus on Kafka promises beyond the contract: epochs, sequences, topics, the broker's clock, foreign topics."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from kafka import TopicPartition
+
+from bus import kafka_layout as layout
+from bus import kafka_reader
+from bus.address import KafkaAddress, KafkaSecurity, open_bus, parse_kafka
+from bus.kafka import KafkaBus
+from bus.kafka_foreign import foreign_messages
+from bus.kafka_link import Link
+from bus.kafka_reader import KafkaReader
+from bus.kafka_topics import Topics, Wanted
+from bus.ports import BusError, BusHeld, Reader
+from wire import codec, topics
+from wire.records import Drop, End, Manifest
+
+
+@pytest.fixture(scope="module")
+def address(request: pytest.FixtureRequest) -> Iterator[KafkaAddress]:
+    address = KafkaAddress((request.getfixturevalue("kafka_server").address,), f"test-{uuid.uuid4().hex[:8]}")
+    with Topics(address) as made:
+        made.create(Wanted(partitions=4))
+        yield address
+        made.delete()
+
+
+@pytest.fixture
+def bus(address: KafkaAddress) -> Iterator[KafkaBus]:
+    opened = KafkaBus(address, f"run-{uuid.uuid4().hex[:8]}")
+    yield opened
+    opened.close()
+
+
+def manifest(partition: str = "w0", topic: str = topics.OUTCOMES) -> Manifest:
+    return Manifest(topic, partition, "run-1", 5, "test")
+
+
+def coded(number: int) -> bytes:
+    return codec.encode([Drop("stage", "late", False, number)])
+
+
+def numbers(reader: Reader) -> list[int]:
+    found = []
+    while messages := reader.read():
+        for message in messages:
+            found += [record.count for record in codec.decode(message.data).records if isinstance(record, Drop)]
+    return found
+
+
+def put_raw(bus: KafkaBus, reader: KafkaReader, number: int, headers: list[tuple[str, bytes]]) -> None:
+    future = bus.link.send(reader.at.topic, reader.at.partition, reader.key, coded(number), headers)
+    bus.link.acknowledged(future, time.monotonic() + 5)
+
+
+def test_what_is_written_twice_is_read_once(bus: KafkaBus) -> None:
+    """As after a producer that had to be made anew: it cannot know whether its last message had been written."""
+    writer = bus.writer(topics.OUTCOMES, "w0", manifest())
+    writer.write(coded(1))
+    writer.write(coded(2))
+    reader = bus.reader(topics.OUTCOMES, "w0")
+    put_raw(bus, reader, 2, layout.header(1, 3))  # the manifest was 1
+    writer.write(coded(3))
+    put_raw(bus, reader, 9, [])  # negative control: without a number nothing is known to be a repeat
+    assert numbers(reader) == [1, 2, 3, 9] and (reader.repeats, reader.fenced) == (1, 0)
+    middle = bus.reader(
+        topics.OUTCOMES, "w0", reader.next_offset - 3
+    )  # behind the first 2: its repeat is one all the same
+    assert numbers(middle) == [3, 9]
+    writer.close()
+
+
+def test_a_writer_that_lost_its_stream_is_told_and_not_read(bus: KafkaBus, address: KafkaAddress) -> None:
+    first = bus.writer(topics.OUTCOMES, "w0", manifest())
+    first.write(coded(1))
+    bus._stop.set()  # as when the process is stopped: it renews nothing
+    other = KafkaBus(address, bus.scope)
+    with pytest.raises(BusHeld):
+        other.writer(topics.OUTCOMES, "w0", manifest())
+    deadline = time.monotonic() + 10
+    while other.held(topics.OUTCOMES, "w0"):
+        assert time.monotonic() < deadline
+    second = other.writer(topics.OUTCOMES, "w0", manifest())
+    with pytest.raises(BusHeld, match="taken over"):
+        first.write(coded(2))
+    with pytest.raises(BusError):
+        first.write(coded(3))
+    second.write(coded(4))
+    reader = other.reader(topics.OUTCOMES, "w0")
+    assert numbers(reader) == [1, 4]
+    assert reader.fenced == 1
+    second.end(End("run-1", "w0", 2, 0, 0))
+    assert other.reader(topics.OUTCOMES, "w0", reader.next_offset).read(), "the end mark"
+    other.close()
+
+
+def test_a_hold_is_renewed_while_nothing_is_written(bus: KafkaBus, address: KafkaAddress) -> None:
+    writer = bus.writer(topics.OUTCOMES, "w0", manifest())
+    other = KafkaBus(address, bus.scope)
+    until = time.monotonic() + layout.HOLD_MS / 1000 + 1.5
+    while time.monotonic() < until:
+        assert other.held(topics.OUTCOMES, "w0")
+        time.sleep(0.1)  # not for an event: it must hold all the while
+    writer.write(coded(1))
+    writer.close()
+    assert not other.held(topics.OUTCOMES, "w0")
+    other.close()
+
+
+def test_an_end_that_the_directory_missed_is_found(bus: KafkaBus, address: KafkaAddress) -> None:
+    """A writer that was killed between its end mark and the directory."""
+    writer = bus.writer(topics.OUTCOMES, "w0", manifest())
+    writer.write(coded(1))
+    writer.write(codec.encode((End("run-1", "w0", 1, 0, 0),)))
+    writer.close()
+    with pytest.raises(BusError, match="whole already"):
+        bus.writer(topics.OUTCOMES, "w0", manifest())
+    reader = bus.reader(topics.OUTCOMES, "w0")
+    assert numbers(reader) == [1] and reader.ended
+    assert bus.reader(topics.OUTCOMES, "w0", reader.next_offset).ended
+
+
+def test_a_stream_is_gone_on_with_only_by_its_owner(bus: KafkaBus) -> None:
+    bus.writer(topics.OUTCOMES, "w0", manifest()).close()
+    with pytest.raises(BusError, match="holds outcomes of run-1, not outcomes of run-2"):
+        bus.writer(topics.OUTCOMES, "w0", Manifest(topics.OUTCOMES, "w0", "run-2", 5, "test"))
+    assert not bus.held(topics.OUTCOMES, "w0")
+    bus.writer(topics.OUTCOMES, "w0", manifest()).close()
+
+
+def test_a_reader_that_is_not_read_keeps_little(bus: KafkaBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_reader, "_QUEUE_MESSAGES", 8)
+    writer = bus.writer(topics.OUTCOMES, "w0", manifest())
+    never, prompt = bus.reader(topics.OUTCOMES, "w0"), bus.reader(topics.OUTCOMES, "w0")
+    for at in range(0, 200, 10):
+        writer.write_many([coded(number) for number in range(at, at + 10)])
+        assert numbers(prompt) == list(range(at, at + 10))
+        assert len(never._queue) <= 8
+    assert numbers(never) == list(range(200))
+    writer.close()
+
+
+def test_streams_lie_where_they_should(bus: KafkaBus) -> None:
+    assert [layout.partition_of(f"a.{number}", 4) for number in range(8)] == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert layout.partition_of("a.3.5", 8) == 5
+    # Ours and no client's hash: these must never change, or a stream would begin anew elsewhere.
+    assert [layout.partition_of(name, 8) for name in ("w0", "w1", "conductor", "stop-01JD")] == [3, 0, 4, 7]
+    assert layout.kafka_topic("lf", topics.BEATS) == layout.kafka_topic("lf", topics.CONTROL) == "lf.control"
+    assert bus.spread(topics.RAW) == 4 and bus.spread(topics.CONTROL) == bus.spread(topics.BEATS) == 1
+    writer = bus.writer(topics.RAW, "a.3", manifest("a.3", topics.RAW))
+    assert writer.at == TopicPartition(f"{bus.link.address.prefix}.raw", 3)
+    writer.close()
+
+
+def test_the_brokers_clock_is_measured(bus: KafkaBus) -> None:
+    """Here it is this machine's own."""
+    offset_ns, error_ns = bus.clock_offset()
+    assert 0 < error_ns < 1_000_000_000
+    assert abs(offset_ns) <= error_ns + 2_000_000
+
+
+def test_topics_are_made_checked_and_missed(request: pytest.FixtureRequest) -> None:
+    address = KafkaAddress((request.getfixturevalue("kafka_server").address,), f"test-{uuid.uuid4().hex[:8]}")
+    missed = KafkaBus(address, "run-1")
+    with pytest.raises(BusError, match=rf"there is no topic {address.prefix}\..*livefire topics create --bus kafka://"):
+        missed.writer(topics.OUTCOMES, "w0", manifest())
+    with Topics(address) as made:
+        assert {finding.problem for finding in made.check(Wanted())} == {"missing"}
+        found = made.create(Wanted(partitions=2, retention_ms=3_600_000))
+        assert all(finding.made and not finding.problem for finding in found)
+        assert {finding.topic.removeprefix(address.prefix + "."): finding.partitions for finding in found} == {
+            "raw": 2, "clean": 2, "claims": 2, "outcomes": 2, "panes": 2, "dropped": 2, "dead": 2, "samples": 2,
+            "exemplars": 2, "audit": 2, "control": 1, "streams": 1,
+        }  # fmt: skip
+        again = made.create(Wanted(partitions=5))
+        assert not any(finding.made or finding.problem for finding in again)
+        missed.writer(topics.OUTCOMES, "w0", manifest()).close()  # it need not be made anew
+        made.delete()
+    missed.close()
+
+
+@pytest.mark.parametrize(
+    ("topic", "partitions", "setting", "value", "problem"),
+    [
+        ("control", 3, "max.message.bytes", "8388608", "has 3 partitions, must have 1"),
+        ("raw", 2, "max.message.bytes", "1000000", "max.message.bytes is 1000000"),
+        ("raw", 2, "message.timestamp.type", "CreateTime", "must be LogAppendTime"),
+        ("raw", 2, "cleanup.policy", "compact", "cleanup.policy is compact"),
+        ("streams", 1, "cleanup.policy", "delete", "must have compact"),
+    ],
+)
+def test_a_topic_that_would_break_something_is_found(
+    request: pytest.FixtureRequest, topic: str, partitions: int, setting: str, value: str, problem: str
+) -> None:
+    address = KafkaAddress((request.getfixturevalue("kafka_server").address,), f"test-{uuid.uuid4().hex[:8]}")
+    with Topics(address) as made:
+        name = layout.kafka_topic(address.prefix, topic)
+        configs = {"message.timestamp.type": "LogAppendTime", setting: value}
+        made._admin.create_topics({name: {"num_partitions": partitions, "replication_factor": 1, "configs": configs}})
+        made._admin.wait_for_topics([name])
+        found = {finding.topic: finding.problem for finding in made.check(Wanted())}
+        assert problem in found.pop(name)
+        assert set(found.values()) == {"missing"}
+        made.delete()
+
+
+def test_messages_of_others_are_read_as_they_are(address: KafkaAddress) -> None:
+    link = Link(address, KafkaSecurity())
+    topic = layout.kafka_topic(address.prefix, topics.DROPPED)  # any topic: here it stands for one of somebody else
+    sent = [f"1 {number} 0 0\nGET /{number} HTTP/1.1\r\n\r\n".encode() for number in range(50)]
+    for number, value in enumerate(sent):
+        link.acknowledged(link.send(topic, number % 4, b"", value, []), time.monotonic() + 5)
+    found = list(foreign_messages(address, topic))
+    assert sorted(message.value for message in found) == sorted(sent)
+    assert [message.offset for message in found if message.partition == 1] == list(range(len(sent) // 4 + 1))
+    with pytest.raises(BusError, match="there is no topic nowhere"):
+        list(foreign_messages(address, "nowhere"))
+    link.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("kafka://", "not host:port"),
+        ("kafka://broker", "not host:port"),
+        ("kafka://broker:99999", "not host:port"),
+        ("kafka://a:1,b", "'b' is not host:port"),
+        ("kafka://a:1/x y", "cannot begin a topic's name"),
+        ("kafka://user:secret@a:1", "belong into the settings"),
+        ("http://a:1", "a bus is a folder or kafka://"),
+    ],
+)
+def test_a_bad_address_is_told(address: str, says: str) -> None:
+    with pytest.raises(BusError, match=says) as told:
+        open_bus(address, "run-1")
+    assert "secret" not in str(told.value)
+
+
+def test_an_address_has_servers_and_a_prefix() -> None:
+    assert parse_kafka("kafka://a:9092,[::1]:9093/fleet-1") == KafkaAddress(("a:9092", "[::1]:9093"), "fleet-1")
+    assert str(parse_kafka("kafka://a:9092")) == "kafka://a:9092/livefire"
