@@ -82,8 +82,8 @@ class Assembler:
         self._lane = Lane(self, self._messages, settings)
         self._general = general
         self.ready = Ready(self._ledgers)  # complete, and not yet taken
-        #: Asked with each request's fields in lower case, from the newline before them on (what is before that may be
-        #: there or not): why its exchange is not wanted (a reason of `INTENTIONAL`), "" to keep it.
+        #: Asked with a request's fields in lower case, from the newline before them on (or sooner): why its exchange is
+        #: not wanted (a reason of `INTENTIONAL`), "" to keep it.
         self.leave_out: Callable[[bytes], str] | None = None
         self.sheds: Callable[[bytes], bool] | None = None  # asked of each session id: is there no room for it?
 
@@ -98,8 +98,7 @@ class Assembler:
             count += waiting[0]
             messages += waiting[1]
         self._bytes.in_flight = count
-        self._messages.in_flight = messages
-        self._packets.in_flight = self._fragments.held
+        self._messages.in_flight, self._packets.in_flight = messages, self._fragments.held
         return self._ledgers.account
 
     @property
