@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from bus.ports import Bus, BusAway
+from bus.ports import Bus, BusAway, BusFull
 from bus.spool import Spool
 from bus.spooled import SpooledWriter
 from wire import codec, topics
@@ -24,7 +24,7 @@ from wire.records import End, Manifest
 
 DEFAULT_SPREAD: Final = 8  # streams of an agent whose bus has not been reached yet
 _MEASURE_NS: Final = 60_000_000_000
-_LINGER_S: Final = 15.0  # how long the end waits for the bus before it leaves the rest in the spool
+LINGER_S: Final = 15.0  # how long the end waits for a bus that is away before it leaves the rest in the spool
 
 
 class Clock(msgspec.Struct, frozen=True):
@@ -192,22 +192,34 @@ class Dealer:
             self._look()
 
     def end(self, end: End | None = None, *, reason: str = "done", sorted: bool = False) -> None:
-        """End every stream, and wait for what is in the spool. Raises BusAway when it has to stay there."""
+        """End every stream, and wait for what is in the spool. Raises BusAway when it has to stay there, BusFull when
+        there was not even room to say that it is the end."""
+        until = time.monotonic() + LINGER_S
         for stream in self._streams:
-            stream.end(reason=reason, sorted=sorted)
+            while True:
+                try:
+                    stream.end(reason=reason, sorted=sorted)
+                    break
+                except BusFull:
+                    if time.monotonic() > until:
+                        raise
+                    self._drain_soon()
         self.settle()
 
     def settle(self) -> None:
         """Send what waits. Raises BusAway when the bus has not taken all of it in time."""
-        until = time.monotonic() + _LINGER_S
-        while not self._drain():
+        until = time.monotonic() + LINGER_S
+        while not self._drain_soon():
             if time.monotonic() > until:
                 raise BusAway(
                     f"{self.path}: the bus is away: {self.waiting_bytes:,} bytes stay in {self._spool.folder} "
                     "(bring them later: the same command with --drain)"
                 )
-            if self._spool.resting:
-                time.sleep(0.05)
+
+    def _drain_soon(self) -> bool:
+        if self._spool.resting:
+            time.sleep(0.05)
+        return self._drain()
 
     def close(self) -> None:
         for stream in self._streams:

@@ -22,7 +22,7 @@ from bus.logwriter import LogWriter
 from bus.ports import Bus, BusError, BusFull
 from capture.assembler import Assembler, Masker
 from capture.choose import choose, open_source
-from capture.dealer import Clock, Dealer, after_crash
+from capture.dealer import LINGER_S, Clock, Dealer, after_crash
 from capture.output import Output
 from capture.settings import BUS_BODY_BYTES, CaptureSettings, RecordSettings
 from capture.shed import Shedder
@@ -228,7 +228,7 @@ class _Loop:
             self._pump()
         source.finish(assembler)
         self._pump()
-        if not self._writer.settle(self._settings.buffer_s):
+        if not self._writer.settle(LINGER_S if isinstance(self._log, Dealer) else self._settings.buffer_s):
             self._output.shed(assembler)
         self._output.end(assembler, reason)
         if progress is not None:

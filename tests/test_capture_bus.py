@@ -407,7 +407,7 @@ def test_a_bus_that_is_away_for_a_while_gets_everything_once(
 def test_a_bus_that_stays_away_is_told_and_what_waits_is_brought_later(
     address: str, server: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("capture.dealer._LINGER_S", 0.2)
+    monkeypatch.setattr("capture.dealer.LINGER_S", 0.2)
     bus = AwayBus(open_bus(address, "monday"))
     bus.away = True
     settings = settings_for(address, tmp_path)
