@@ -51,12 +51,14 @@ class Aggregator:
         recording: Path | None = None,
         production: ProductionReader | None = None,
         topic: str = topics.OUTCOMES,
+        since_ns: int = 0,
     ) -> None:
         """`recording` and `production` are given together. The recording may still be growing, or not be there yet.
 
-        With `topic` raw the bus is a recording's, and `production` makes outcomes of what it holds.
+        With `topic` raw the bus is a recording's, and `production` makes outcomes of what it holds. What the bus was
+        given before `since_ns` need not be read; 0 = all of it is.
         """
-        self._bus, self._topic = bus, topic
+        self._bus, self._topic, self._since_ns = bus, topic, since_ns
         self._store = store
         self._settings = settings or AnalyticsSettings()
         self._recording = recording
@@ -84,9 +86,7 @@ class Aggregator:
         with self._bus.glance():
             for partition in self._bus.partitions(self._topic):
                 if partition not in self._readers:
-                    self._readers[partition] = self._bus.reader(
-                        self._topic, partition, self._resume(self._topic, partition)
-                    )
+                    self._readers[partition] = self._bus.reader(self._topic, partition, self._begin(partition))
             try:
                 for reader in self._readers.values():
                     found.append(reader.read(self._settings.batches))
@@ -94,6 +94,10 @@ class Aggregator:
             finally:  # a bus that goes away in the middle takes nothing of what was read
                 self._take([messages for messages in found if messages])
         return sum(map(len, found))
+
+    def _begin(self, partition: str) -> int:
+        at = self._resume(self._topic, partition)
+        return at or (self._bus.offset_at(self._topic, partition, self._since_ns) if self._since_ns else 0)
 
     def _resume(self, topic: str, partition: str) -> int:
         at = self._store.resume(topic, partition)

@@ -37,6 +37,7 @@ from replay.conductor import Conductor
 from replay.recording import Recording
 from replay.recover import recover
 from replay.settings import LEASE_NS, RENEW_NS, WorkerSettings
+from wire import topics
 from wire.config import ConfigError
 from wire.ids import ulid
 from wire.records import Kind
@@ -220,16 +221,7 @@ class _Drill:
 
     def _load(self, store: PaneStore, canary: Canary) -> tuple[LoadRun, int]:
         plan, site = self.plan, self.site
-        production = None
-        if plan.production is not None:
-            matcher = RouteMatcher(route_table(site.recording))
-            production = ProductionReader(self.run_id, matcher, plan.production.servers, self.now())
-        aggregator = Aggregator(
-            FileBus(self.run_dir),
-            store,
-            recording=plan.production.recording if plan.production else None,
-            production=production,
-        )
+        aggregator, production = self._aggregators(store)
         conductor = site.conductor()
         names = site.names
         workers = [
@@ -257,7 +249,7 @@ class _Drill:
                     timeout_ns=plan.timeout_ns,
                     conductor=conductor,
                     fleet=fleet,
-                    aggregator=Following(site, aggregator),
+                    aggregator=Following(site, aggregator, production),
                     store=store,
                     guard=Guard(plan.thresholds, max_open=plan.caps.open_shots, workers=names),
                     watch=watch if plan.isolation is not None else None,
@@ -280,6 +272,19 @@ class _Drill:
             self._tell_stop(load.decision, last_sent_ns)
         aggregator.close()
         return load, last_sent_ns
+
+    def _aggregators(self, store: PaneStore) -> tuple[Aggregator, Aggregator | None]:
+        """Of the workers' books, which also reads the live recording where that is a file, and of one on a bus."""
+        books, live = FileBus(self.run_dir), self.plan.production
+        if live is None:
+            return Aggregator(books, store), None
+        reader = ProductionReader(self.run_id, RouteMatcher(route_table(self.site.recording)), live.servers, self.now())
+        bus = self.site.live(live.recording)
+        if bus is None:
+            return Aggregator(books, store, recording=live.recording, production=reader), None
+        since_ns = self.now() - 60 * NS  # clocks may differ
+        beside = Aggregator(bus, store, topic=topics.RAW, production=reader, since_ns=since_ns)
+        return Aggregator(books, store), beside
 
     def _ramp_ns(self) -> int:
         """As long as sessions last, in whole seconds, unless the plan says; at most as long as the shortest step."""

@@ -26,7 +26,7 @@ from drill.settings import DrillSettings
 from replay.away import patiently
 from replay.conductor import Conductor
 from replay.fetch import fetch
-from replay.hearing import FLEET, FleetControl
+from replay.hearing import FLEET, FleetControl, began_ns
 from replay.home import Home
 from replay.recover import recover, unfinished
 from replay.settings import SECOND_NS, WorkerSettings
@@ -67,6 +67,9 @@ class Site(Protocol):
 
     def crew(self, workers: Sequence[WorkerSettings]) -> Crew: ...
 
+    def live(self, recording: Path) -> Bus | None:
+        """The bus that a live recording is on; None = it is a file."""
+
     def bring_home(self) -> None:
         """Have in the folder what the workers have booked until now. Raises BusAway."""
 
@@ -97,6 +100,9 @@ class LocalSite:
     def crew(self, workers: Sequence[WorkerSettings]) -> Fleet:
         return Fleet(self._spawn, workers)
 
+    def live(self, recording: Path) -> None:
+        """It is a file, or will be one."""
+
     def bring_home(self) -> None:
         """It is home."""
 
@@ -122,12 +128,12 @@ class BusSite:
         self._bus = self._open(run_id)
         self._fleet_bus = self._open(FLEET)
         self._home: Home | None = None
+        self.recording = run_dir / "recording.lf"
         try:
             self._fleet = BusFleet(self._fleet_bus, settings.bus, run_id, now)
             self._closing.callback(self._fleet.close)
             self._fleet.ask(plan.workers, settings.ask_ns)
             self.names = self._fleet.names
-            self.recording = run_dir / "recording.lf"
             run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             recordings = self._open(self._name)
             fetch(recordings, self._name, self.recording, deadline_s=settings.fetch_s)
@@ -146,7 +152,7 @@ class BusSite:
         return Conductor(self._bus, self._run_id, self._now, restamp=True)
 
     def stop_asked(self) -> StopAsked:
-        return StopAsked(self._bus, self._run_id, FleetControl(self._fleet_bus, self._now()))
+        return StopAsked(self._bus, self._run_id, FleetControl(self._fleet_bus, began_ns(self._run_id)))
 
     def worker(self, settings: WorkerSettings) -> WorkerSettings:
         """Without keys, and without paths of this machine."""
@@ -162,6 +168,9 @@ class BusSite:
     def crew(self, workers: Sequence[WorkerSettings]) -> BusFleet:
         self._fleet.plan(workers)
         return self._fleet
+
+    def live(self, recording: Path) -> Bus | None:
+        return None if recording.exists() else self._open(recording.name)
 
     def bring_home(self) -> None:
         if self._home is None:
@@ -186,6 +195,7 @@ class BusSite:
         if self._home is not None:
             self._home.close()
         self._closing.close()
+        self.recording.unlink(missing_ok=True)
 
 
 def site_of(
@@ -200,18 +210,23 @@ def site_of(
 class Following:
     """An aggregator of books that come home while it reads them."""
 
-    def __init__(self, site: Site, aggregator: Aggregator) -> None:
-        self._site, self._aggregator = site, aggregator
+    def __init__(self, site: Site, aggregator: Aggregator, production: Aggregator | None = None) -> None:
+        """`production`: reads the live recording, where that is on the bus."""
+        self._site, self._aggregator, self._production = site, aggregator, production
 
     def poll(self) -> object:
         """Raises BusAway."""
         self._site.bring_home()
+        if self._production is not None:
+            self._production.poll()
         return self._aggregator.poll()
 
     def drain(self) -> None:
         """What is there now, all of it. Raises BusAway."""
         self._site.bring_home()
         self._aggregator.drain()
+        if self._production is not None:
+            self._production.drain()
 
     def production_since(self, since_ns: int) -> None:
-        self._aggregator.production_since(since_ns)
+        (self._production or self._aggregator).production_since(since_ns)

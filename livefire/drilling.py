@@ -107,7 +107,7 @@ def _start_mocks(plan: Plan, keys: Path, supervisor: Supervisor, story: Story, b
             )
         name = f"mock-{party.name}"
         argv = [sys.executable, "-m", "livefire", "--keys", str(keys), "mock", str(plan.production.recording)]
-        if bus:
+        if bus and not plan.production.recording.exists():
             argv += ["--bus", bus]
         child = supervisor.spawn(name, [*argv, "--server", party.recorded, "--listen", party.mock, "--stdin-guard"])
         deadline = time.monotonic() + _MOCK_S

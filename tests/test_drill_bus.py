@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,12 +16,15 @@ import pytest
 from fault_checks import LEASE_NS, SECOND, children_of, environment, shot_of, until
 from fleet import Cluster, Fleet
 from http_target import Target
+from recordings import id_of
 from servers.fixtures import started
 from servers.kafka import Kafka
 
 from bus.address import open_bus
 from replay import summary
 from replay.recover import recover, unfinished
+from wire import topics
+from wire.records import Exchange, Manifest, Request, Response
 
 
 @pytest.fixture
@@ -171,6 +177,37 @@ def test_a_second_worker_of_a_name_is_refused(fleet: Fleet) -> None:
     assert second.ended(30) == 2
     assert "another worker of this name is there already" in second.err()
     assert first.process.poll() is None
+
+
+def test_production_is_seen_beside_the_load_from_a_live_recording_on_the_bus(fleet: Fleet) -> None:
+    """What was recorded before the load is no part of it."""
+    fleet.worker("w0")
+    with contextlib.closing(open_bus(fleet.address, "live")) as bus, contextlib.ExitStack() as stack:
+        manifest = Manifest(topics.RAW, f"a{uuid.uuid4().hex[:4]}.0", "live", 1, "tests")
+        writer = stack.enter_context(contextlib.closing(bus.writer(topics.RAW, manifest.partition, manifest)))
+        writer.write_records([_seen(time.time_ns() - 3600 * SECOND, number) for number in range(500)])
+        drill = fleet.drill(seconds=6, workers=1, more="production: {recording: live, servers: [':8080']}\n")
+        count = 0
+        while drill.process.poll() is None:
+            writer.write_records([_seen(time.time_ns(), count)])
+            count += 1
+            time.sleep(0.05)  # the pace of production
+    assert drill.ended() == 0, drill.err()
+    done = subprocess.run(
+        fleet.command("windows", fleet.result(drill)["run_id"], "--json"), capture_output=True, text=True,
+        env=environment(), timeout=60, check=True,
+    )  # fmt: skip
+    windows = [json.loads(line) for line in done.stdout.splitlines()]
+    beside = sum(w["offered"] for w in windows if w["kind"] == "production" and w["route"] == "*")
+    assert 20 < beside <= count
+
+
+def _seen(at_ns: int, number: int) -> Exchange:
+    head = b"GET /item HTTP/1.1\r\nHost: shop\r\n\r\n"
+    return Exchange(
+        id_of("seen", at_ns, number), id_of(0), id_of(0), "10.0.0.1:5", "10.0.0.2:8080", Request(head),
+        Response(200, b"HTTP/1.1 200 OK\r\n\r\n"), at_ns, at_ns, at_ns + 1000, at_ns + 1000,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------- a broker that is away
