@@ -188,7 +188,8 @@ class KafkaBus:
     def fill(self, reader: KafkaReader) -> None:
         """Look for messages of a reader until one is there, or all is looked at that was there at the call.
 
-        Others that stand at the same place get theirs. Raises BusAway.
+        Others that stand at the same place, or further on in what comes, get theirs: streams that begin at different
+        places read a Kafka partition together all the same. Raises BusAway.
         """
         with self.link.lock:
             if reader.past_end:
@@ -198,20 +199,19 @@ class KafkaBus:
                 start = reader.scanned
                 records, position = self.link.fetch(reader.at, start)
                 here = [
-                    other
+                    (other, other.scanned)
                     for other in self._readers.get(reader.at, ())
-                    if other.scanned == start and (other is reader or not other.full)
+                    if start <= other.scanned < position and not other.full and other is not reader
                 ]
-                if reader not in here:
-                    here.append(reader)
-                by_key: dict[bytes, list[KafkaReader]] = {}
-                for other in here:
+                here.append((reader, start))
+                by_key: dict[bytes, list[tuple[KafkaReader, int]]] = {}
+                for other, since in here:
                     other.scanned = position
-                    by_key.setdefault(other.key, []).append(other)
+                    by_key.setdefault(other.key, []).append((other, since))
                 for record in records:
-                    for other in by_key.get(record.key, ()):
-                        if other.scanned <= record.offset:
-                            continue  # it was full before this record
+                    for other, since in by_key.get(record.key, ()):
+                        if record.offset < since or other.scanned <= record.offset:
+                            continue  # it has been looked at, or the reader was full before it
                         if other.full and other is not reader:
                             other.scanned = record.offset
                             continue

@@ -77,7 +77,16 @@ class Merge:
                 self._streams[name] = _Stream(self._bus.reader(self._topic, name), now_ns)
         slowest = min((s.newest_ns for s in self._open(now_ns)), default=_EVER)
         pressed = self._held >= self._hold_bytes
-        starved = True  # nothing came from the streams that all wait for
+        with self._bus.glance():
+            starved = self._read_some(slowest, pressed, now_ns)
+        released = self._release(self._watermark_ns(now_ns))
+        if pressed and not released and not starved:
+            released = self._hurry()
+        return released
+
+    def _read_some(self, slowest: int, pressed: bool, now_ns: int) -> bool:
+        """Read what may be held; True when nothing came from the streams that all wait for."""
+        starved = True
         for name, stream in self._streams.items():
             behind = stream.newest_ns <= slowest
             if not behind and (pressed or stream.newest_ns - slowest > self._look_ahead_ns):
@@ -86,10 +95,7 @@ class Merge:
                 continue
             if self._read(name, stream, now_ns) and behind:
                 starved = False
-        released = self._release(self._watermark_ns(now_ns))
-        if pressed and not released and not starved:
-            released = self._hurry()
-        return released
+        return starved
 
     def _read(self, name: str, stream: _Stream, now_ns: int) -> bool:
         messages = stream.reader.read()

@@ -87,7 +87,8 @@ def fetch(
             if stop():
                 return None
             try:
-                found = recording.read()
+                with bus.glance():
+                    found = recording.read()
                 waiting_for = recording.waiting_for()
             except BusAway:
                 found, waiting_for = False, ["the bus"]
