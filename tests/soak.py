@@ -24,6 +24,7 @@ if __name__ == "__main__":
 
 import fault_panes
 import fault_record
+import fault_record_bus
 import fault_replay
 import fault_target
 from fault_checks import LINUX, ROOT, Tally
@@ -94,6 +95,9 @@ FAULTS: dict[str, Fault] = {
     "conductor stands still for 4 s": _each(fault_target.stalled_conductor, 4),
     "target dies and comes back": _each(fault_target.dead_target, 4),
     "target hangs for 2 s": _each(fault_target.hung_target, 4),
+    "kill -9: recorder, Kafka": fault_record_bus.recorder_kills,
+    "broker of a recorder dies and comes back": fault_record_bus.outages,
+    "disk under a recorder's spool is full": _linux(fault_record_bus.full_spools),
     "recorder's disk is full": _linux(_each(fault_record.full_disk, 4)),
     "a run's disk is full": _linux(_each(fault_target.full_run_disk, 4)),
     "damaged bytes in outcomes": _each(fault_panes.damage, 4),

@@ -415,6 +415,7 @@ def test_a_bus_that_stays_away_is_told_and_what_waits_is_brought_later(
         get(recorder.port, ["/a", "/b"])
         with pytest.raises(BusAway, match=r"bytes stay in .*--drain"):
             recorder.stop()
+    monkeypatch.undo()
     assert drain(settings) > 0
     found = streams(address)
     assert sorted(target(e) for s in found for e in s.exchanges) == ["/a", "/b"]
