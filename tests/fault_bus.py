@@ -295,12 +295,22 @@ def freezes(count: int, seed: int) -> Tally:
 # ---------------------------------------------------------------------------- what nobody should have written
 
 
+def corrupt(whole: bytes, rng: random.Random) -> bytes:
+    """One byte is another, so that it shows: a batch has no checksum of its own, Kafka's batches and files' frames do."""
+    while True:
+        at = rng.randrange(4, len(whole))  # the type stays: an end mark would be one
+        data = whole[:at] + bytes((whole[at] ^ 0xFF,)) + whole[at + 1 :]
+        try:
+            codec.decode(data)
+        except codec.CodecError:
+            return data
+
+
 def strange(rng: random.Random) -> dict[str, bytes]:
     """Messages that are no batches of this version, by what is wrong with them."""
     whole = codec.encode([Drop("stage", "late", False, number) for number in range(200)])
-    at = rng.randrange(len(whole) // 2, len(whole))
     return {
-        "corrupt": whole[:at] + bytes((whole[at] ^ 0xFF,)) + whole[at + 1 :],
+        "corrupt": corrupt(whole, rng),
         "truncated": whole[: rng.randrange(1, len(whole) - 1)],
         "of a future version": whole[:2] + bytes((codec.VERSION + 1,)) + whole[3:],
         "of 10 MB": rng.randbytes(1 << 20) * (_LARGE >> 20),
