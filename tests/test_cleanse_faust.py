@@ -26,8 +26,7 @@ from fault_cleanse import (
     problems_of,
 )
 from test_cleanse_app import exchange, write
-from test_cleanse_stream import NOTHING, same
-from test_livefire_cli import run
+from test_cleanse_stream import NOTHING, run, same
 
 from bus import kafka_layout as layout
 from bus.address import open_bus, parse_kafka

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import synthetic_trace
+from fault_checks import ROOT, environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_cleanse_app import DROPS, SETTINGS, exchange, read, write
@@ -59,6 +62,14 @@ def deal(
         for k, writer in writers.items():
             writer.end(End(NAME, f"{host}.{k}", counts[k], 0, 0))
     return bus
+
+
+def run(*words: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """The command line."""
+    return subprocess.run(
+        [sys.executable, "-m", "livefire", *words],
+        capture_output=True, text=True, cwd=folder, timeout=100, env=environment(), check=False,
+    )  # fmt: skip
 
 
 def same(one: Path, other: Path) -> None:

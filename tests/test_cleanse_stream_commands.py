@@ -10,8 +10,7 @@ import pytest
 import synthetic_trace
 from fault_checks import told
 from test_cleanse_app import exchange, write
-from test_cleanse_stream import NAME, deal, same
-from test_livefire_cli import run
+from test_cleanse_stream import NAME, deal, run, same
 
 from bus.logfile import FileBus, LogReader
 from cleanse import learned

@@ -1,0 +1,157 @@
+"""A recording is fetched when it is whole, and not before; what is missing or twice is told."""
+
+from __future__ import annotations
+
+import random
+import threading
+from pathlib import Path
+
+import pytest
+from test_cleanse_app import exchange
+from test_cleanse_stream import NAME, NOTHING, deal
+
+from bus.logfile import FileBus, account_of
+from bus.ports import BusAway, BusError
+from cleanse import loop
+from cleanse.learned import Learned
+from cleanse.settings import CleanseSettings
+from cleanse.stream import StreamPipeline
+from replay.fetch import Progress, fetch
+from replay.recording import Recording
+from wire import codec, topics
+from wire.records import End, Flows, Manifest, Route, RouteTable
+
+
+def cleansed(tmp_path: Path, count: int = 40, width: int = 2) -> FileBus:
+    bus = deal(tmp_path, [exchange(n) for n in range(count)], random.Random(5))
+    loop.run(bus, NAME, StreamPipeline(CleanseSettings(), NOTHING, width))
+    return bus
+
+
+def test_the_file_can_be_replayed(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    fetched = fetch(cleansed(tmp_path), NAME, tmp_path / "clean.lf", deadline_s=5, told=told.append)
+    assert fetched is not None and told[-1].waiting_for == () and told[-1].streams == told[-1].ended == 12
+    recording = Recording(tmp_path / "clean.lf")
+    survey = recording.survey()
+    assert (survey.exchanges, survey.recording_id, survey.whole, survey.scale) == (40, NAME, True, 0.5)
+    assert recording.manifest == fetched.manifest
+    assert (recording.manifest.hosts, recording.manifest.servers) == (("agent-0", "agent-1"), ("10.1.0.1:8080",))
+    assert account_of(tmp_path / "clean.lf").as_json() == fetched.account.as_json()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clean.lf", NAME]
+
+
+def test_it_waits_for_all_agents_and_all_ends(tmp_path: Path) -> None:
+    bus = FileBus(tmp_path / NAME)
+    hosts = ("a", "b")
+    one = bus.writer(topics.RAW, "a.0", Manifest(topics.RAW, "a.0", NAME, 1, "test", hosts))
+    one.write_records([exchange(1)])
+    stopped, told = threading.Event(), []  # type: ignore[var-annotated]
+    pipeline = StreamPipeline(CleanseSettings(), NOTHING, 2)
+    worker = threading.Thread(target=loop.run, args=(bus, NAME, pipeline, stopped.is_set))
+    worker.start()
+    try:
+        with pytest.raises(BusError, match=r"not whole after 0\.5 s: waits for agent b, the end of a\.0"):
+            fetch(bus, NAME, tmp_path / "clean.lf", deadline_s=0.5)
+        assert fetch(bus, NAME, tmp_path / "clean.lf", stop=lambda: True) is None
+        assert sorted(p.name for p in tmp_path.iterdir()) == [NAME]
+
+        def progress(now: Progress) -> None:
+            """The recording goes on while it is fetched."""
+            told.append(now.waiting_for)
+            if now.exchanges == 1 and "agent b" in now.waiting_for:
+                one.end(End(NAME, "a.0", 1, 0, 0))
+                other = bus.writer(topics.RAW, "b.0", Manifest(topics.RAW, "b.0", NAME, 1, "test", hosts))
+                other.write_records([exchange(2)])
+                other.end(End(NAME, "b.0", 1, 0, 0))
+
+        fetched = fetch(bus, NAME, tmp_path / "clean.lf", deadline_s=20, told=progress)
+        assert fetched is not None and fetched.exchanges == 2 and ("the end of b.0",) in [*told, ("the end of b.0",)]
+    finally:
+        stopped.set()
+        worker.join()
+
+
+def test_a_bus_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    bus = cleansed(tmp_path)
+    away = [3]
+
+    class Away(FileBus):
+        def partitions(self, topic: str) -> list[str]:
+            if away[0] > 0:
+                away[0] -= 1
+                raise BusAway("away")
+            return super().partitions(topic)
+
+    told: list[Progress] = []
+    assert fetch(Away(bus.root), NAME, tmp_path / "clean.lf", deadline_s=10, told=told.append) is not None
+    assert told[0].waiting_for == ("the bus",) and away == [0]
+
+
+def test_what_stands_there_twice_counts_once(tmp_path: Path) -> None:
+    """As two cleansers leave it, of which one was killed before it had said how far it was."""
+    pipeline = StreamPipeline(CleanseSettings(), NOTHING, 2)
+    raw = deal(tmp_path / "raw", [exchange(n) for n in range(60)], random.Random(5), 1, 1)
+    reader = raw.reader(topics.RAW, "agent-0.0")
+    messages = []
+    while found := reader.read():
+        messages += found
+    clean = FileBus(tmp_path / "twice" / NAME)
+    writers = {j: clean.writer(topics.CLEAN, m.partition, m) for j, m in enumerate(pipeline.heads(reader.manifest, "agent-0.0"))}  # type: ignore[arg-type] # fmt: skip
+    order = [*messages[1:6], *messages[3:9], *messages[4:-1], *messages[-1:]]
+    for message in order:
+        for output in pipeline.apply(message):
+            writers[output.partition].write(output.data)
+    fetched = fetch(clean, NAME, tmp_path / "twice.lf", deadline_s=5)
+    assert fetched is not None and fetched.repeats > 0 and fetched.account.balanced
+    assert fetched.exchanges == 60 == fetched.account.ledger("messages").seen
+    assert len({s.exchange_id for s in Recording(tmp_path / "twice.lf").stamped()}) == 60
+
+
+def test_what_no_cleanser_saw_is_missing_in_the_account(tmp_path: Path) -> None:
+    """Control: a batch that got lost on the way is not passed over in silence."""
+    bus = cleansed(tmp_path)
+    stream = next(name for name in bus.partitions(topics.CLEAN) if name.startswith("agent-0.1."))
+    lost = FileBus(tmp_path / "lost" / NAME)
+    count = 0
+    for name in bus.partitions(topics.CLEAN):
+        reader = bus.reader(topics.CLEAN, name)
+        kept = lost.writer(topics.CLEAN, name, reader.manifest)  # type: ignore[arg-type]
+        for message in reader.read(1000)[1:]:
+            header = codec.decode_header(message.data)
+            if name == stream and header.increment.ledgers and not count:
+                count = header.increment.ledgers["messages"].seen
+                continue
+            kept.write(message.data)
+        kept.close()
+    fetched = fetch(lost, NAME, tmp_path / "clean.lf", deadline_s=5)
+    assert fetched is not None and count
+    ledger = fetched.account.ledger("messages")
+    # Those of the same batch that went into another partition are there, and count as such.
+    assert ledger.drops.get("missing") == count and ledger.seen == 40 and fetched.exchanges < 40
+
+
+def test_cleansers_that_were_given_different_lessons_are_found_out(tmp_path: Path) -> None:
+    bus = deal(tmp_path, [exchange(n) for n in range(20)], random.Random(5), 1, 2)
+    other = Learned(RouteTable(NAME, (Route("GET /x", "GET", ("x",)),)), Flows(NAME, ()))
+    one, two = (StreamPipeline(CleanseSettings(), known, 1) for known in (NOTHING, other))
+    for pipeline, stream in ((one, "agent-0.0"), (two, "agent-0.1")):
+        reader = bus.reader(topics.RAW, stream)
+        writer = None
+        while messages := reader.read():
+            for message in messages:
+                for output in pipeline.apply(message):
+                    if writer is None:
+                        (manifest,) = codec.decode(output.data).records
+                        writer = bus.writer(topics.CLEAN, output.stream, manifest)
+                    else:
+                        writer.write(output.data)
+    with pytest.raises(BusError, match="different --learned files"):
+        fetch(bus, NAME, tmp_path / "clean.lf", deadline_s=5)
+
+
+def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "clean.lf").write_bytes(b"mine")
+    with pytest.raises(BusError, match="exists already"):
+        fetch(FileBus(tmp_path / NAME), NAME, tmp_path / "clean.lf")
+    assert (tmp_path / "clean.lf").read_bytes() == b"mine"
