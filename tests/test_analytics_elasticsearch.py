@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from elastic_place import Place, place_of
+from elasticsearch import ApiError
 from test_analytics_store_contract import of_run, pane_batch, some, source
 from test_analytics_windows import START, outcome, panes_of
 
 from analytics import templates
-from analytics.documents import RunFacts, window_document
+from analytics.documents import Document, RunFacts, range_document, window_document
 from analytics.fields import EXEMPLAR_FIELDS, SERIES, WINDOW_FIELDS, Field, exemplars_of, pattern_of
+from analytics.store_address import open_store
 from analytics.store_elasticsearch import ElasticsearchStore
-from analytics.store_port import StoreError
+from analytics.store_port import StoreAway, StoreError
 from analytics.windows import windows
-from wire.records import Exemplar, Failure, Kind, Outcome
+from wire.records import Exemplar, Failure, Kind, Outcome, SourceRange
 
 TEN = SERIES[0]
 SUM = {
@@ -320,3 +325,193 @@ def test_the_templates_name_each_field_once():
     for fields in (WINDOW_FIELDS, EXEMPLAR_FIELDS):
         assert len({field.name for field in fields}) == len(fields)
         assert types_of(templates.properties(fields, histograms=True)) == {f.name: f.type for f in fields}
+
+
+# ---------------------------------------------------------------------------- the queries of the docs
+
+DOC = Path(__file__).parents[1] / "docs/elasticsearch.md"
+
+
+@pytest.fixture(scope="module")
+def asked(place: Place) -> tuple[list[Outcome], list[dict]]:
+    """What each query of docs/elasticsearch.md answers, and the outcomes that it was asked about."""
+    made = traffic("docs", 8, 8000)
+    with begun(place, "docs") as store:
+        store.apply(pane_batch(made), [source(0)])
+        store.refresh_windows()
+    found = re.findall(r"```json (livefire-\S+)\n(.*?)```", DOC.read_text(), re.DOTALL)
+    assert len(found) == 5
+    only = {"term": {"livefire.run_id": "docs"}}
+    bodies = [
+        (pattern, json.loads(body.replace('"RUN"', '"docs"').replace('{"match_all": {}}', json.dumps(only))))
+        for pattern, body in found
+    ]
+    return made, [place.search(body, pattern.replace("livefire-", place.name + "-", 1)) for pattern, body in bodies]
+
+
+def test_query_answered_per_route(asked):
+    made, (answer, *_) = asked
+    buckets = answer["aggregations"]["routes"]["buckets"]
+    assert {b["key"]: b["answered"]["value"] for b in buckets} == answered(made)
+
+
+def test_query_throughput_and_p95(asked):
+    made, answers = asked
+    hits = [hit["_source"] for hit in answers[1]["hits"]["hits"]]
+    done = Counter(
+        int(o.done_ns / 1e9 - START) // 10 for o in made if o.failure is Failure.NONE and o.kind is Kind.STRESS
+    )
+    assert [round(h["livefire.completed_rate"] * 10) for h in hits] == [done[i] for i in range(len(hits))]
+    # exact nearest rank of the outcomes themselves, answers and timeouts, within what a sketch may err
+    slow: dict[int, list[float]] = {}
+    for o in made:
+        if o.kind is Kind.STRESS and o.failure in (Failure.NONE, Failure.TIMEOUT, Failure.GIVEN_UP):
+            slow.setdefault(int(o.done_ns // 10**9 - START) // 10, []).append((o.done_ns - o.due_ns) / 1e6)
+    compared = 0
+    for at, hit in enumerate(hits):
+        if hit["livefire.p95_ms"] is not None:
+            ranked = sorted(slow[at])
+            assert hit["livefire.p95_ms"] == pytest.approx(ranked[-(-95 * len(ranked) // 100) - 1], rel=0.006)
+            compared += 1
+    assert compared > 5
+
+
+def test_query_error_share_by_step(asked):
+    made, answers = asked
+    (bucket,) = answers[2]["aggregations"]["steps"]["buckets"]
+    sent = [o for o in made if o.kind is Kind.STRESS and o.failure not in (Failure.SHED_RATE, Failure.UNKNOWN)]
+    errors = sum(o.failure is not Failure.NONE or o.status >= 500 for o in sent)
+    assert (bucket["key"], bucket["errors"]["value"]) == (0, errors)
+    assert bucket["completed"]["value"] + bucket["failed"]["value"] == len(sent)
+
+
+def test_query_worst_windows(asked):
+    _, answers = asked
+    worst = [hit["_source"]["livefire.p99_ms"] for hit in answers[3]["hits"]["hits"]]
+    assert worst == sorted(worst, reverse=True)
+
+
+def test_query_production_beside_stress(asked):
+    made, answers = asked
+    found: Counter[str] = Counter()
+    for minute in answers[4]["aggregations"]["minutes"]["buckets"]:
+        for kind in minute["kinds"]["buckets"]:
+            found[kind["key"]] += int(kind["answered"]["value"])
+    assert found == Counter(o.kind.value for o in made if o.failure is Failure.NONE)
+
+
+# ---------------------------------------------------------------------------- what goes wrong
+
+
+def test_a_field_that_is_refused_is_named_in_one_line(place):
+    with begun(place, "refused") as store:
+        store.apply(pane_batch(some("refused", 0)), [source(0)])
+        store.refresh_windows()
+        made = window_document(
+            next(iter(store.windows("refused", every_s=10, over_s=10, start_s=START))), TEN, RunFacts(), name=place.name
+        )
+        for field, value, said in (
+            ("livefire.count", "many", "field livefire.count"),
+            ("livefire.unheard", 1, "field livefire.unheard"),
+        ):
+            with pytest.raises(StoreError, match=said) as told:
+                store._client.bulk([Document(made.index, "x", {**made.source, field: value})])
+            assert "\n" not in str(told.value) and "refuses a document" in str(told.value)
+
+
+def test_a_client_newer_than_the_server_is_told_in_one_line(place):
+    with place.open("newer") as store:
+        client = store._client
+        with pytest.raises(ApiError) as raised:  # what a client of the next major sends
+            client._client.perform_request(
+                "GET", "/_cluster/health", headers={"accept": "application/vnd.elasticsearch+json; compatible-with=10"}
+            )
+        told = str(client.told(raised.value))
+    assert "newer than the server" in told and "major version" in told and "\n" not in told
+
+
+def test_a_busy_server_is_asked_again_with_patience(place):
+    """Its answers are real ones but for the first two, which say busy: that cannot be brought about from outside."""
+    slept: list[float] = []
+    with begun(place, "busy") as store:
+        store.apply(pane_batch(some("busy", 0)), [source(0)])
+        client = store._client
+        client._sleep = slept.append
+        real, said = client.request, [StoreAway(f"{client.where}: busy (429): queue is full")] * 2
+
+        def request(method, path, *args, **more):
+            if path == "/_bulk" and said:
+                raise said.pop()
+            return real(method, path, *args, **more)
+
+        client.request = request
+        assert store.refresh_windows() > 0
+        assert slept == [0.1, 0.2]
+        said += [StoreAway(f"{client.where}: busy (429): queue is full")] * 100
+        store.set_note("watermark_s", str(1 << 40))
+        with pytest.raises(StoreAway):
+            store.refresh_windows()
+        assert sum(slept) < 15  # the patience is bounded
+        said.clear()
+        assert store.refresh_windows() > 0  # and nothing of it is lost
+    assert by_id(place, run_id="busy") == expected(some("busy", 0), TEN, final=True)
+
+
+def test_nobody_there_is_away_and_a_password_in_clear_is_refused(monkeypatch):
+    with pytest.raises(StoreAway, match="not there") as told:
+        open_store("elasticsearch://127.0.0.1:9", "run")
+    assert "\n" not in str(told.value)
+    monkeypatch.setenv("SECRET", "s3cret")
+    with pytest.raises(StoreError, match="in clear: elasticsearchs://") as refused:
+        open_store("elasticsearch://me:SECRET@es.example:9200", "run")
+    assert "s3cret" not in str(refused.value)
+    monkeypatch.setenv("LIVEFIRE_ELASTICSEARCH_API_KEY", "abc")
+    with pytest.raises(StoreError, match="only one of them"):
+        open_store("elasticsearch://me:SECRET@127.0.0.1:9200", "run")
+
+
+def test_what_a_former_writer_had_under_way_counts_for_nothing(place):
+    """It arrives when another has taken over, and taken the same ranges in, in other portions."""
+    made = traffic("former", 9, 300)
+    old = begun(place, "former")
+    old.apply(pane_batch(made[:100]), [source(0)])
+    late = range_document("former", old._index, old._me, old._number + 1, pane_batch(made[100:200]), [source(1)])
+    with place.open("former") as new:
+        assert new.resume("outcomes", "w0") == 100
+        assert old._client.bulk([late]) == 1  # only now it lands
+        assert new.apply(pane_batch(made[100:]), [SourceRange("outcomes", "w0", 100, 300)])
+        new.refresh_windows()
+        assert sum(pane.offered for pane in new.panes("former")) == 300
+        with pytest.raises(StoreError, match="another process"):
+            old.apply(pane_batch(made[:1]), [source(7)])
+    old.close()
+    with place.open("former") as again:
+        assert again.resume("outcomes", "w0") == 300
+        assert sum(pane.offered for pane in again.panes("former")) == 300
+    assert by_id(place, run_id="former") == expected(made, TEN)
+
+
+def test_an_answer_that_was_lost_counts_once(place):
+    """Sent and written, and nobody heard: the same again is one, and so is going on from where the store stands."""
+    for how in ("again", "resume"):
+        run_id = f"lost-{how}"
+        made = traffic(run_id, 10, 200)
+        with begun(place, run_id) as store:
+            real = store._client.bulk
+
+            def deaf(documents, real=real, store=store):
+                real(documents)
+                store._client.bulk = real
+                raise StoreAway("no answer came")
+
+            store._client.bulk = deaf
+            with pytest.raises(StoreAway):
+                store.apply(pane_batch(made[:100]), [source(0)])
+            if how == "again":
+                assert store.apply(pane_batch(made[:100]), [source(0)])
+            else:
+                assert store.resume("outcomes", "w0") == 100
+            store.apply(pane_batch(made[100:]), [source(1)])
+            store.refresh_windows()
+            assert sum(pane.offered for pane in store.panes(run_id)) == 200
+        assert by_id(place, run_id=run_id) == expected(made, TEN)
