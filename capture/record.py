@@ -206,6 +206,7 @@ class _Loop:
             if now >= next_tick:
                 next_tick = now + _TICK_NS
                 source.count(assembler)
+                self._writer.check()
                 if progress is not None:
                     progress(self._progress(now))
                 if settings.max_disk_bytes and not settings.bus and self._log.next_offset >= settings.max_disk_bytes:

@@ -86,8 +86,7 @@ class QueuedWriter:
 
     def write(self, data: bytes) -> int:
         """Queue one message. Raises BusFull (nothing was kept) when the disk is behind, BusError when it failed."""
-        if self._failure is not None:
-            raise self._failure
+        self.check()
         now_ns = self._monotonic_ns()
         oldest_ns = self._oldest_ns
         late = bool(oldest_ns) and now_ns - oldest_ns > self._buffer_ns
@@ -117,6 +116,11 @@ class QueuedWriter:
         except codec.CodecError as error:
             raise BusError(f"{self._log.path}: {error.detail}") from None
         return self.write(data)
+
+    def check(self) -> None:
+        """Raises BusError when nothing can be written any more."""
+        if self._failure is not None:
+            raise self._failure
 
     def settle(self, timeout_s: float) -> bool:
         """Wait until what is queued is written; False when that takes longer, or failed."""

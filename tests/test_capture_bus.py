@@ -202,6 +202,25 @@ def test_a_recording_that_is_whole_and_one_that_was_masked_are_not_gone_on_with(
         Live(settings_for(address, tmp_path, agent="b"), server.server_address[1])
 
 
+def test_two_recorders_of_one_name_are_told_of_it_and_the_first_goes_on(
+    address: str, server: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bus.spooled._HELD_NS", SECOND // 5)
+    upstream = server.server_address[1]
+    with live(settings_for(address, tmp_path), upstream) as first:
+        get(first.port, ["/a"])
+        until(lambda: first.seen[-1].exchanges and not first.seen[-1].waiting_bytes)
+        with pytest.raises(BusError, match="another recorder writes"):
+            Live(settings_for(address, tmp_path), upstream)
+        other = msgspec.structs.replace(settings_for(address, tmp_path), spool=str(tmp_path / "elsewhere"))
+        with pytest.raises(BusError, match="name of its own"), live(other, upstream) as second:
+            until(lambda: second.error)
+            second.stop()
+        get(first.port, ["/b"])
+        first.stop()
+    assert sorted(target(e) for s in streams(address) for e in s.exchanges) == ["/a", "/b"]
+
+
 # ---------------------------------------------------------------------------- clocks
 
 
