@@ -104,12 +104,15 @@ class StreamPipeline:
         ledger = account.ledger(LEDGER)
         parts: dict[int, list[Stamped]] = {}
         name, limit = self._matcher.name, self._settings.max_baseline_bytes
+        servers: set[str] = set()
         for exchange in self._sieve.keep(batch, ledger):
             line = exchange.request.head
             route = name(head.method_of(line), head.target_of(line))
             record = stamped(exchange, route, 0, 0, 0, limit)
             parts.setdefault(partition_of(record.session_id, self.width), []).append(record)
-            account.note(SERVER_NOTE + exchange.server)
+            servers.add(exchange.server)
+        for server in sorted(servers):
+            account.note(SERVER_NOTE + server)
         ledger.emitted, ledger.in_flight = ledger.in_flight, 0
         if not parts:
             return [self._account(message, self._home(message), account)] if batch else []
