@@ -349,6 +349,27 @@ def test_an_exchange_that_takes_30_s_comes_late_and_whole(address: str, tmp_path
     assert carries.exchanges[-1] == slow and (len(carries.exchanges) > 1 or len(found) > 1)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_is_in_flight_is_shared_among_the_streams(
+    shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wide(FileBus):
+        def spread(self, topic: str) -> int:
+            return 3
+
+    if not shared:
+        monkeypatch.setattr("capture.dealer.codec.with_increment", lambda data, header, increment: data)
+    source, settings = Late(), settings_for(str(tmp_path / "bus"), tmp_path, capture=CaptureSettings(batch_bytes=1))
+    account = record(
+        settings, None, b"k" * 32, lambda: not source.packets, anchor_ns=5, source=source,
+        bus=Wide(tmp_path / "bus" / "monday"),
+    )  # fmt: skip
+    found = streams(settings.bus)
+    assert len(found) == 3 and account.balanced
+    assert all(s.account.balanced for s in found) == shared
+    assert (total(found).as_json() == account.as_json()) == shared
+
+
 # ---------------------------------------------------------------------------- away
 
 
