@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,11 +13,12 @@ from bus.logfile import FileBus
 from bus.ports import BusAway, BusHeld
 from livefire.settings import Settings
 from replay.home import Home
-from replay.recover import recover
+from replay.recover import recover, unfinished
 from wire import topics
 from wire.config import ConfigError
 from wire.ids import ulid_ms
 
+_SETTLE_S: Final = 5.0  # a bit longer than the hold of a killed process lasts on a bus
 CONDUCTOR: Final = "conductor"  # its partition of the control topic
 
 
@@ -72,7 +74,12 @@ def settle(folder: Path, settings: Settings) -> str:
         return ""
     bus = open_bus(address, folder.name, settings.kafka_security)
     try:
-        recover(bus)
+        deadline = time.monotonic() + _SETTLE_S
+        while unfinished(bus):
+            recover(bus)
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
         home = Home(bus, folder)
         try:
             home.poll()
