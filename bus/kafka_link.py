@@ -46,50 +46,43 @@ class _LastWords(logging.Handler):
         self._asked: set[int] = set()  # connections on which the broker has been told who we are, and has not answered
         self.forget()
 
-    def forget(self) -> None:
-        self._kind, self._text, self._at = "", "", 0.0
-
-    def _note(self, record: logging.LogRecord) -> None:
-        """A broker says no and closes; when both arrive at once the driver sees only that it is closed."""
-        connection = id(record.args[0]) if isinstance(record.args, tuple) and record.args else 0
-        said = str(record.msg)
-        if "Broker version identified" in said:
-            self._asked.add(connection)
-        elif connection in self._asked:
-            self._asked.remove(connection)
-            if "Connection lost" in said and "socket disconnected" in record.getMessage():
-                self._kind, self._text, self._at = "SaslClosed", "closed", time.monotonic()
+    def forget(self, sasl: bool = False) -> None:
+        """A connection is to be made, with a password or without."""
+        self._sasl, self._denied = sasl, False
+        self._hung_up = self._others = 0
+        self._text, self._at = "", 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.name == _CONNECTION:
-            self._note(record)
-        if match := _WHY.fullmatch(record.getMessage().partition("\n")[0]):
-            if self.refused and match[1] in ("KafkaConnectionError", "KafkaTimeoutError") and "ECONN" not in match[0]:
-                return  # the same once more, or cut short by our own deadline
-            self._kind = match[1]
+        line = record.getMessage().partition("\n")[0]
+        self._denied |= "SaslAuthenticationFailedError" in line
+        if match := _WHY.fullmatch(line):
             self._text = " ".join(_PLAIN.get(word, word) for word in (match[2] or match[1]).split())
             self._at = time.monotonic()
+            self._hung_up += "disconnected" in self._text
+            self._others += "disconnected" not in self._text
+
+    @property
+    def refused(self) -> bool:
+        """Whether the brokers did not take user or password. While connecting the driver only logs that, and loses the
+        answer when it comes together with the end of the connection: then the brokers hang up, each time."""
+        return self._denied or (self._sasl and self._hung_up > 1 and not self._others)
 
     @property
     def text(self) -> str:
         """What was said in the last seconds: older words are about something else."""
         return self._text if time.monotonic() - self._at < 5.0 else ""
 
-    @property
-    def refused(self) -> bool:
-        """Whether the brokers did not take user or password: while connecting the driver only logs that."""
-        return self._kind.startswith("Sasl") and bool(self.text)
-
 
 _words = _LastWords()
 
 
-def _quiet() -> None:
+def listen(sasl: bool) -> None:
+    """A connection is to be made: from now on what the driver says of it is about this one."""
     driver = logging.getLogger("kafka")
     if _words not in driver.handlers:
-        logging.getLogger(_CONNECTION).setLevel(logging.INFO)
         driver.addHandler(_words)
         driver.propagate = False
+    _words.forget(sasl)
 
 
 def security_options(security: KafkaSecurity) -> dict[str, Any]:
@@ -168,6 +161,7 @@ class Link:
         self.address = address
         self.lock = threading.RLock()
         self._options = client_options(address, security)
+        self._sasl = "sasl_mechanism" in self._options
         self._producer: KafkaProducer | None = None
         self._consumer: KafkaConsumer | None = None
         self._producing = threading.Lock()
@@ -177,7 +171,7 @@ class Link:
         self._glances = _Glances()
         self._answer_ms = int(CONNECT_S * 1000)  # until the consumer knows its way about
         self._closed = False
-        _quiet()
+        listen(self._sasl)
 
     @contextlib.contextmanager
     def _talk(self) -> Iterator[None]:
@@ -197,7 +191,7 @@ class Link:
         return self._counts[topic]
 
     def _describe(self, names: Sequence[str]) -> None:
-        _words.forget()
+        listen(self._sasl)
         with self._talk():
             admin = KafkaAdminClient(**self._options)
             try:
@@ -223,7 +217,7 @@ class Link:
             if self._closed:
                 raise BusError(f"{self.address}: is closed")
             if self._producer is None:
-                _words.forget()
+                listen(self._sasl)
                 with self._talk():
                     self._producer = KafkaProducer(
                         **self._options,
@@ -277,7 +271,7 @@ class Link:
         if self._closed:
             raise BusError(f"{self.address}: is closed")
         if self._consumer is None:
-            _words.forget()
+            listen(self._sasl)
             with self._talk():
                 self._consumer = KafkaConsumer(
                     **self._options,

@@ -12,7 +12,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from bus import kafka_layout as layout
 from bus.address import KafkaAddress, KafkaSecurity
-from bus.kafka_link import client_options, told
+from bus.kafka_link import client_options, listen, told
 from bus.ports import BusError
 
 _DAY_MS: Final = 86_400_000
@@ -66,8 +66,10 @@ class Topics:
 
     def __init__(self, address: KafkaAddress, security: KafkaSecurity | None = None) -> None:
         self.address = address
+        options = client_options(address, security or KafkaSecurity())
+        listen("sasl_mechanism" in options)
         with self._talk():
-            self._admin = KafkaAdminClient(**client_options(address, security or KafkaSecurity()))
+            self._admin = KafkaAdminClient(**options)
 
     @contextlib.contextmanager
     def _talk(self) -> Iterator[None]:
@@ -97,9 +99,9 @@ class Topics:
             with self._talk():
                 self._admin.create_topics(new, timeout_ms=20_000)
                 self._admin.wait_for_topics(sorted(made), timeout_ms=20_000)
-        return [finding._replace(made=finding.topic in made) for finding in self.check(wanted, extra)]
+        return [finding._replace(made=finding.topic in made) for finding in self.check(extra)]
 
-    def check(self, wanted: Wanted, extra: Sequence[str] = ()) -> list[Finding]:
+    def check(self, extra: Sequence[str] = ()) -> list[Finding]:
         """How each topic is. Partitions, retention and replicas are the user's choice; what breaks is a problem."""
         there = self._there(extra)
         with self._talk():
@@ -110,7 +112,7 @@ class Topics:
             if name not in there:
                 found.append(Finding(name, False, 0, "missing"))
                 continue
-            problem = _problem(topic, there[name], configs.get(name, {}), settings_of(topic, wanted))
+            problem = _problem(topic, there[name], configs.get(name, {}))
             found.append(Finding(name, False, there[name], problem))
         return found
 
@@ -152,14 +154,14 @@ class Topics:
         self.close()
 
 
-def _problem(topic: str, partitions: int, is_: dict[str, str], should: dict[str, str]) -> str:
+def _problem(topic: str, partitions: int, is_: dict[str, str]) -> str:
     if topic in layout.SINGLE and partitions != 1:
         return f"has {partitions} partitions, must have 1: order across them would be lost"
     if int(is_.get("max.message.bytes", layout.TOPIC_BYTES)) < layout.TOPIC_BYTES:
         return f"max.message.bytes is {is_['max.message.bytes']}, must be {layout.TOPIC_BYTES} at least"
     if (clock := is_.get("message.timestamp.type", "")) != "LogAppendTime":
         return f"message.timestamp.type is {clock}, must be LogAppendTime: holds are timed by the broker's clock"
-    policy = set(is_.get("cleanup.policy", should["cleanup.policy"]).replace(" ", "").split(","))
+    policy = set(is_.get("cleanup.policy", "").replace(" ", "").split(","))
     if topic != layout.STREAMS:
         return "" if policy == {"delete"} else f"cleanup.policy is {','.join(sorted(policy))}, must be delete"
     return "" if "compact" in policy else f"cleanup.policy is {','.join(sorted(policy))}, must have compact"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Iterator
 
 import pytest
+from click.testing import CliRunner
 from kafka import TopicPartition
 
 from bus import kafka_layout as layout
@@ -18,6 +20,7 @@ from bus.kafka_link import Link
 from bus.kafka_reader import KafkaReader
 from bus.kafka_topics import Topics, Wanted
 from bus.ports import BusError, BusHeld, Reader
+from livefire.cli import cli
 from wire import codec, topics
 from wire.records import Drop, End, Manifest
 
@@ -171,7 +174,7 @@ def test_topics_are_made_checked_and_missed(request: pytest.FixtureRequest) -> N
     with pytest.raises(BusError, match=rf"there is no topic {address.prefix}\..*livefire topics create --bus kafka://"):
         missed.writer(topics.OUTCOMES, "w0", manifest())
     with Topics(address) as made:
-        assert {finding.problem for finding in made.check(Wanted())} == {"missing"}
+        assert {finding.problem for finding in made.check()} == {"missing"}
         found = made.create(Wanted(partitions=2, retention_ms=3_600_000))
         assert all(finding.made and not finding.problem for finding in found)
         assert {finding.topic.removeprefix(address.prefix + "."): finding.partitions for finding in found} == {
@@ -204,7 +207,7 @@ def test_a_topic_that_would_break_something_is_found(
         configs = {"message.timestamp.type": "LogAppendTime", setting: value}
         made._admin.create_topics({name: {"num_partitions": partitions, "replication_factor": 1, "configs": configs}})
         made._admin.wait_for_topics([name])
-        found = {finding.topic: finding.problem for finding in made.check(Wanted())}
+        found = {finding.topic: finding.problem for finding in made.check()}
         assert problem in found.pop(name)
         assert set(found.values()) == {"missing"}
         made.delete()
@@ -245,3 +248,26 @@ def test_a_bad_address_is_told(address: str, says: str) -> None:
 def test_an_address_has_servers_and_a_prefix() -> None:
     assert parse_kafka("kafka://a:9092,[::1]:9093/fleet-1") == KafkaAddress(("a:9092", "[::1]:9093"), "fleet-1")
     assert str(parse_kafka("kafka://a:9092")) == "kafka://a:9092/livefire"
+
+
+def test_topics_are_made_and_checked_from_the_command_line(request: pytest.FixtureRequest) -> None:
+    server = request.getfixturevalue("kafka_server").address
+    prefix = f"test-{uuid.uuid4().hex[:8]}"
+    at = ["--bus", f"kafka://{server}/{prefix}"]
+    run = CliRunner().invoke
+    missing = run(cli, ["topics", "check", *at])
+    assert missing.exit_code == 2 and missing.stderr.count("\n") == 1 and "topics create" in missing.stderr
+    try:
+        made = run(cli, ["topics", "create", *at, "--partitions", "2", "--retention", "1h", "--json"])
+        assert made.exit_code == 0, made.output
+        found = [json.loads(line) for line in made.stdout.splitlines()]
+        assert len(found) == 12 and all(topic["made"] and not topic["problem"] for topic in found)
+        checked = run(cli, ["topics", "check", *at])
+        assert checked.exit_code == 0 and checked.stdout.count("fine") == 12
+    finally:
+        with Topics(parse_kafka(at[1])) as topics_there:
+            topics_there.delete()
+    folder = run(cli, ["topics", "check", "--bus", "runs"])
+    assert folder.exit_code == 2 and "a folder, and needs no topics" in folder.stderr
+    many = run(cli, ["topics", "create", *at, "--min-insync", "2"])
+    assert isinstance(many.exception, BusError) and "of 1 replicas" in str(many.exception)
