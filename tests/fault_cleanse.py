@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fault_checks import Tally, command, environment, until
-from kafka import KafkaProducer
+from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from test_cleanse_app import exchange, write
 
@@ -190,10 +190,11 @@ def lag(address: str, group: str) -> int:
     bus = KafkaBus(to, "lag")
     admin = KafkaAdminClient(bootstrap_servers=list(to.servers))
     try:
-        committed = admin.list_group_offsets(group)
-        committed = committed.get(group, committed)
-        ends = bus.link.consumer().end_offsets([at for at in committed if at.topic == name])
-        return sum(end - committed[at].offset for at, end in ends.items())
+        found = admin.list_group_offsets(group)
+        committed = {at: said.offset for at, said in found.get(group, found).items() if at.topic == name}
+        everywhere = [TopicPartition(name, number) for number in range(bus.spread(topics.RAW))]
+        ends = bus.link.consumer().end_offsets(everywhere)
+        return sum(end - committed.get(at, 0) for at, end in ends.items())
     finally:
         admin.close()
         bus.close()
