@@ -14,7 +14,8 @@ _TOTALS: Final = ("due_zero", "due_total", "send_zero", "send_total")
 def fold(run: str, start_s: int, inside: str) -> str:
     """One insert: slots of all spans made of the panes that are `inside`, and what ranges those were.
 
-    It is one block, so all of it is there or nothing: 18.16 and later gather what a SELECT gives up to a million rows.
+    It must be one block, for all of it to be there or nothing. So it is grouped in one piece (in two levels 18.16 would
+    write a part for each of 256 buckets), and what a later server hands on in pieces is gathered before it is written.
     """
     sums = [*COUNTS, *_TOTALS]
     return f"""INSERT INTO rollups (run, span, kind, route, slot, step, class, source_topic, source_partition,
@@ -31,7 +32,9 @@ FROM (
         dueMap.bucket AS db, dueMap.count AS dc, sendMap.bucket AS sb, sendMap.count AS sc
     FROM panes ARRAY JOIN if(kind = '', [0], [{", ".join(map(str, SPANS))}]) AS x
     WHERE run = {run} AND {inside}
-) GROUP BY run, span, kind, route, slot, step, class, t, p"""
+) GROUP BY run, span, kind, route, slot, step, class, t, p
+SETTINGS group_by_two_level_threshold = 0, group_by_two_level_threshold_bytes = 0,
+    min_insert_block_size_rows = 100000000, min_insert_block_size_bytes = 0"""
 
 
 def slots(run: str, span: int, tail: str) -> str:

@@ -9,6 +9,7 @@ never be.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Sequence
 from time import monotonic, sleep
@@ -33,6 +34,7 @@ from analytics.windows import Window
 from wire.records import Pane, SourceRange
 
 FOLD_ROWS: Final = 100_000  # rows of panes that are read beside the roll-ups before they become part of them
+_FOLD_MOST: Final = 200_000  # rows of panes in one fold: it has to be one block
 _TOKENS: Final = (22, 2)  # since when an insert may bear a token
 _SETTLE_S: Final = 10.0  # how long an earlier insert of the run is waited for
 #: Codes of a server that cannot now, and may be able to later: timeouts, memory, disk, too many parts or queries.
@@ -209,21 +211,28 @@ class ClickHouseStore:
 
     def _fold_if_due(self) -> None:
         """Make roll-ups of the ranges that lie without a hole behind those that are in them; all or nothing."""
-        if self._loose < self._fold_rows or self._start_s is None or self._held is None:
+        if self._loose < self._fold_rows or self._start_s is None:
             return
         regions: dict[tuple[str, str], tuple[int, int]] = {}
-        for topic, partition, first, end in self._held.ranges():
-            done = self._folded.get((topic, partition))
-            if done is None and (topic, partition) not in regions:
-                regions[topic, partition] = (first, end)
-            elif done is not None and first <= done[1] < end:
-                regions[topic, partition] = (done[1], end)
+        rows = 0
+        for topic, partition, first, end, count in self._ask(
+            "SELECT source_topic, source_partition, source_first, source_end, count() FROM panes "
+            f"WHERE run = {self._run} AND source_end > source_first AND NOT {within(self._folded)} "
+            "GROUP BY source_topic, source_partition, source_first, source_end ORDER BY source_first"
+        ):
+            known = regions.get((topic, partition)) or self._folded.get((topic, partition))
+            if known is None or first == known[1]:
+                begin = regions.get((topic, partition), (first, end))[0]
+                regions[topic, partition] = (begin, end)
+                rows += count
+            if rows >= _FOLD_MOST:
+                break
+        self._loose = 0 if rows < _FOLD_MOST else max(self._loose - rows, 0)
         if not regions:
             return
         self._ask(fold(self._run, self._start_s, within(regions)))
         for where, (first, end) in regions.items():
             self._folded[where] = (self._folded.get(where, (first, end))[0], end)
-        self._loose = 0
 
     # ------------------------------------------------------------------------ reading
 
@@ -279,9 +288,10 @@ class ClickHouseStore:
 class DriverExecutor:
     """clickhouse-driver: one connection, opened when it is needed and again after it broke."""
 
-    def __init__(self, address: StoreAddress) -> None:
+    def __init__(self, address: StoreAddress, *, patience_s: float = 30) -> None:
         from clickhouse_driver import Client
 
+        logging.getLogger("clickhouse_driver").addHandler(logging.NullHandler())  # else it prints traces of its own
         self.shown, self.database = str(address), address.name or "default"
         self._client = Client(
             address.host,
@@ -291,7 +301,7 @@ class DriverExecutor:
             password=address.password,
             client_name="livefire",
             connect_timeout=3,
-            send_receive_timeout=30,
+            send_receive_timeout=patience_s,
             sync_request_timeout=3,
         )
 
@@ -312,6 +322,9 @@ class DriverExecutor:
             raise StoreError(
                 f"{self.shown}: no ClickHouse there (the native protocol's port is meant, by default 9000)"
             ) from None
+        except (errors.SocketTimeoutError, TimeoutError):
+            self.close()
+            raise StoreAway(f"{self.shown}: does not answer") from None
         except (errors.NetworkError, EOFError, OSError, errors.PartiallyConsumedQueryError) as error:
             self.close()
             raise StoreAway(f"{self.shown}: {_line(error)}") from None
