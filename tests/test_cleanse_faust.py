@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from fault_cleanse import (
     letter_problems,
     problems_of,
 )
+from servers.fixtures import started
+from servers.kafka import Kafka
 from test_cleanse_app import exchange, write
 from test_cleanse_stream import NOTHING, run, same
 
@@ -300,3 +303,27 @@ def _small(topic: str, size: int) -> Any:
     from kafka.admin import ConfigResource, ConfigResourceType
 
     return ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": str(size)})
+
+
+def test_a_broker_that_dies_and_comes_back_is_waited_for(tmp_path: Path) -> None:
+    with started(Kafka) as broker, cluster(broker.address) as address:
+        worker = Worker(tmp_path, address, "c0").ready()
+        try:
+            exchanges = synthetic_trace.make(9).exchanges
+            half = len(exchanges) // 2
+            record(address, exchanges[:half], ("a",))
+            bus = open_bus(address, NAME)
+            assert fetch(bus, NAME, tmp_path / "one.lf", deadline_s=60) is not None
+            broker.kill()
+            broker.start()
+            back = time.monotonic()
+            record(address, exchanges[half:], ("b",))
+            fetched = fetch(bus, NAME, tmp_path / "two.lf", deadline_s=60)
+            print(f"whole {time.monotonic() - back:.1f} s after the broker was back")
+            assert fetched is not None and fetched.exchanges == len(exchanges) and fetched.account.balanced
+            bus.close()
+            group = f"{parse_kafka(address).prefix}.{GROUP}"
+            until(lambda: lag(address, group) == 0, 15, "nothing is committed", worker.said)
+            assert worker.end() == 0
+        finally:
+            worker.close()
