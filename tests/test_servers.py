@@ -94,6 +94,7 @@ def test_a_server_ends_with_the_process_that_started_it_and_leaves_nothing(make:
 
 def test_a_frozen_server_ends_with_the_process_that_started_it() -> None:
     with Asker("Sleeper()") as asker:
+        assert alive(asker.server)
         os.kill(asker.server, signal.SIGSTOP)
         asker.process.kill()
         until(lambda: not alive(asker.server), 10, "the server lives on")
@@ -112,8 +113,10 @@ def test_without_a_keeper_a_server_would_live_on() -> None:
 @pytest.mark.skipif(not LINUX, reason="that a process dies with its parent's thread is Linux's")
 def test_a_server_ends_when_its_keeper_is_killed() -> None:
     with Asker("Sleeper()") as asker:
+        assert alive(asker.server)
         os.kill(asker.keeper, signal.SIGKILL)
         until(lambda: not alive(asker.server), 10, "the server lives on")
+        shutil.rmtree(asker.folder)  # nobody else will
 
 
 def test_a_server_outlives_the_thread_that_started_it() -> None:

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -163,6 +164,7 @@ def serve(folder: str) -> None:
             answer = {"error": str(error)}
         told.write(json.dumps(answer).encode() + b"\n")
         told.flush()
+    time.sleep(10)  # who asked is gone: the keeper ends this process, and then removes the folder
 
 
 if __name__ == "__main__":
