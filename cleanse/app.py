@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import os
 import ssl
 import tempfile
@@ -257,6 +258,9 @@ def _faust_app(link: Link, group: str, worker: str, folder: str, security: Kafka
 
     from bus.kafka_link import security_options
 
+    if not logging.getLogger().isEnabledFor(logging.DEBUG):
+        for driver in ("aiokafka", "faust", "mode"):  # an outage would fill the user's terminal with repeats
+            logging.getLogger(driver).setLevel(logging.CRITICAL)
     options = security_options(security or KafkaSecurity())
     context = None
     if "SSL" in options["security_protocol"]:

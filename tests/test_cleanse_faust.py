@@ -327,3 +327,41 @@ def test_a_broker_that_dies_and_comes_back_is_waited_for(tmp_path: Path) -> None
             assert worker.end() == 0
         finally:
             worker.close()
+
+
+SCRAM = {
+    "listener.name.safe.sasl.enabled.mechanisms": "SCRAM-SHA-256",
+    "listener.name.safe.scram-sha-256.sasl.jaas.config": (
+        "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+    ),
+}
+
+
+def test_workers_say_who_they_are_as_the_bus_does(tmp_path: Path) -> None:
+    """The same settings for both drivers; a wrong password is one line."""
+    with (
+        started(lambda: Kafka(SCRAM, listeners={"SAFE": "SASL_PLAINTEXT"}, scram={"anna": "right"})) as broker,
+        cluster(broker.address) as address,
+    ):
+        record(address, [exchange(n) for n in range(30)], ("a",))
+        safe = address.replace(broker.address, broker.addresses["SAFE"])
+        for word in ("right", "wrong"):
+            (tmp_path / f"{word}.txt").write_text(f"{word}\n")
+            (tmp_path / "livefire.yaml").write_text(
+                f"kafka_security: {{mechanism: SCRAM-SHA-256, user: anna, password_file: {word}.txt}}\n"
+            )
+            if word == "wrong":
+                done = run("cleanse", "--bus", safe, "--learned", str(learned_file(tmp_path)), folder=tmp_path)
+                assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+                assert "refuse user or password" in done.stderr
+                continue
+            worker = Worker(tmp_path, safe, "c0").ready()
+            try:
+                bus = open_bus(address, NAME)
+                fetched = fetch(bus, NAME, tmp_path / "fetched.lf", deadline_s=60)
+                bus.close()
+                assert fetched is not None and fetched.exchanges == 30
+                assert worker.end() == 0
+                assert worker.said().splitlines()[0] == "livefire: ready" and len(worker.said().splitlines()) == 2
+            finally:
+                worker.close()
