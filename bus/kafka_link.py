@@ -20,7 +20,7 @@ from bus.address import KafkaAddress, KafkaSecurity
 from bus.ports import BusAway, BusError
 
 CONNECT_S: Final = 3.0  # for a first connection
-ANSWER_S: Final = 0.5  # what a reader waits for one answer of the broker
+ANSWER_S: Final = 1.0  # what a reader waits for one answer of the broker
 _MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _SPENT: Final = (
     kafka_errors.OutOfOrderSequenceNumberError,

@@ -92,7 +92,7 @@ class Reader(Protocol):
         """What is there now, in order; [] is definite: nothing more was there when it was called.
 
         Hands out `max_messages` at most, and fewer where they are large: ask again until there are none. Does not wait
-        for what is not there yet. Raises BusAway, after a second at most, where the bus does not say what is there.
+        for what is not there yet. Raises BusAway, after about a second, where the bus does not say what is there.
         """
 
     @property

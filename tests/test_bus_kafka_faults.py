@@ -171,7 +171,7 @@ def test_a_frozen_broker_makes_nobody_wait_for_long(server: Kafka, bus: KafkaBus
             began = time.monotonic()
             with pytest.raises(BusAway):
                 reader.read()
-            assert time.monotonic() - began < 1.5
+            assert time.monotonic() - began < 2.0
         for call in (
             lambda: writer.write(coded(1)),
             lambda: writer.write(coded(1)),
