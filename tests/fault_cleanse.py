@@ -6,9 +6,9 @@ dropped, and balanced.
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
+import tempfile
 import threading
 import time
 import uuid
@@ -20,6 +20,8 @@ from pathlib import Path
 from fault_checks import Tally, command, environment, until
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
+from servers.kafka import Kafka
+from servers.process import Missing
 from test_cleanse_app import exchange, write
 
 from bus import kafka_layout as layout
@@ -295,15 +297,9 @@ def _fetched(bus: object, to: Path, told: dict[str, Callable[[], str]]) -> Fetch
     return fetched
 
 
-def main() -> None:
-    """python tests/fault_cleanse.py: as often as LIVEFIRE_FAULTS says, on the broker of LIVEFIRE_KAFKA."""
-    import tempfile
-
-    seed = random.SystemRandom().randrange(1 << 30)
-    with tempfile.TemporaryDirectory() as folder:
-        tally = kills(Path(folder), os.environ["LIVEFIRE_KAFKA"], int(os.environ.get("LIVEFIRE_FAULTS", "5")), seed)
-    print(f"seed {seed}: {tally.hits} kills, {tally.in_flight} with work in flight; {tally.verdict() or 'no problem'}")
-
-
-if __name__ == "__main__":
-    main()
+def cleanser_kills(count: int, seed: int) -> Tally:
+    try:
+        with Kafka() as broker, tempfile.TemporaryDirectory() as folder:
+            return kills(Path(folder), broker.address, count, seed)
+    except Missing as missing:
+        return Tally(skipped=str(missing))

@@ -23,6 +23,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this tree, whatever is installed
 
 import fault_bus
+import fault_cleanse
 import fault_panes
 import fault_record
 import fault_record_bus
@@ -103,6 +104,7 @@ FAULTS: dict[str, Fault] = {
     "kill -9: recorder, Kafka": fault_record_bus.recorder_kills,
     "broker of a recorder dies and comes back": fault_record_bus.outages,
     "disk under a recorder's spool is full": _linux(fault_record_bus.full_spools),
+    "kill -9: Faust cleanser": fault_cleanse.cleanser_kills,
     "recorder's disk is full": _linux(_each(fault_record.full_disk, 4)),
     "a run's disk is full": _linux(_each(fault_target.full_run_disk, 4)),
     "damaged bytes in outcomes": _each(fault_panes.damage, 4),
