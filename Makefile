@@ -14,7 +14,7 @@ demo: .venv
 # The demo over real servers: 2 recorders, Kafka, 2 Faust cleansers, 2 workers, an aggregator, ClickHouse and Elasticsearch.
 fleet: servers
 	@LEAK=$(LEAK) $(BIN)/python tests/servers/run.py $(BIN)/livefire demo --bus kafka://{kafka} \
-	  --store clickhouse://{clickhouse}/livefire --store elasticsearch://{elasticsearch}
+	  --store clickhouse://{clickhouse}/default --store elasticsearch://{elasticsearch}
 
 test: .venv
 	@$(BIN)/python -m pytest $(ARGS)
