@@ -47,12 +47,13 @@ class Books:
     def outcome(
         self, key: ShotKey, failure: Failure, *, sent_ns: int = 0, first_byte_ns: int = 0, done_ns: int = 0,
         pool_wait_ns: int = 0, status: int = 0, bytes_out: int = 0, bytes_in: int = 0, verdict: Verdict = Verdict.NONE,
-    ) -> None:  # fmt: skip
+    ) -> Outcome:  # fmt: skip
         outcome = Outcome(
             self._run_id, key.exchange_id, key.copy, key.lap, key.step, key.route, self._kind, key.due_ns, sent_ns,
             first_byte_ns, done_ns, pool_wait_ns, status, failure, bytes_out, bytes_in, verdict, self._worker,
         )  # fmt: skip
         self._pending.append(outcome)
+        return outcome
 
     def flush(self, now_ns: int, *, force: bool = False) -> None:
         """Write what is pending, when it is due. Raises BusAway; nothing is lost by it, call again."""

@@ -11,6 +11,7 @@ import os
 import random
 import resource
 import select
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -22,6 +23,7 @@ from replay.away import Away
 from replay.book import Books
 from replay.clock import NowNs
 from replay.compare import compare
+from replay.exemplars import Exemplars
 from replay.firerlink import FirerLink
 from replay.hearing import FleetControl
 from replay.identity import NOTHING, Identities, Who
@@ -58,6 +60,7 @@ class Feeder:
         self, settings: WorkerSettings, bus: Bus, link: FirerLink, schedule: Schedule, timeline: Timeline,
         identities: Identities, accounts: Accounts | None, books: Books, beats: Writer, authority: bytes, now: NowNs,
         *, resume_ns: int = 0, lifeline: int = 0, fleet: FleetControl | None = None,
+        exemplars: Exemplars | None = None,
     ) -> None:  # fmt: skip
         """`resume_ns`: the latest due time that a worker before us has claimed. `lifeline`: fd whose end is our end.
         `fleet`: where orders to all runs are said, if anywhere."""
@@ -77,6 +80,8 @@ class Feeder:
         self._stop_told = 0
         self._stopping = ""
         self._ended = False
+        self._exemplars = exemplars
+        self._heads: dict[int, bytes] = {}  # serial -> head of its answer, until its result
         self._held_ns: dict[int, int] = {}  # serial -> how long it waited for a value
 
     def run(self) -> tuple[str, str]:
@@ -283,6 +288,8 @@ class Feeder:
     def _answer(self, serial: int, answer_head: bytes, body: bytes) -> None:
         flight = self._flights.get(serial)
         if flight is not None:
+            if self._exemplars is not None:
+                self._heads[serial] = answer_head
             self._identities.answered(flight.who, flight.item, serial, answer_head, body)
 
     def _results(self, payload: bytes) -> None:
@@ -292,15 +299,23 @@ class Feeder:
             if flight is None:
                 continue
             failure = _FAILURES[number]
-            self._books.outcome(
+            outcome = self._books.outcome(
                 flight.key, failure, sent_ns=sent, first_byte_ns=first, done_ns=done,
                 pool_wait_ns=wait + self._held_ns.pop(serial, 0), status=status, bytes_out=out, bytes_in=received,
                 verdict=compare(flight.item.stamped.baseline, status, received, tolerance=tolerance),
             )  # fmt: skip
+            if self._exemplars is not None:
+                self._exemplars.consider(outcome, partial(self._head_of, flight), self._heads.pop(serial, b""))
             if flight.produces:
                 # Values that an answer did not give are failed now, so that nobody waits for them.
                 self._identities.failed(flight.who, flight.item, serial)
                 self._release(serial)
+
+    def _head_of(self, flight: _Flight) -> bytes:
+        """What was sent, without what is new in every shot: trace context and marker."""
+        template = self._template(flight)
+        name = b"%b.%d.%d" % (template.name, flight.key.copy, flight.key.lap)
+        return b"%bLivefire-Shot: %b\r\n\r\n" % (template.first, name)
 
     def _shed(self, serial: int, failure: Failure) -> None:
         flight = self._flights.pop(serial)
@@ -344,6 +359,8 @@ class Feeder:
 
     def _book_and_beat(self, now: int, next_beat: int) -> int:
         self._away.attempt(lambda: self._books.flush(now))
+        if self._exemplars is not None:
+            self._away.attempt(partial(self._exemplars.flush, now))
         if now < next_beat:
             return next_beat
         self._away.attempt(lambda: self.beat(now, "stopping" if self._stopping else self._state, self._reason[1]))
@@ -374,7 +391,8 @@ class Feeder:
 def manifest_of(settings: WorkerSettings, topic: str, created_ns: int) -> Manifest:
     """Settings of the run without what is secret."""
     shown = msgspec.to_builtins(settings)
-    del shown["key_hex"], shown["security"]
+    for secret in ("key_hex", "mask_hex", "security"):
+        del shown[secret]
     return Manifest(
         topic, settings.worker, settings.run_id, created_ns, "livefire replay", settings=shown,
         inputs=(settings.recording,),

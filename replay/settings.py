@@ -65,6 +65,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     bus: str = ""  # address of the bus that the run is on
     security: KafkaSecurity | None = None  # how its machine is known there
     fetch: str = ""  # name of a recording on the bus, which is copied to `recording` first
+    mask_hex: str = ""  # the key that masks exemplars; "" = none are kept
 
 
 class ReplaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -49,6 +49,7 @@ class StandingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     folder: Path  # its recordings, while they are needed
     key_id: str
     key_hex: str
+    mask_hex: str = ""  # the key that masks exemplars
     security: KafkaSecurity | None = None
     max_rate: float = 0.0  # 0 = what the plan says
     max_open: int = 0
@@ -168,6 +169,7 @@ class Standing:
             recording=str(recording),
             pinned=found.address,
             key_hex=mine.key_hex,
+            mask_hex=mine.mask_hex,
             accounts=str(mine.accounts) if asked.accounts else "",
             max_rate=min(asked.max_rate, mine.max_rate or asked.max_rate),
             max_open=min(asked.max_open, mine.max_open or asked.max_open),

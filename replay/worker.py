@@ -21,6 +21,7 @@ from replay.app import anchor_ns
 from replay.away import patiently
 from replay.book import Books, end_partition
 from replay.clock import clock_of
+from replay.exemplars import Exemplars
 from replay.feeder import Feeder, manifest_of
 from replay.firerlink import FirerLink
 from replay.hearing import FLEET, FleetControl, began_ns
@@ -69,6 +70,10 @@ def run(settings: WorkerSettings, lifeline: int) -> int:
     created = now()
     books = Books(bus, manifest_of(settings, topics.CLAIMS, created), settings.run_id, settings.worker, settings.kind)
     beats = bus.writer(topics.BEATS, settings.worker, manifest_of(settings, topics.BEATS, created))
+    exemplars = None
+    if settings.mask_hex:
+        kept = manifest_of(settings, topics.EXEMPLARS, created)
+        exemplars = Exemplars(bus, kept, bytes.fromhex(settings.mask_hex))
     timeline = Timeline()
     draws = Draws(settings.index, settings.workers, settings.spread_ns)
     schedule = Schedule(
@@ -87,6 +92,7 @@ def run(settings: WorkerSettings, lifeline: int) -> int:
         feeder = Feeder(
             settings, bus, link, schedule, timeline, Identities(recording.flows()), table, books, beats,
             target.authority.encode(), now, resume_ns=resume_ns, lifeline=lifeline, fleet=fleet,
+            exemplars=exemplars,
         )  # fmt: skip
         # Slices make many objects that live for half a second and no cycles: at the usual thresholds looking for
         # those would cost an eighth of the feeder's CPU.
@@ -112,6 +118,8 @@ def run(settings: WorkerSettings, lifeline: int) -> int:
 
     try:
         patiently(leave, now)
+        if exemplars is not None:
+            exemplars.end(now(), reason)
     except BusAway as error:
         print(f"what became of the last shots could not be written down: {error}", file=sys.stderr)
         return 1

@@ -22,8 +22,10 @@ from servers.kafka import Kafka
 
 from bus.address import open_bus
 from replay import summary
+from replay.book import records_of
 from replay.recover import recover, unfinished
 from wire import topics
+from wire.codec import RecordType
 from wire.records import Exchange, Manifest, Request, Response
 
 
@@ -90,6 +92,14 @@ def test_a_drill_by_two_workers_that_stood_by(fleet: Fleet) -> None:
     assert account["balanced"] and account["sent"] == account["planned"] == len(fleet.target.requests()) > 300
     assert {outcome["worker"] for outcome in fleet.outcomes(result["run_id"])} == {"w0", "w1"}
     assert problems_of(fleet, result["run_id"]) == []
+    with contextlib.closing(open_bus(fleet.address, result["run_id"])) as bus:
+        exemplars = [
+            exemplar
+            for worker in bus.partitions(topics.EXEMPLARS)
+            for exemplar in records_of(bus.reader(topics.EXEMPLARS, worker), RecordType.EXEMPLAR)
+        ]
+    assert {exemplar.outcome.worker for exemplar in exemplars} == {"w0", "w1"} and len(exemplars) <= 8
+    assert all(exemplar.request_head.startswith(b"GET /sleep/20 ") for exemplar in exemplars)
     # They stand by again, and leave when they are let go.
     until(lambda: {b.state for b in fleet.beats().values()} == {"idle"}, 5, "they are not idle again")
     for worker in workers:

@@ -21,6 +21,7 @@ from replay.amplify import Draws
 from replay.away import Away, patiently
 from replay.book import Books, name_of, records_of, write_outcomes
 from replay.conductor import Conductor
+from replay.exemplars import Exemplars
 from replay.feeder import Feeder, manifest_of
 from replay.hearing import FLEET, FleetControl
 from replay.home import Home
@@ -34,7 +35,7 @@ from replay.steps import Step, Timeline
 from wire import topics
 from wire.codec import RecordType
 from wire.ids import ulid
-from wire.records import Action, Control, Failure, Manifest, ShotKey
+from wire.records import Action, Control, Failure, Manifest, Outcome, ShotKey, Verdict
 
 NOW = 1_800_000_000 * SECOND
 SETTINGS = WorkerSettings(
@@ -335,3 +336,59 @@ def test_a_conductor_of_other_machines_stamps_beats_when_it_hears_them(tmp_path:
         assert conductor.beats()["w0"].at_ns == at_ns
         conductor._writer.close()
     writer.close()
+
+
+# ---------------------------------------------------------------------------- exemplars
+
+
+def test_exemplars_are_the_slowest_and_the_first_failed_of_a_route_with_masked_heads(tmp_path: Path) -> None:
+    bus = FileBus(tmp_path)
+    kept = Exemplars(bus, manifest_of(SETTINGS, topics.EXEMPLARS, 1), bytes(range(32)))
+    books = Books(bus, manifest_of(SETTINGS, topics.CLAIMS, 1), "r1", "w0", SETTINGS.kind)
+    rendered = []
+
+    def head(number: int) -> bytes:
+        rendered.append(number)
+        return b"GET /item?email=jane.doe@example.com HTTP/1.1\r\nAuthorization: Bearer sEcr3tT0ken9Zz81\r\n\r\n"
+
+    def shot(number: int, latency_ms: int, failure: Failure = Failure.NONE, status: int = 200, sent: int = 1) -> None:
+        key = ShotKey(exchange(number, 0).exchange_id, 0, 0, 0, f"GET /{number % 2}", NOW)
+        outcome = books.outcome(key, failure, sent_ns=NOW * sent, done_ns=NOW + latency_ms * MS, status=status)
+        kept.consider(outcome, lambda: head(number), b"HTTP/1.1 200 OK\r\nSet-Cookie: sid=0123456789abcdef\r\n\r\n")
+
+    for number in range(200):
+        shot(number, (number * 37) % 200)
+    for number in range(200, 206):
+        shot(number, 5, status=503)
+    shot(300, 9, Failure.TIMEOUT, 0)
+    shot(302, 9, Failure.SHED_RATE, 0, sent=0)
+    kept.flush(NOW)
+    assert len(rendered) == 8, "only what is written is rendered"
+    shot(400, 1)
+    kept.flush(NOW + SECOND)
+    assert len(rendered) == 8, "not due"
+    kept.end(NOW, "done")
+    found = list(records_of(bus.reader(topics.EXEMPLARS, "w0"), RecordType.EXEMPLAR))
+    of_route = [e for e in found[:8] if e.outcome.route == "GET /0"]
+    assert sorted((e.outcome.done_ns - NOW) // MS for e in of_route) == [5, 5, 196, 198]
+    assert [e.outcome.status for e in of_route[:2]] == [503, 503] and len(found) == 9
+    for exemplar in found:
+        shown = exemplar.request_head + exemplar.response_head
+        assert b"GET /item" in shown and b"Set-Cookie: sid=" in shown
+        for secret in (b"jane.doe", b"sEcr3tT0ken9Zz81", b"0123456789abcdef"):
+            assert secret not in shown
+
+
+def test_of_what_is_known_of_an_answer_its_status_is_the_least(tmp_path: Path) -> None:
+    bus = FileBus(tmp_path)
+    kept = Exemplars(bus, manifest_of(SETTINGS, topics.EXEMPLARS, 1), bytes(range(32)))
+    key = ShotKey(exchange(1, 0).exchange_id, 0, 0, 0, "GET /", NOW)
+    for status, failure in ((200, Failure.NONE), (0, Failure.RESET)):
+        outcome = Outcome(
+            "r1", key.exchange_id, 0, 0, 0, "GET /", SETTINGS.kind, NOW, NOW, 0, NOW + 1, 0, status, failure, 0, 0,
+            Verdict.NONE,
+        )  # fmt: skip
+        kept.consider(outcome, lambda: b"GET / HTTP/1.1\r\n\r\n", b"")
+    kept.end(NOW, "done")
+    found = list(records_of(bus.reader(topics.EXEMPLARS, "w0"), RecordType.EXEMPLAR))
+    assert [e.response_head for e in found] == [b"", b"HTTP/1.1 200\r\n\r\n"]

@@ -66,6 +66,7 @@ def command(
             folder=settings.runs_path / "workers" / name,
             key_id=ring.marker.id,
             key_hex=ring.marker.key,
+            mask_hex=ring.masking,
             max_rate=max_rate or 0.0,
             max_open=max_open or 0,
             accounts=accounts,
