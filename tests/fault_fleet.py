@@ -27,6 +27,7 @@ from fleet import Cluster, Fleet, Process
 from http_target import Target
 from recordings import even, id_of
 from servers.kafka import Kafka
+from servers.process import Missing
 
 from bus.address import open_bus
 from replay.recover import recover, unfinished
@@ -194,6 +195,16 @@ def outages(how: str) -> Callable[[int, int], Tally]:
     return fault
 
 
+def _or_skipped(fault: Callable[[int, int], Tally]) -> Callable[[int, int], Tally]:
+    def tried(count: int, seed: int) -> Tally:
+        try:
+            return fault(count, seed)
+        except Missing as missing:
+            return Tally(skipped=str(missing))
+
+    return tried
+
+
 def _add(tally: Tally, seed: int, found: Found) -> None:
     problems = [f"seed {seed}: {text}" for text in found.problems]
     tally.add(hit=found.hit, in_flight=found.open_shots > 0, problems=problems, last_ns=found.last_ns)
@@ -201,8 +212,8 @@ def _add(tally: Tally, seed: int, found: Found) -> None:
 
 #: Every fault of a fleet, by its name.
 FAULTS: dict[str, Callable[[int, int], Tally]] = {
-    **{f"kill -9: {what} of a fleet": kills(what) for what in VICTIMS},
-    **{f"broker {how} under a fleet's load": outages(how) for how in OUTAGES},
+    **{f"kill -9: {what} of a fleet": _or_skipped(kills(what)) for what in VICTIMS},
+    **{f"broker {how} under a fleet's load": _or_skipped(outages(how)) for how in OUTAGES},
 }
 
 

@@ -24,6 +24,7 @@ if __name__ == "__main__":
 
 import fault_bus
 import fault_cleanse
+import fault_fleet
 import fault_panes
 import fault_record
 import fault_record_bus
@@ -105,6 +106,7 @@ FAULTS: dict[str, Fault] = {
     "broker of a recorder dies and comes back": fault_record_bus.outages,
     "disk under a recorder's spool is full": _linux(fault_record_bus.full_spools),
     "kill -9: Faust cleanser": fault_cleanse.cleanser_kills,
+    **{name: _at_most(25, fault) for name, fault in fault_fleet.FAULTS.items()},  # each is a whole drill
     "recorder's disk is full": _linux(_each(fault_record.full_disk, 4)),
     "a run's disk is full": _linux(_each(fault_target.full_run_disk, 4)),
     "damaged bytes in outcomes": _each(fault_panes.damage, 4),
