@@ -10,21 +10,22 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 import msgspec
 
 from analytics.app import Aggregator
+from analytics.beside import Beside, Recording
 from analytics.panes import NS
 from analytics.production import ProductionReader
-from analytics.store_address import open_reader, open_store
-from analytics.store_port import Store, StoreAway, StoreError, WindowDocuments
+from analytics.store_address import open_ahead, open_reader, open_store
+from analytics.store_port import Ahead, Store, StoreAway, StoreError, WindowDocuments
 from bus.ports import Bus, BusAway, BusError
 from bus.topic import TopicReader
 from wire import topics
 from wire.codec import RecordType
-from wire.records import Action, Beat, Control, RouteTable
+from wire.records import Action, Beat, Control
 from wire.routes import RouteMatcher
 
 WHOLE: Final = str(1 << 40)  # the note `watermark_s` of what is final as a whole
@@ -32,22 +33,25 @@ _POLL_S: Final = 0.1
 _REFRESH_S: Final = 0.5
 _LOOK_S: Final = 1.0  # between looks for new runs, and at a store or bus that is away
 _QUIET_S: Final = 2.0  # a run whose partitions are all whole is over when none has come for so long
-
-
-class Recording(msgspec.Struct, frozen=True):
-    """Production: its exchanges become outcomes. `servers` as `ProductionReader` takes them."""
-
-    name: str
-    routes: RouteTable
-    servers: tuple[str, ...] = ()
+_BESIDE_S: Final = 15.0  # how long production that a recorder still holds is waited for, once the run has ended
+_BESIDE_LAG_S: Final = 5  # windows are final so much later when production goes into them, too
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """What is followed. `runs` None: all that are new, found by `new_runs`."""
+    """What is followed. `runs` None: all that are new, found by `new_runs`.
+
+    Of the recordings each run is given what went on beside it; with `whole` each recording is also followed itself.
+    """
 
     runs: tuple[str, ...] | None
     recordings: tuple[Recording, ...] = ()
     service: str = "livefire"
+    whole: bool = False
+
+    @property
+    def apart(self) -> dict[str, Recording]:
+        """The recordings that are followed themselves."""
+        return {recording.name: recording for recording in self.recordings} if self.whole else {}
 
 
 class Followed(msgspec.Struct):
@@ -63,12 +67,31 @@ class Followed(msgspec.Struct):
     failed: tuple[str, ...] = ()  # what was given up, one line each
 
 
+class Counts(msgspec.Struct, frozen=True):
+    """What a tail has taken in."""
+
+    outcomes: int = 0
+    production: int = 0
+    unreadable: int = 0
+
+
 class Tail:
     """One run, or one recording, into one store. It begins where the store stands."""
 
-    def __init__(self, bus: Bus, store: Store, service: str, recording: Recording | None = None) -> None:
-        self._bus, self._store, self._recording = bus, store, recording
-        self.started_s: int | None = None
+    def __init__(
+        self,
+        bus: Bus,
+        store: Store,
+        run_id: str,
+        service: str,
+        *,
+        recording: Recording | None = None,
+        beside: Sequence[tuple[Recording, Bus]] = (),
+    ) -> None:
+        """`recording`: it is what is followed. `beside`: recordings of what went on beside the run, and their buses."""
+        self._bus, self._store, self._run_id, self._recording = bus, store, run_id, recording
+        self._waiting, self._beside = list(beside), list[Beside]()  # until the run has started; since then
+        self.started_ns: int | None = None
         self._loads: dict[int, float] = {}
         self._beats: dict[str, Beat] = {}
         self._known: dict[str, str] = {}  # notes that are in the store
@@ -83,22 +106,48 @@ class Tail:
         self._note("service", service)
 
     @property
-    def progress(self) -> Any:
-        return self._aggregator.progress
+    def counts(self) -> Counts:
+        made = [aggregator.progress for aggregator in (self._aggregator, *self._beside)]
+        return Counts(
+            sum(progress.outcomes for progress in made),
+            sum(progress.production for progress in made),
+            sum(progress.unreadable for progress in made),
+        )
 
     def poll(self) -> int:
         """Take in what is there now; how much it was. Raises BusAway, StoreAway (call again), BusError, StoreError."""
-        before = self.progress.outcomes + self.progress.production + self.progress.unreadable
+        before = self.counts
         self._listen()
-        self._aggregator.poll()
+        taken = self._aggregator.poll()
         self._tell_start()
-        return int(self.progress.outcomes + self.progress.production + self.progress.unreadable - before)
+        if not taken:  # the run's own first: how far it has come says what of production counts
+            self._poll_beside()
+        now = self.counts
+        return now.outcomes + now.production + now.unreadable - before.outcomes - before.production - before.unreadable
+
+    def _poll_beside(self) -> None:
+        start = self._known.get("start_s")
+        if start is None:
+            return
+        since_ns = int(start) * NS if self.started_ns is None else self.started_ns
+        while self._waiting:
+            recording, bus = self._waiting[-1]
+            self._beside.append(Beside(bus, self._store, self._run_id, recording, since_ns))
+            self._waiting.pop()
+        for beside in self._beside:
+            beside.reached(self._reached_ns, ended=self._aggregator.ended)
+            beside.poll()
+
+    @property
+    def _reached_ns(self) -> int:
+        """The run's latest sign of life."""
+        return max((beat.at_ns for beat in self._beats.values()), default=self._aggregator.progress.last_sent_ns)
 
     def refresh(self) -> None:
         """Bring windows up to date that are kept as documents. Raises StoreAway, StoreError."""
         mark = self._aggregator.watermark_s(self._beats)
         if mark is not None and not self._aggregator.ended:  # as a whole it is final when it is over
-            self._note("watermark_s", str(mark))
+            self._note("watermark_s", str(mark - _BESIDE_LAG_S if self._beside or self._waiting else mark))
         if isinstance(self._store, WindowDocuments):
             self._store.refresh_windows()
 
@@ -109,7 +158,8 @@ class Tail:
             return False
         if self._quiet_since is None:
             self._quiet_since = now_s
-        return now_s - self._quiet_since >= _QUIET_S
+        complete = not self._waiting and all(beside.complete for beside in self._beside)
+        return now_s - self._quiet_since >= (_QUIET_S if complete else _BESIDE_S)
 
     def finish(self) -> None:
         """Nothing more will come: every window is final. Raises StoreAway, StoreError."""
@@ -132,14 +182,16 @@ class Tail:
     def _hear(self, control: Control) -> None:
         if control.action == Action.STEP:
             self._loads.setdefault(control.step, control.load)
-            if self.started_s is None:
-                self.started_s = control.effective_ns // NS  # a run starts when its first step takes effect
+            if self.started_ns is None:
+                self.started_ns = control.effective_ns  # a run starts when its first step takes effect
 
     def _tell_start(self) -> None:
         """Notes that windows go by: they are in the store before the windows are."""
         began_ns = self._aggregator.began_ns
         if began_ns is None:
             return
+        if self._recording is None and self.started_s is None and not self.progress.outcomes:
+            return  # workers have opened their books, and wait for the first step as this does
         if "start_s" not in self._known:
             self._known["start_s"] = self._store.note("start_s") or ""
             if not self._known["start_s"]:
@@ -149,13 +201,19 @@ class Tail:
             self._note("speed", str(speed))
             self._note("loads", json.dumps(self._loads))
 
+    @property
+    def _took_any(self) -> bool:
+        progress = self._aggregator.progress
+        return bool(progress.outcomes or progress.production) or self._aggregator.ended
+
     def _note(self, name: str, value: str) -> None:
         if self._known.get(name) != value:
             self._store.set_note(name, value)
             self._known[name] = value
 
     def close(self) -> None:
-        self._aggregator.close()
+        for aggregator in (self._aggregator, *self._beside):
+            aggregator.close()
         for reader in self._others:
             reader.close()
         self._store.close()
@@ -181,7 +239,9 @@ class StoreFollower:
         self.state = Followed(address)
         self._tails: dict[str, Tail] = {}
         self._past: set[str] = set()  # over, or given up
-        self._counted: dict[str, tuple[int, int, int]] = {}
+        self._counted: dict[str, Counts] = {}
+        self._ahead: Ahead | None = None
+        self._has_ahead = True
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"store {address}", daemon=True)
         self._looked_s = self._refreshed_s = float("-inf")
@@ -211,12 +271,14 @@ class StoreFollower:
                 with self._told(name):
                     self._tails[name].refresh()
                 self._close(name)
+            if self._ahead is not None:
+                self._ahead.close()
 
     def _done(self) -> bool:
         wanted = self._wanted
         if wanted.runs is None:
             return False
-        return all(name in self._past for name in (*wanted.runs, *(r.name for r in wanted.recordings)))
+        return all(name in self._past for name in (*wanted.runs, *wanted.apart))
 
     def step(self) -> int:
         """One round over all that is followed; how much was taken in."""
@@ -245,7 +307,9 @@ class StoreFollower:
 
     def _look(self) -> None:
         """Open what is wanted and not yet open."""
-        recordings = {recording.name: recording for recording in self._wanted.recordings}
+        with self._told(""):
+            self._make_ahead()
+        recordings = self._wanted.apart
         names = [*recordings]
         with self._told(""):
             names += self._new_runs() if self._wanted.runs is None else self._wanted.runs
@@ -257,6 +321,13 @@ class StoreFollower:
                     self._past.add(name)
                     continue
                 self._open(name, recordings.get(name))
+
+    def _make_ahead(self) -> None:
+        if self._ahead is None and self._has_ahead:
+            self._ahead = open_ahead(self._address)
+            self._has_ahead = self._ahead is not None
+        if self._ahead is not None:
+            self._ahead.make()
 
     def _is_whole(self, name: str) -> bool:
         """Whether the store has all of a run: then nobody takes it from its readers."""
@@ -276,7 +347,11 @@ class StoreFollower:
             stack.callback(bus.close)
             store = open_store(self._address, name)
             stack.callback(store.close)
-            self._tails[name] = Tail(bus, store, self._wanted.service, recording)
+            beside = []
+            for other in self._wanted.recordings if recording is None else ():
+                beside.append((other, self._open_bus(other.name)))
+                stack.callback(beside[-1][1].close)
+            self._tails[name] = Tail(bus, store, name, self._wanted.service, recording=recording, beside=beside)
             stack.pop_all()
 
     @contextlib.contextmanager
@@ -290,7 +365,9 @@ class StoreFollower:
             self._give_up(name, str(error))
 
     def _give_up(self, name: str, why: str) -> None:
-        self.state.failed = (*self.state.failed, f"{name}: {why}" if name else why)
+        line = f"{name}: {why}" if name else why
+        if line not in self.state.failed:
+            self.state.failed = (*self.state.failed, line)
         self._past.add(name)
         self._close(name)
 
@@ -301,9 +378,8 @@ class StoreFollower:
                 tail.close()
 
     def _count(self, name: str, tail: Tail) -> None:
-        p = tail.progress
-        was, now = self._counted.get(name, (0, 0, 0)), (p.outcomes, p.production, p.unreadable)
+        was, now = self._counted.get(name, Counts()), tail.counts
         self._counted[name] = now
-        self.state.outcomes += now[0] - was[0]
-        self.state.production += now[1] - was[1]
-        self.state.unreadable += now[2] - was[2]
+        self.state.outcomes += now.outcomes - was.outcomes
+        self.state.production += now.production - was.production
+        self.state.unreadable += now.unreadable - was.unreadable
