@@ -88,21 +88,29 @@ class Aggregator:
                 if partition not in self._readers:
                     self._readers[partition] = self._bus.reader(self._topic, partition, self._begin(partition))
             try:
-                for reader in self._readers.values():
-                    found.append(reader.read(self._settings.batches))
+                for partition, reader in self._readers.items():
+                    found.append(self._read(partition, reader))
                 found.append(self._read_recording())
             finally:  # a bus that goes away in the middle takes nothing of what was read
                 self._take([messages for messages in found if messages])
         return sum(map(len, found))
+
+    def _read(self, partition: str, reader: Reader) -> list[Message]:
+        return reader.read(self._settings.batches)
+
+    def _where(self, topic: str, partition: str) -> tuple[str, str]:
+        """Under which name the store holds a partition."""
+        return topic, partition
 
     def _begin(self, partition: str) -> int:
         at = self._resume(self._topic, partition)
         return at or (self._bus.offset_at(self._topic, partition, self._since_ns) if self._since_ns else 0)
 
     def _resume(self, topic: str, partition: str) -> int:
-        at = self._store.resume(topic, partition)
+        where = self._where(topic, partition)
+        at = self._store.resume(*where)
         if at:
-            self._taken[topic, partition] = at
+            self._taken[where] = at
         return at
 
     def production_since(self, since_ns: int) -> None:
@@ -145,7 +153,7 @@ class Aggregator:
         for messages in found:
             first, last = messages[0], messages[-1]
             # With the damaged bytes that were skipped before it: a gap would be where the next one goes on.
-            where = (first.topic, first.partition)
+            where = self._where(first.topic, first.partition)
             sources.append(SourceRange(*where, self._taken.get(where, first.offset), last.next_offset))
             self._taken[where] = last.next_offset
         self._kept = _Portion(panes, tuple(sources), fresh)

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from analytics import templates
+from analytics.documents import day
 from analytics.elasticsearch_client import Client, Refused
-from analytics.fields import EXEMPLAR_FIELDS, exemplars_of
+from analytics.fields import EXEMPLAR_FIELDS, SERIES, WINDOW_FIELDS, base_of, exemplars_of
 from analytics.store_port import StoreError
 
 _NOT_ALLOWED: Final = 403
 _NO_HANDLER: Final = frozenset({400, 405, _NOT_ALLOWED})
+_DAY_S: Final = 86_400
 
 
 class Indices:
@@ -74,13 +76,48 @@ class Indices:
             return
         found = self._client.request("GET", f"/{index}/_mapping", absent=True)
         if found is None:
-            try:
-                self._client.request("PUT", f"/{index}")
-            except Refused as refused:
-                if refused.type != "resource_already_exists_exception":
-                    raise
+            self._make(index)
             found = self._client.request("GET", f"/{index}/_mapping")
         self._check(index, next(iter(found.values()))["mappings"], wanted)
+
+    def _make(self, index: str) -> None:
+        try:
+            self._client.request("PUT", f"/{index}")
+        except Refused as refused:
+            if refused.type != "resource_already_exists_exception":
+                raise
+
+    @property
+    def window_properties(self) -> dict[str, Any]:
+        return templates.properties(WINDOW_FIELDS, histograms=self.histograms)
+
+    def look(self, second: int) -> list[str]:
+        """Look, in one request, at what there is of the windows that begin on a second's day; what is missing."""
+        wanted = [base_of(series, all_routes=both, name=self._name) for series in SERIES for both in (False, True)]
+        names = [f"{base}-{day(second)}" for base in wanted]
+        if all(name in self._checked for name in names):
+            return []
+        path = f"/{self._name}-windows-*-{day(second)},{self._name}-totals-*-{day(second)}/_mapping"
+        found = self._client.request("GET", path, params={"ignore_unavailable": "true"}, absent=True) or {}
+        for name in names:
+            if name in found:
+                self._check(name, found[name]["mappings"], self.window_properties)
+        return [name for name in names if name not in self._checked]
+
+    def ensure_windows(self, index: str, second: int) -> None:
+        """`ensure`, of windows that begin on a second's day."""
+        if index not in self._checked:
+            self.look(second)
+            self.ensure(index, self.window_properties)
+
+    def make_ahead(self, second: int) -> None:
+        """All of the second's day, and of the next day one at each call: to make one takes up to a second."""
+        self.ensure(templates.runs_index(self._name), templates.RUN_PROPERTIES)
+        self.ensure(templates.panes_index(second, self._name), templates.RANGE_PROPERTIES)
+        for name in self.look(second):
+            self.ensure(name, self.window_properties)
+        for name in self.look(second + _DAY_S)[:1]:
+            self.ensure(name, self.window_properties)
 
     def check_stream(self) -> None:
         """The stream of exemplars will be made, by the first write, of our template. Raises StoreError if not."""

@@ -17,6 +17,12 @@ MARKER: Final = b"livefire-marker"
 _UNSEEN: Final = frozenset({Fault.GAP, Fault.MIDSTREAM, Fault.UNFINISHED})
 
 
+def done_ns(exchange: Exchange) -> int:
+    """When the latest that was seen of it was seen."""
+    done = exchange.response_end_ns or exchange.response_start_ns or exchange.request_end_ns
+    return max(done, exchange.request_start_ns)
+
+
 class ProductionReader:
     """Makes outcomes of exchanges, and counts in `skipped` why others were left out."""
 
@@ -27,6 +33,7 @@ class ProductionReader:
         self._exact = {server for server in servers if not server.startswith(":")}
         self._ports = tuple(server for server in servers if server.startswith(":"))
         self.since_ns = since_ns
+        self.until_ns: int | None = None  # what was done later is left out
         self.skipped: dict[str, int] = {}
 
     def outcome(self, exchange: Exchange) -> Outcome | None:
@@ -36,7 +43,6 @@ class ProductionReader:
             return None
         head, answer = exchange.request.head, exchange.response
         started = exchange.request_start_ns
-        done = exchange.response_end_ns or exchange.response_start_ns or exchange.request_end_ns or started
         return Outcome(
             run_id=self._run_id,
             exchange_id=exchange.exchange_id,
@@ -48,7 +54,7 @@ class ProductionReader:
             due_ns=started,
             sent_ns=started,
             first_byte_ns=exchange.response_start_ns if answer else 0,
-            done_ns=max(done, started),
+            done_ns=done_ns(exchange),
             pool_wait_ns=0,
             status=answer.status if answer else 0,
             failure=Failure.NONE if answer else Failure.RESET,
@@ -61,6 +67,8 @@ class ProductionReader:
     def _reason_to_skip(self, exchange: Exchange) -> str:
         if exchange.request_start_ns < self.since_ns:
             return "before"
+        if self.until_ns is not None and done_ns(exchange) > self.until_ns:
+            return "after"
         if (self._exact or self._ports) and not (
             exchange.server in self._exact or (self._ports and exchange.server.endswith(self._ports))
         ):

@@ -13,12 +13,13 @@ from __future__ import annotations
 import os
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Final, cast
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from analytics.store_port import PaneReader, Store, StoreError
+from analytics.store_port import Ahead, PaneReader, Store, StoreError
 from analytics.store_sqlite import PaneStore, StoredPanes
 
 #: scheme -> (module with `open_at`, extra that installs its driver, default port)
@@ -99,14 +100,26 @@ def open_reader(address: str, run_id: str) -> PaneReader:
     return _opened(where, run_id, write=False)
 
 
+def open_ahead(address: str) -> Ahead | None:
+    """Of a store that has something to be made ready; None for others. Raises as `open_store`."""
+    where = parse_address(address)
+    if isinstance(where, Path):
+        return None
+    make = getattr(_module(where), "ahead_at", None)
+    return None if make is None else cast(Ahead, make(where))
+
+
 def _file(address: str, path: Path, run_id: str) -> Path:
     return path / f"{run_id}.db" if address.endswith("/") or path.is_dir() else path
 
 
 def _opened(where: StoreAddress, run_id: str, *, write: bool) -> Store:
+    return cast(Store, _module(where).open_at(where, run_id, write=write))
+
+
+def _module(where: StoreAddress) -> ModuleType:
     module, extra, _ = _SCHEMES[where.scheme]
     try:
-        open_at = import_module(module).open_at
+        return import_module(module)
     except ModuleNotFoundError as error:
         raise StoreError(f"{where}: {error.name} is not installed: pip install 'livefire[{extra}]'") from None
-    return cast(Store, open_at(where, run_id, write=write))

@@ -20,7 +20,7 @@ from analytics import documents, templates
 from analytics.documents import Document, RunFacts
 from analytics.elasticsearch_client import Client, Refused
 from analytics.elasticsearch_indices import Indices
-from analytics.fields import NAME, SERIES, WINDOW_FIELDS
+from analytics.fields import NAME, SERIES
 from analytics.panes import PaneKey, add_panes, key_of
 from analytics.running_windows import RunningWindows
 from analytics.source_ranges import SourceRanges
@@ -40,6 +40,32 @@ def open_at(where: StoreAddress, run_id: str, *, write: bool) -> ElasticsearchSt
     except BaseException:
         client.close()
         raise
+
+
+def ahead_at(where: StoreAddress) -> IndicesAhead:
+    """What makes the indices before a run needs them. Raises StoreAway, StoreError."""
+    return IndicesAhead(Client(where), where.name or NAME)
+
+
+def _now_s() -> int:
+    return int(datetime.now(UTC).timestamp())
+
+
+class IndicesAhead:
+    """Indices of today and of tomorrow, so that no window waits for its index to be made."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self._client, self._indices, self._installed = client, Indices(client, name), False
+
+    def make(self) -> None:
+        """What is missing; of tomorrow's one a call. Raises StoreAway, StoreError: call again."""
+        if not self._installed:
+            self._indices.install()
+            self._installed = True
+        self._indices.make_ahead(_now_s())
+
+    def close(self) -> None:
+        self._client.close()
 
 
 class ElasticsearchStore:
@@ -171,12 +197,11 @@ class ElasticsearchStore:
         return self._running
 
     def _window_documents(self, running: RunningWindows, facts: RunFacts) -> Iterator[Document]:
-        wanted = templates.properties(WINDOW_FIELDS, histograms=self._indices.histograms)
         for series, window in running.take():
             made = documents.window_document(
                 window, series, facts, name=self._name, histograms=self._indices.histograms
             )
-            self._indices.ensure(made.index, wanted)
+            self._indices.ensure_windows(made.index, window.start_s)
             yield made
 
     def _facts(self) -> RunFacts:
@@ -309,9 +334,9 @@ class ElasticsearchStore:
         self._save(former=former)
 
     def _take_over(self) -> None:
-        today = datetime.now(UTC).strftime("%Y.%m.%d")  # only a name; it stays the run's
+        index = templates.panes_index(_now_s(), self._name)  # only a name; it stays the run's
         fresh = {
-            "run": self._run_id, "writer": self._me, "former": {}, "panes_index": f"{self._name}-panes-{today}",
+            "run": self._run_id, "writer": self._me, "former": {}, "panes_index": index,
             "number": 0, "held": [], "notes": {},
         }  # fmt: skip
         for _ in range(20):

@@ -77,3 +77,12 @@ class WindowDocuments(Protocol):
 
     def exemplars(self, made: Sequence[Exemplar]) -> int:
         """Keep slow and failed shots, masked by who made them; how many were new. Raises as `refresh_windows`."""
+
+
+class Ahead(Protocol):
+    """What makes ready in a store, before there is a run, what its first windows would have to wait for."""
+
+    def make(self) -> None:
+        """To be called every now and then; each call makes a little. Raises StoreAway, StoreError: call again."""
+
+    def close(self) -> None: ...

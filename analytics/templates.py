@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from analytics.documents import day
 from analytics.fields import EXEMPLAR_FIELDS, NAME, WINDOW_FIELDS, Field, exemplars_of
 
 VERSION: Final = 1  # grows with the list of fields; an older program leaves newer templates alone
@@ -110,6 +111,11 @@ def index_templates(*, name: str = NAME, lifecycle: bool) -> dict[str, dict[str,
 def runs_index(name: str = NAME) -> str:
     """One document a run: who writes it, how far it is, its notes. It does not age: it is small."""
     return f"{name}-runs"
+
+
+def panes_index(second: int, name: str = NAME) -> str:
+    """Where panes of runs are kept that are first written on the second's day; they stay there."""
+    return f"{name}-panes-{day(second)}"
 
 
 def policy_name(name: str = NAME) -> str:

@@ -19,9 +19,10 @@ from test_analytics_store_contract import of_run
 from test_analytics_windows import START, outcome, panes_of
 
 from analytics.fields import SERIES, pattern_of
-from analytics.following import WHOLE, StoreFollower, Wanted
+from analytics.following import StoreFollower, Wanted
 from analytics.store_address import open_reader
 from analytics.store_port import StoreError
+from analytics.tail import WHOLE
 from analytics.windows import windows
 from bus.logfile import FileBus
 from bus.ports import Bus

@@ -9,7 +9,8 @@ from typing import Final
 
 import click
 
-from analytics.following import Followed, Recording, StoreFollower, Wanted
+from analytics.beside import Recording
+from analytics.following import Followed, StoreFollower, Wanted
 from analytics.store_address import parse_address
 from bus.address import open_bus
 from bus.ports import Bus
@@ -31,7 +32,10 @@ _LOOK_S: Final = 0.1
 @click.option("--store", "stores", multiple=True, required=True, metavar="ADDRESS", help="Where to; repeatable.")
 @click.option("--run", "run_ids", multiple=True, metavar="ID", help="Only this run, to its end; repeatable.")
 @click.option("--since", type=Duration(), default="24h", help="Without --run: runs begun so long ago too (24h).")
-@click.option("--recording", "recordings", multiple=True, metavar="NAME", help="Production too, of a recording.")
+@click.option(
+    "--recording", "recordings", multiple=True, metavar="NAME", help="Production beside each run, of a recording."
+)
+@click.option("--whole-recording", is_flag=True, help="Also all of each recording, under its own name.")
 @click.option("--learned", type=click.Path(path_type=Path, dir_okay=False), help="Routes of the recordings.")
 @click.option("--server", "servers", multiple=True, metavar="IP:PORT", help="Only requests to it, or to :PORT.")
 @click.option("--service", default="livefire", metavar="NAME", help="What is drilled, as service.name.")
@@ -44,6 +48,7 @@ def command(
     run_ids: tuple[str, ...],
     since: str,
     recordings: tuple[str, ...],
+    whole_recording: bool,
     learned: Path | None,
     servers: tuple[str, ...],
     service: str,
@@ -64,11 +69,14 @@ def command(
         parse_address(store)  # for its errors
     if recordings and learned is None:
         raise UserError("--recording needs --learned FILE: routes of production are those that were learned")
+    if whole_recording and not recordings:
+        raise UserError("--whole-recording: of which one? livefire aggregate --recording NAME --whole-recording")
     routes = None if learned is None else learned_file.load(learned).routes
     wanted = Wanted(
         runs=run_ids or None,
         recordings=tuple(Recording(name, routes, servers) for name in recordings if routes is not None),
         service=service,
+        whole=whole_recording,
     )
     security = resolved.settings.kafka_security
 
@@ -121,7 +129,8 @@ def _begun_since(look: Scopes, since_ms: int) -> list[str]:
 
 def _words(wanted: Wanted) -> str:
     parts = ["new runs"] if wanted.runs is None else [f"run {name}" for name in wanted.runs]
-    return ", ".join([*parts, *(f"recording {recording.name}" for recording in wanted.recordings)])
+    how = "recording" if wanted.whole else "beside recording"
+    return ", ".join([*parts, *(f"{how} {recording.name}" for recording in wanted.recordings)])
 
 
 def _line(followers: list[StoreFollower]) -> str:
