@@ -7,7 +7,9 @@ import importlib
 import logging
 import os
 import ssl
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +22,7 @@ from bus.address import KafkaAddress, KafkaSecurity
 from bus.kafka_layout import Entry
 from bus.logfile import LogReader, LogWriter
 from bus.order import Sorter
-from bus.ports import BusError
+from bus.ports import BusAway, BusError
 from cleanse.learned import Learned
 from cleanse.pipeline import Pipeline
 from cleanse.relay import Relay, Sending
@@ -28,28 +30,20 @@ from cleanse.rules.unreplayable import started_ns
 from cleanse.settings import CleanseSettings
 from cleanse.sieve import LEDGER
 from cleanse.stream import WRITER, StreamPipeline
+from cleanse.summary import CleanseResult, summary_lines
 from wire import codec, topics
-from wire.account import Account
 from wire.codec import RecordType
-from wire.records import Exchange, Flows, Manifest, RouteTable, SourceRange, Stamped
+from wire.records import Exchange, Manifest, SourceRange, Stamped
 
 if TYPE_CHECKING:  # drivers are imported where they are used: cleansing a file needs none
     from bus.kafka_link import Link
     from bus.kafka_streams import Streams
 
+__all__ = ["CleanseResult", "StreamResult", "cleanse", "cleanse_stream", "summary_lines"]
+
 _TOPICS: Final = (topics.RAW, topics.CLEAN, topics.DEAD, layout.STREAMS)
 _SESSION_S: Final = 8.0
 _LOOK_S: Final = 0.1  # how often `stop` is asked
-
-
-class CleanseResult(msgspec.Struct, frozen=True):
-    account: Account  # ledger "messages"
-    routes: RouteTable
-    flows: Flows
-    exchanges: int
-    sessions: int
-    first_ns: int  # epoch ns at which offset 0 is
-    last_offset_ns: int
 
 
 def cleanse(
@@ -87,23 +81,6 @@ def cleanse(
         finally:
             sorter.close()
     return result
-
-
-def summary_lines(result: CleanseResult) -> list[str]:
-    """What was kept and what was left out, for people."""
-    ledger = result.account.ledger(LEDGER)
-    routes = len(result.routes.routes)
-    lines = [
-        f"kept {result.exchanges:,} of {_count(ledger.seen, 'exchange')} in {_count(result.sessions, 'session')}, "
-        f"{_count(routes, 'route')}, {_count(len(result.flows.flows), 'flow')}"
-    ]
-    dropped = sorted((ledger.intentional | ledger.drops).items(), key=lambda item: (-item[1], item[0]))
-    if dropped:
-        lines.append("left out: " + ", ".join(f"{count:,} {reason}" for reason, count in dropped))
-    damaged = result.account.notes.get("damaged_frames", 0) + result.account.notes.get("unreadable_batches", 0)
-    if damaged:
-        lines.append(f"the recording is damaged in {_count(damaged, 'place')}")
-    return lines
 
 
 def _manifest_of(reader: LogReader, source: Path) -> Manifest:
@@ -192,10 +169,6 @@ def _batches(
             batch, size = [], 0
     if batch:
         yield batch, (SourceRange(topics.RAW, "0", low, high + 1),)
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" + ("" if n == 1 else "s")
 
 
 # ---------------------------------------------------------------------------- on Kafka
@@ -333,15 +306,21 @@ class _Shell:
 
         await app.start()
         self._told("ready")
+        crash: BaseException | None = None
         try:
             while not self._stop() and not app.should_stop:
                 await asyncio.sleep(_LOOK_S)
             crash = app.crash_reason
         finally:
+            if crash is not None:
+                # Threads of Faust's do not end in order once it has crashed. Why it did is told by our own line.
+                threading.excepthook = lambda _: None
+                sys.unraisablehook = lambda _: None
+                logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             await asyncio.gather(*self._under_way.values(), return_exceptions=True)
             await app.stop()
         if crash is not None:
-            raise BusError(f"{self._link.address}: {crash}")
+            raise crash if isinstance(crash, BusError) else BusError(f"{self._link.address}: {crash}")
 
     async def _do(self, stream: Any, event: Any) -> None:
         message = event.message
@@ -370,8 +349,14 @@ class _Shell:
         for sending, result in zip(sendings, written, strict=True):
             if sending.ends or sending.key not in self._known:
                 firsts.setdefault(sending.key, (sending, int(result.offset)))
-        if firsts:
-            await asyncio.to_thread(self._register, list(firsts.values()))
+        while firsts:
+            try:
+                await asyncio.to_thread(self._register, list(firsts.values()))
+                return
+            except BusAway:  # the input waits; what is written already is not written again
+                if self._stop():
+                    raise
+                await asyncio.sleep(_LOOK_S)
 
     def _register(self, news: Sequence[tuple[Sending, int]]) -> None:
         """Tell the directory of streams. An entry that is there stays: the stream begins where it was first written."""

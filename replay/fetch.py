@@ -90,8 +90,8 @@ def fetch(
                 with bus.glance():
                     found = recording.read()
                 waiting_for = recording.waiting_for()
-            except BusAway:
-                found, waiting_for = False, ["the bus"]
+            except BusAway as error:
+                found, waiting_for = False, [f"the bus ({error})"]
             told(recording.progress(waiting_for))
             if not waiting_for and not found:
                 break

@@ -85,7 +85,7 @@ def test_a_bus_that_is_away_is_waited_for(tmp_path: Path) -> None:
 
     told: list[Progress] = []
     assert fetch(Away(bus.root), NAME, tmp_path / "clean.lf", deadline_s=10, told=told.append) is not None
-    assert told[0].waiting_for == ("the bus",) and away == [0]
+    assert told[0].waiting_for == ("the bus (away)",) and away == [0]
 
 
 def test_what_stands_there_twice_counts_once(tmp_path: Path) -> None:
