@@ -166,15 +166,13 @@ class StoreFollower:
 
     def _is_whole(self, name: str) -> bool:
         """Whether the store has all of a run: then nobody takes it from its readers."""
-        with contextlib.ExitStack() as stack:
-            try:
-                reader = open_reader(self._address, name)
-            except StoreAway:
-                raise
-            except StoreError:
-                return False  # there is nothing of it
-            stack.callback(reader.close)
-            return reader.note("watermark_s") == WHOLE
+        try:
+            with contextlib.closing(open_reader(self._address, name)) as reader:
+                return bool(reader.note("watermark_s") == WHOLE)
+        except StoreAway:
+            raise
+        except StoreError:
+            return False  # there is nothing of it: no table yet, no file
 
     def _open(self, name: str, recording: Recording | None) -> None:
         with contextlib.ExitStack() as stack:
