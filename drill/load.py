@@ -216,6 +216,7 @@ class Load:
         if now - self._polled_ns >= self._settings.poll_ns:
             self._polled_ns = now
             self._aggregator.poll()
+            self._keep_alive(self._now())  # on a busy machine a look may take a second, and a lease has three
             self._measure(now)
         problem = ""
         if self._watch is not None:

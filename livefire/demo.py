@@ -57,6 +57,7 @@ class Demo:
         self.figures: dict[str, Any] = {}
         self.folder = settings.folder.resolve()
         self.relieved: set[str] = set()  # processes whose work is done
+        self.disagreements: list[str] = []  # counts that should be equal and are not
 
     def run(self) -> int:
         started = time.monotonic()
@@ -67,6 +68,9 @@ class Demo:
             self._cleanse(supervisor, system)
             code = self._drill(supervisor, system)
             self._finish(supervisor, system)
+        if self.disagreements and code == errors.OK:
+            code = errors.INCONCLUSIVE
+        self.figures["disagreements"] = self.disagreements
         self.figures["seconds"] = round(time.monotonic() - started, 1)
         self.figures["exit_code"] = code
         (self.folder / "figures.json").write_bytes(msgspec.json.format(msgspec.json.encode(self.figures)))
@@ -158,6 +162,7 @@ class Demo:
         stages = {name: self.figures[name] for name in ("record", "cleanse", "replay")}
         self.story.line(account_table(stages))
         unbalanced = [name for name, account in stages.items() if not account["balanced"]]
+        self.disagreements += [f"the account of {name}" for name in unbalanced]
         self.story.line(f"NOT BALANCED: {', '.join(unbalanced)}" if unbalanced else "every account is balanced")
         self.story.line()
         tell_proof(self.result, self.story)
@@ -168,7 +173,9 @@ class Demo:
         self._more_proofs(supervisor)
         report = _near(report_of(self.result, self.folder / "report.html"))
         self.story.chapter(f"the result: {self.result.verdict.headline}")
-        if self.result.exit_code == errors.STOPPED:
+        if self.disagreements:
+            self.story.line(f"counts that should agree do not: {'; '.join(self.disagreements)}: exit code 96")
+        elif self.result.exit_code == errors.STOPPED:
             self.story.line("the last step is meant to be too much, and the guard to stop it: exit code 0")
         else:
             self.story.line(f"exit code {self.result.exit_code} (docs/cli.md)")

@@ -215,6 +215,8 @@ class FleetDemo(Demo):
             shown = store.partition("://")[0] or store
             found = self._windows_of(store, own)
             self.figures["windows"][shown] = found == own
+            if found != own:
+                self.disagreements.append(f"windows in {shown}")
             self.story.line(
                 f"{shown}: {counted(len(found), 'window')} of {_EVERY}, "
                 + ("the same as in the report" if found == own else f"NOT THE SAME as the {len(own)} in the report")
@@ -243,6 +245,8 @@ class FleetDemo(Demo):
 
     def _same(self, one: str, n: int, other: str, m: int) -> None:
         self.figures.setdefault("chain", []).append([one, n, other, m])
+        if n != m:
+            self.disagreements.append(f"what {one} and what {other}")
         self.story.line(f"{one} {n:,} = {other} {m:,}" if n == m else f"{one} {n:,}, {other} {m:,}: NOT BALANCED")
 
     # -- commands

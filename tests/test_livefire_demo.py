@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,13 @@ def gone(folder: Path, seconds: float = 10.0) -> bool:
 class Ran:
     """A demo that has run, in a folder of its own."""
 
-    def __init__(self, root: Path, shop: Path, engine: str = "auto", leak: str = "") -> None:
+    def __init__(self, root: Path, shop: Path, engine: str = "auto", leak: str = "", more: Sequence[str] = ()) -> None:
         self.folder = root / "demo"
         self.runs = root / "runs"
         environment = {**os.environ, "LEAK": leak, "LIVEFIRE_KEYS": str(root / "keys.json")}
         self.process = subprocess.run(
             [sys.executable, "-m", "livefire", "--runs", str(self.runs), "demo", "--json", "--engine", engine,
-             "--system", str(shop / "shop.yaml"), "--dir", str(self.folder)],
+             "--system", str(shop / "shop.yaml"), "--dir", str(self.folder), *more],
             env=environment, capture_output=True, text=True, timeout=240,
         )  # fmt: skip
         self.code = self.process.returncode
