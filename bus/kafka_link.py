@@ -347,17 +347,15 @@ class Link:
                     raise BusAway(f"{self.address}: no broker hands out what it has of {at.topic} {at.partition}")
 
     def _turn_to(self, consumer: KafkaConsumer, at: TopicPartition, start: int) -> None:
-        """Only the partition that is asked for is fetched; all others are paused, whoever wants them or not."""
-        if at not in self._positions:
-            consumer.assign([*self._positions, at])
+        """Only the partition that is asked for is fetched. It is the only one assigned: the driver keeps what it holds
+        of a partition that is paused, and may neither hand it out when it is resumed nor fetch it again."""
+        if self._active != at:
+            consumer.assign([at])
             consumer.seek(at, start)
-        elif self._positions[at] != start:
+            self._active = at
+        elif self._positions.get(at) != start:
             consumer.seek(at, start)
         self._positions[at] = start
-        if self._active != at:
-            consumer.pause(*(other for other in self._positions if other != at))
-            consumer.resume(at)
-            self._active = at
 
     def close(self) -> None:
         with self.lock, self._producing:

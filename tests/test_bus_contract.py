@@ -469,3 +469,20 @@ def test_a_glance_is_as_of_its_beginning(bus: Bus) -> None:
         writer.close()
     assert reader.read() == []
     reader.close()
+
+
+def test_long_partitions_are_read_side_by_side_to_their_ends(bus: Bus) -> None:
+    """More than one fetch of each, in turn: none of them must get stuck half-way."""
+    data = codec.encode([drop(1)])
+    for partition in ("a.0", "a.1", "a.2"):
+        writer = bus.writer("outcomes", partition, manifest(partition=partition))
+        writer.write_many([data] * 4_300)
+        writer.end(End("run-1", partition, 4_300, 0, 0))
+    readers = [bus.reader("outcomes", partition) for partition in bus.partitions("outcomes")]
+    count = 0
+    for _ in range(1_000):
+        with bus.glance():
+            count += sum(len(reader.read()) for reader in readers)
+        if all(reader.ended for reader in readers):
+            break
+    assert count == 3 * 4_302
