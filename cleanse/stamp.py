@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from itertools import compress
 from typing import Final
 
 from cleanse.rules.unreplayable import started_ns
@@ -17,15 +18,15 @@ _HOP_BY_HOP: Final = frozenset(
 )  # fmt: skip
 #: Options of `Connection` that name no field that is kept (fields of these names are rare enough to look closer).
 _OF_CONNECTION: Final = (_HOP_BY_HOP | {b"close"}) - {b"connection"}
-#: Every line ends in CRLF; every field is a token, a colon, one space, and a value without space around it.
-_PLAIN: Final = re.compile(
-    rb"[^\r\n\0]*(?:\r\n(?!(?i:close):)[!#$%&'*+.^_`|~0-9A-Za-z-]++: [^\s\0](?:[^\r\n\0]*[^\s\0])?+)*+\r\n\r\n\Z"
-)
-_SPECIAL: Final = re.compile(
-    rb"\r\n(" + b"|".join(re.escape(name) for name in (*sorted(_HOP_BY_HOP), b"content-length")) + rb"): ([^\r]*)",
-    re.IGNORECASE,
-)
+#: A field as nearly all are written: a token, a colon, one space, and a value without space around it.
+_FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++): ([^\s\0](?:[^\r\n\0]*[^\s\0])?)")
+_DECIMAL: Final = re.compile(rb"0|[1-9][0-9]{0,15}")
+#: What becomes of a field's line: left out, kept, the length (more by its value), too odd to be dealt with here.
+_GONE, _KEPT, _LENGTH, _UNKNOWN_LENGTH, _ODD = 0, 1, 2, 1 << 59, 1 << 60
 _HAS_LENGTH: Final = re.compile(rb"\r\ncontent-length:", re.IGNORECASE)
+_SAFE: Final = tuple(method + b" " for method in sorted(heads.SAFE_METHODS))
+_MAX_KINDS: Final = 8192
+_MAX_KIND_BYTES: Final = 512
 
 
 def stamped(
@@ -51,7 +52,7 @@ def stamped(
         baseline=baseline,
         session_start_ns=session_start_ns,
         session_index=session_index,
-        unsafe=heads.method_of(request.head) not in heads.SAFE_METHODS,
+        unsafe=not request.head.startswith(_SAFE),
     )
 
 
@@ -65,30 +66,52 @@ def framed(request: Request) -> Request:
 
 
 def _framed_plain(head: bytes, body_bytes: int) -> bytes | None:
-    """What `_framed` makes of a head that is written as nearly all are; None for all others. Three times as fast."""
-    if not _PLAIN.match(head):
+    """What `_framed` makes of a head that is written as nearly all are; None for all others. Five times as fast."""
+    start, _, rest = head.partition(b"\r\n")
+    if not rest.endswith(b"\r\n\r\n") or b"\n" in start or b"\r" in start or b"\0" in start:
         return None
-    parts: list[bytes] = []
-    at = 0
-    has_length = False
-    for found in _SPECIAL.finditer(head):
-        parts.append(head[at : found.start()])
-        at = found.end()
-        name = found[1].lower()
-        if name == b"content-length":
-            if has_length:
-                return None
-            has_length = True
-            parts.append(b"\r\n%b: %d" % (found[1], body_bytes))
-        elif name == b"connection":
-            for token in found[2].split(b","):
-                if token.strip().lower() not in _OF_CONNECTION:
-                    return None
-    parts.append(head[at:-4])
-    if body_bytes and not has_length:
-        parts.append(b"\r\nContent-Length: %d" % body_bytes)
-    parts.append(b"\r\n\r\n")
-    return b"".join(parts)
+    lines = rest[:-4].split(b"\r\n")
+    kinds = list(map(_kind_of, lines))
+    ranks = sorted(kinds)
+    most = ranks[-1]
+    if most == _ODD:
+        return None
+    if most >= _LENGTH:
+        if len(ranks) > 1 and ranks[-2] >= _LENGTH:
+            return None
+        if most != _LENGTH + body_bytes:
+            at = kinds.index(most)
+            lines[at] = b"%b: %d" % (lines[at].partition(b":")[0], body_bytes)
+    elif body_bytes:
+        lines.append(b"Content-Length: %d" % body_bytes)
+        kinds.append(_LENGTH)
+    kept = b"\r\n".join(compress(lines, kinds))
+    return b"".join((start, b"\r\n", kept, b"\r\n\r\n")) if kept else None
+
+
+class _Kinds(dict[bytes, int]):
+    """What becomes of a field's line. Most lines come again, so it is kept for as many as there is room for."""
+
+    def __missing__(self, line: bytes) -> int:
+        kind = _ODD
+        if found := _FIELD.fullmatch(line):
+            name = found[1].lower()
+            if name == b"content-length":
+                value = int(found[2]) if _DECIMAL.fullmatch(found[2]) else -1
+                kind = _LENGTH + value if value >= 0 else _UNKNOWN_LENGTH
+            elif name == b"connection":
+                tokens = (token.strip().lower() for token in found[2].split(b","))
+                kind = _GONE if all(token in _OF_CONNECTION for token in tokens) else _ODD
+            elif name != b"close":  # which a `Connection: close` would name
+                kind = _GONE if name in _HOP_BY_HOP else _KEPT
+        if len(line) <= _MAX_KIND_BYTES:
+            if len(self) >= _MAX_KINDS:
+                self.clear()
+            self[line] = kind
+        return kind
+
+
+_kind_of = _Kinds().__getitem__
 
 
 def _framed(request: Request) -> Request:

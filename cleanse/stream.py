@@ -11,6 +11,7 @@ than from the first request, sessions are not numbered, and an `End` carries the
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -181,6 +182,7 @@ class StreamPipeline:
         return partition_of(message.partition.encode(), self.width)
 
 
+@lru_cache(1 << 14)  # those of a session come one after another
 def partition_of(session: bytes, width: int) -> int:
     """Which clean partition a session belongs to: the same in every cleanser."""
     return ids.shard_of(session, 0, width)

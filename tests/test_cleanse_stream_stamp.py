@@ -13,7 +13,7 @@ NAMES = st.sampled_from(
      b"TE", b"Upgrade", b"X-Hop", b"Close", b"Accept", b"Proxy-Connection", b"X-TE", b"Te-X", b"Cookie", b"Expect", b""]
 )  # fmt: skip
 VALUES = st.sampled_from(
-    [b"a", b"close", b"keep-alive", b"keep-alive, X-Hop", b"TE, close", b"close,content-length", b"3", b" 3", b"3 ", b"",
+    [b"a", b"close", b"keep-alive", b"keep-alive, X-Hop", b"TE, close", b"close,content-length", b"3", b"5", b"05", b" 3", b"3 ", b"",
      b"x\r", b"a\n b", b"a\0b", b"\xff\x85", b"a: b", b"upgrade, host", b"connection", b"\x0b"]
 )  # fmt: skip
 ENDS = st.sampled_from([b"\r\n"] * 9 + [b"\n", b"\r\n\r\n", b""])

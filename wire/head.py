@@ -87,7 +87,8 @@ def method_of(head: bytes) -> bytes:
 
 
 def target_of(head: bytes) -> bytes:
-    words = head.partition(b"\n")[0].strip().split(b" ")
+    end = head.find(b"\n")
+    words = (head[:end] if end >= 0 else head).strip().split(b" ")
     if len(words) == 3:
         return words[1]
     return b" ".join(words[1:-1]) if len(words) > 2 else (words[1] if len(words) == 2 else b"")

@@ -188,7 +188,9 @@ def split_scheme(name: bytes, value: str) -> tuple[str, str]:
 def segments_of(path: bytes) -> list[str]:
     """The segments of a path, decoded: `/a/b%20c` -> ["a", "b c"]; `/` -> []."""
     inner = path[1:] if path.startswith(b"/") else path
-    return [_unquoted(part) for part in inner.split(b"/")] if inner else []
+    if b"%" not in inner:
+        return inner.decode("utf-8", "surrogateescape").split("/") if inner else []
+    return [_unquoted(part) for part in inner.split(b"/")]
 
 
 def _target_values(target: bytes) -> list[Found]:

@@ -41,7 +41,7 @@ class RouteMatcher:
 
     def _name(self, method: str, path: bytes) -> str:
         root = self._roots.get(method)
-        name = _walk(root, tuple(segments_of(path)), 0) if root is not None and path else None
+        name = _walk(root, segments_of(path), 0) if root is not None and path else None
         return name if name is not None else f"{method[:20]} (other)"
 
 
@@ -50,14 +50,21 @@ def is_variable(segment: str) -> bool:
     return segment.startswith("{") and segment.endswith("}") and len(segment) > 1
 
 
-def _walk(node: _Node, segments: tuple[str, ...], at: int) -> str | None:
-    if at == len(segments):
-        name = node.get(_END)
-        return name if isinstance(name, str) else None
-    for key in (segments[at], None):
-        child = node.get(key) if key != _END else None
-        if isinstance(child, dict):
-            found = _walk(child, segments, at + 1)
+def _walk(node: _Node, segments: list[str], at: int) -> str | None:
+    while at < len(segments):
+        segment = segments[at]
+        literal = node.get(segment) if segment != _END else None
+        variable = node.get(None)
+        at += 1
+        if literal is not None and variable is not None:
+            assert isinstance(literal, dict)
+            found = _walk(literal, segments, at)
             if found is not None:
                 return found
-    return None
+            literal = None
+        child = variable if literal is None else literal
+        if not isinstance(child, dict):
+            return None
+        node = child
+    name = node.get(_END)
+    return name if isinstance(name, str) else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cleanse.settings import CleanseSettings
-from wire import head as heads
 from wire.records import Exchange
 
 
@@ -14,7 +13,7 @@ def rule(settings: CleanseSettings) -> Callable[[Exchange], str | None] | None:
 
 
 def _reason(exchange: Exchange) -> str | None:
-    if heads.method_of(exchange.request.head) == b"CONNECT":
+    if exchange.request.head.startswith(b"CONNECT "):
         return "unreplayable"
     if exchange.response is not None and exchange.response.status == 101:
         return "unreplayable"
