@@ -1,8 +1,9 @@
-"""Exchanges onto Kafka, and through a Faust worker: CPU us an exchange, beside producing and consuming the same bytes."""
+"""Exchanges onto Kafka, and through a Faust worker: CPU us an exchange, beside carrying the same bytes."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -222,7 +223,7 @@ def cleansed(place: Place, rounds: int, count: int) -> None:
 
 def _as_recorded(exchanges: Sequence[Exchange]) -> list[list[Exchange]]:
     """Batches as a recorder on a bus makes them where there is much to do."""
-    limit = CaptureSettings().batch_bytes
+    limit = int(os.environ.get("BB", CaptureSettings().batch_bytes))
     batches: list[list[Exchange]] = [[]]
     size = 0
     for exchange in exchanges:
