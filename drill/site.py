@@ -162,6 +162,8 @@ class BusSite:
             recording="",
             fetch=self._name,
             key_hex="",
+            mask_hex="",
+            security=None,
             accounts=Path(settings.accounts).name if settings.accounts else "",
         )
 

@@ -67,7 +67,7 @@ class Feeder:
         self._settings, self._link, self._schedule, self._timeline = settings, link, schedule, timeline
         self._identities, self._accounts, self._books, self._beats = identities, accounts, books, beats
         self._authority, self._now, self._resume_ns, self._lifeline = authority, now, resume_ns, lifeline
-        self._orders = Orders(bus, settings.run_id, timeline, fleet)
+        self._orders = Orders(bus, settings.run_id, timeline, fleet, most_ns=settings.lease_ns)
         self._unclaimed: tuple[tuple[ShotKey, ...], list[Planned]] | None = None  # the bus was away
         self._away = Away(now)
         self._flights: dict[int, _Flight] = {}

@@ -11,6 +11,7 @@ from typing import Final
 from bus.ports import Bus
 from bus.topic import TopicReader
 from replay.hearing import FleetControl
+from replay.settings import LEASE_NS
 from replay.steps import Step, Timeline
 from wire import topics
 from wire.codec import RecordType
@@ -24,12 +25,16 @@ _SHARED_POLL_NS: Final = 50_000_000
 class Orders:
     """Reads every partition of `control`, those that appear later too. Nothing said is ever unsaid."""
 
-    def __init__(self, bus: Bus, run_id: str, timeline: Timeline, fleet: FleetControl | None = None) -> None:
-        """`fleet`: where a stop of all runs is said, for a run that is not alone on its bus."""
+    def __init__(
+        self, bus: Bus, run_id: str, timeline: Timeline, fleet: FleetControl | None = None, *, most_ns: int = LEASE_NS
+    ) -> None:
+        """`fleet`: where a stop of all runs is said, for a run that is not alone on its bus. `most_ns`: no lease lasts
+        longer from when it is heard, whatever it says."""
         self._reader = TopicReader(bus, topics.CONTROL)
         self._fleet = fleet
         self._every_ns = POLL_NS if fleet is None else _SHARED_POLL_NS
         self._run_id = run_id
+        self._most_ns = most_ns
         self._timeline = timeline
         self.lease_ns = 0
         self.stop_ns: int | None = None
@@ -56,7 +61,7 @@ class Orders:
             elif batch.header.type == RecordType.LEASE:
                 for lease in batch.records:
                     if lease.run_id == self._run_id:
-                        heard = _no_later(lease.expires_ns, lease.issued_ns, now_ns)
+                        heard = min(_no_later(lease.expires_ns, lease.issued_ns, now_ns), now_ns + self._most_ns)
                         self.lease_ns = max(self.lease_ns, heard)
 
     def _obey(self, control: Control, now_ns: int, made_ns: int) -> None:

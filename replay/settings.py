@@ -9,9 +9,11 @@ import msgspec
 
 from bus.address import KafkaSecurity
 from wire.config import ConfigError
+from wire.ids import ulid_ms
 from wire.records import Kind
 
 SECOND_NS: Final = 1_000_000_000
+DAY_NS: Final = 86_400 * SECOND_NS
 MS_NS: Final = 1_000_000
 
 LEASE_NS: Final = 3 * SECOND_NS
@@ -96,6 +98,35 @@ class ReplaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     host: HostHeader = "target"
     marker_lifetime_s: int = 60
     length_tolerance: float = 0.1
+
+
+def check_plan(settings: WorkerSettings) -> None:
+    """Of a plan that came over a bus: what it says may have been written by anybody, and its `run_id` names files.
+
+    Raises ConfigError for what no drill asks for. Where it may fire, how fast and with which keys is not judged here.
+    """
+    try:
+        ulid_ms(settings.run_id)
+    except ValueError:
+        raise ConfigError(f"{settings.run_id[:40]!r} is no id of a run") from None
+    bounds: tuple[tuple[str, float, float, float], ...] = (
+        ("workers", settings.workers, 1, 10_000),
+        ("index", settings.index, 0, settings.workers - 1),
+        ("speed", settings.speed, 1e-6, 1e6),
+        ("spread_ns", settings.spread_ns, 0, DAY_NS),
+        ("laps", settings.laps, 0, 1e9),
+        ("lap_ns", settings.lap_ns, 0, 366 * DAY_NS),
+        ("max_rate", settings.max_rate, 0, 1e7),
+        ("max_open", settings.max_open, 1, 1e6),
+        ("timeout_ns", settings.timeout_ns, 1, 3600 * SECOND_NS),
+        ("late_ns", settings.late_ns, 0, 3600 * SECOND_NS),
+        ("lease_ns", settings.lease_ns, 1, 10 * LEASE_NS),
+        ("marker_lifetime_s", settings.marker_lifetime_s, 1, 3600),
+        ("length_tolerance", settings.length_tolerance, 0, 1e6),
+    )
+    for name, value, low, high in bounds:
+        if not low <= value <= high:
+            raise ConfigError(f"its {name} is {value:g}: {low:g} to {high:g}")
 
 
 def check(settings: ReplaySettings) -> None:

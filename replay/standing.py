@@ -27,7 +27,7 @@ from replay import targets
 from replay.away import Away
 from replay.clock import NowNs
 from replay.hearing import FLEET, FleetControl
-from replay.settings import MS_NS, SECOND_NS, WorkerSettings
+from replay.settings import MS_NS, SECOND_NS, WorkerSettings, check_plan
 from wire import topics
 from wire.config import ConfigError
 from wire.records import Action, Beat, Control, Manifest
@@ -123,26 +123,27 @@ class Standing:
         try:
             asked = msgspec.json.decode(control.plan, type=WorkerSettings)
         except msgspec.MsgspecError as error:
-            self._tell(f"a plan of run {control.run_id} cannot be read: {error}: is that livefire newer?")
+            self._tell(f"a plan of run {control.run_id[:40]!r} cannot be read: {error}: is that livefire newer?")
             return
         if asked.worker != self._settings.name:
             return
         try:
             settings = self._judged(control, asked)
+            self._start(settings)
         except (Refused, ConfigError) as error:
-            self._tell(f"run {asked.run_id}: refused: {error}")
+            self._tell(f"run {asked.run_id[:40]}: refused: {error}")
             if self._child is None:
-                self._run_id, self._reason = asked.run_id, f"refused: {error}"
+                self._run_id, self._reason = asked.run_id[:40], f"refused: {error}"
                 self._away.attempt(self._beat)
             return
         self._tell(f"run {asked.run_id}: {settings.max_rate:g}/s at most to {settings.target}")
-        self._start(settings)
 
     def _judged(self, control: Control, asked: WorkerSettings) -> WorkerSettings:
         """The settings to run with: the plan's, inside what this machine's user allows. Raises Refused, ConfigError."""
         mine = self._settings
         if self._child is not None:
             raise Refused(f"worker {mine.name} is on run {self._run_id}")
+        check_plan(asked)
         late_ns = self._now() - control.until_ns
         if late_ns > 0:
             raise Refused(f"the plan is stale since {late_ns / SECOND_NS:.0f} s (do the machines' clocks agree?)")
@@ -178,14 +179,18 @@ class Standing:
     # -- the run's process
 
     def _start(self, settings: WorkerSettings) -> None:
-        self._settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Raises Refused when this machine cannot: its disk is full, say."""
         said = self._settings.folder / f"{settings.run_id}.err"
         self._files = [said, Path(settings.recording)]
-        with open(said, "wb") as errors:
-            child = subprocess.Popen(
-                (sys.executable, "-m", "replay.worker"), stdin=subprocess.PIPE, stdout=errors, stderr=errors,
-                start_new_session=True,
-            )  # fmt: skip
+        try:
+            self._settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with open(said, "wb") as errors:
+                child = subprocess.Popen(
+                    (sys.executable, "-m", "replay.worker"), stdin=subprocess.PIPE, stdout=errors, stderr=errors,
+                    start_new_session=True,
+                )  # fmt: skip
+        except OSError as error:
+            raise Refused(f"its process cannot be started: {error}") from None
         assert child.stdin is not None
         try:
             child.stdin.write(msgspec.json.encode(settings) + b"\n")
@@ -197,7 +202,7 @@ class Standing:
 
     def _ended(self, child: subprocess.Popen[bytes]) -> None:
         code = child.wait()
-        said = self._files[0].read_text("utf-8", "replace").strip().splitlines()
+        said = _text(self._files[0]).strip().splitlines()
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         self._reason = "" if code == 0 else f"{how}: {said[-1]}" if said else how
         self._tell(f"run {self._run_id}: {self._reason or 'done'}")
@@ -239,6 +244,13 @@ class Standing:
         )  # fmt: skip
         self._beats.write_records((beat,), first_ns=now, last_ns=now)
         self._beat_ns = now
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:  # somebody has tidied up
+        return ""
 
 
 def _writer(open_it: Callable[[], Writer], now: NowNs) -> Writer:

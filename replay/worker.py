@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import sys
 from pathlib import Path
 
@@ -55,8 +56,9 @@ def run(settings: WorkerSettings, lifeline: int) -> int:
         named_sources=settings.named_sources,
         pinned=settings.pinned,
     )
-    if settings.fetch:
-        _fetch(settings)
+    if settings.fetch and not _fetch(settings, lifeline):
+        print("told to leave while the recording was fetched", file=sys.stderr)
+        return 1
     recording = Recording(settings.recording)
     lap_ns = settings.lap_ns
     if not lap_ns or not (settings.allow_unsafe or settings.skip_unsafe):
@@ -136,12 +138,16 @@ def _buses(settings: WorkerSettings) -> tuple[Bus, FleetControl | None]:
     return open_bus(settings.bus, settings.run_id, settings.security), fleet
 
 
-def _fetch(settings: WorkerSettings) -> None:
+def _fetch(settings: WorkerSettings, lifeline: int) -> bool:
+    """False when the process that started this worker has gone, or let go of it, before the recording was here."""
     from replay.fetch import fetch  # only a fleet's worker has recordings to fetch
+
+    def let_go() -> bool:
+        return bool(select.select((lifeline,), (), (), 0)[0]) and not os.read(lifeline, 4096)
 
     bus = open_bus(settings.bus, settings.fetch, settings.security)
     try:
-        fetch(bus, settings.fetch, Path(settings.recording))
+        return fetch(bus, settings.fetch, Path(settings.recording), stop=let_go) is not None
     finally:
         bus.close()
 

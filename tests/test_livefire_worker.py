@@ -94,6 +94,11 @@ def test_a_plan_inside_the_bounds_is_taken_with_this_machines_keys_and_folder(be
         ({"pinned": "10.9.9.9"}, 0, "is 127.0.0.1 on worker w0, and 10.9.9.9 to the drill"),
         ({"key_id": "k2"}, 0, "it signs with marker key k2, worker w0 has k1: give both one key file"),
         ({"accounts": "users.csv"}, 0, "start worker w0 with --accounts FILE"),
+        ({"lease_ns": 3600 * SECOND_NS}, 0, "its lease_ns is 3.6e+12: 1 to 3e+10"),
+        ({"workers": 10**12}, 0, "its workers is 1e+12: 1 to 10000"),
+        ({"index": 1}, 0, "its index is 1: 0 to 0"),
+        ({"marker_lifetime_s": 86_400}, 0, "its marker_lifetime_s is 86400: 1 to 3600"),
+        ({"speed": 0.0}, 0, "its speed is 0: 1e-06 to 1e+06"),
         ({}, 25, "the plan is stale since 5 s (do the machines' clocks agree?)"),
     ],
 )
@@ -105,6 +110,48 @@ def test_what_is_refused_is_one_line_here_and_in_the_beat(
     (line,) = bench.told
     assert line.startswith(f"run {RUN}: refused: ") and line.endswith(told)
     assert bench.worker._reason.endswith(told) and bench.worker._run_id == RUN
+
+
+def test_a_run_id_that_leads_out_of_the_folder_is_refused(bench: Bench, tmp_path: Path) -> None:
+    """Files are named by it, and removed in the end."""
+    (tmp_path / "precious.lf").write_text("not a recording of ours")
+    bench.hear(plan(run_id="../precious"))
+    assert bench.started == [] and bench.told == ["run ../precious: refused: '../precious' is no id of a run"]
+    assert (tmp_path / "precious.lf").read_text() == "not a recording of ours"
+    bench.hear(plan())
+    assert len(bench.started) == 1  # negative control
+
+
+def test_a_machine_that_cannot_start_a_run_refuses_it_and_stands_by_on(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    del bench.worker._start  # the real one
+    bench.worker._turn()
+    (tmp_path / "workers").write_text("in the way of the folder")
+    bench.hear(plan())
+    assert "refused: its process cannot be started" in bench.told[0] and bench.worker._child is None
+    (tmp_path / "workers").unlink()
+    bench.hear(plan())
+    assert bench.worker._child is not None
+    bench.worker.run(lambda: True)
+
+
+def test_a_run_that_still_fetches_leaves_when_it_is_let_go(tmp_path: Path) -> None:
+    """The recording never becomes whole."""
+    taken = msgspec.structs.replace(
+        plan(), bus=str(tmp_path / "bus"), key_hex="11" * 32, recording=str(tmp_path / "here.lf")
+    )
+    child = subprocess.Popen(
+        (sys.executable, "-m", "replay.worker"), stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdin is not None and child.stderr is not None
+    child.stdin.write(msgspec.json.encode(taken).decode() + "\n")
+    child.stdin.flush()
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(1.5)  # negative control: it waits
+    child.stdin.close()
+    assert child.wait(10) == 1
+    assert child.stderr.read().strip() == "told to leave while the recording was fetched"
+    child.stderr.close()
 
 
 def test_what_is_for_another_or_unreadable_is_passed_over(bench: Bench) -> None:

@@ -9,9 +9,10 @@ import pytest
 from bus.logfile import FileBus
 from replay.conductor import Conductor
 from replay.orders import POLL_NS, Orders
+from replay.settings import LEASE_NS
 from replay.steps import Timeline
 from wire import topics
-from wire.records import Action, Control, Manifest
+from wire.records import Action, Control, Lease, Manifest
 
 SECOND = 1_000_000_000
 NOW = 1_800_000_000 * SECOND
@@ -76,3 +77,13 @@ def test_the_earliest_stop_holds_and_a_later_one_takes_nothing_back(tmp_path: Pa
         assert pair.hear().stop_ns == NOW + 2 * SECOND
         writer.write_records([Control("*", 10, Action.STOP, NOW, reason="all", issued_ns=NOW)])
         assert pair.hear().stop_reason == "all"
+
+
+def test_no_lease_lasts_longer_than_the_run_allows(tmp_path: Path) -> None:
+    """Whatever is written into the control topic: a lease for a century, said by who knows whom."""
+    pair = Pair(tmp_path, 0)
+    writer = pair.bus.writer(topics.CONTROL, "someone", Manifest(topics.CONTROL, "someone", "r1", NOW, "test"))
+    writer.write_records((Lease("r1", 1, 0, NOW + 3_000_000_000 * SECOND),))
+    assert pair.left_ns() == LEASE_NS
+    pair.now += SECOND
+    assert pair.left_ns() == LEASE_NS - SECOND - POLL_NS  # and it is not renewed by being there
