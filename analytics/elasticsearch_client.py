@@ -107,9 +107,10 @@ class Client:
             text = f"{status} {type}: {reason}"
         return Refused(f"{self.where}: {text}", status, type, reason)
 
-    def bulk(self, made: Iterable[Document]) -> int:
+    def bulk(self, made: Iterable[Document], *, refresh: bool = False) -> int:
         """Write documents; how many were new or newer. One that is there already, or newer there, is done.
 
+        With `refresh` they can be found when it returns, else with the next refresh of their index.
         Raises StoreAway when the server is away, or stays busy: some are written then, and may be written again.
         Raises Refused naming the field that one item was refused for.
         """
@@ -119,28 +120,30 @@ class Client:
             chunk.append(lines)
             size += len(lines[1]) + len(lines[2])
             if len(chunk) >= _CHUNK or size >= _CHUNK_BYTES:
-                written += self._patiently(chunk)
+                written += self._patiently(chunk, refresh)
                 chunk, size = [], 0
-        return written + self._patiently(chunk)
+        return written + self._patiently(chunk, refresh)
 
-    def _patiently(self, chunk: list[tuple[Document, bytes, bytes]]) -> int:
+    def _patiently(self, chunk: list[tuple[Document, bytes, bytes]], refresh: bool) -> int:
         written, waited, pause = 0, 0.0, 0.1
+        params = {"refresh": "true"} if refresh else None
         while chunk:
             try:
-                items = self.request("POST", "/_bulk", [line for item in chunk for line in item[1:]])["items"]
+                lines = [line for item in chunk for line in item[1:]]
+                items = self.request("POST", "/_bulk", lines, params=params)["items"]
             except StoreAway as away:
                 if "busy (429)" not in str(away) or waited >= _PATIENCE_S:
                     raise
                 items = [{"index": {"status": 429}}] * len(chunk)
             busy = []
-            for lines, item in zip(chunk, items, strict=True):
+            for sent, item in zip(chunk, items, strict=True):
                 (answer,) = item.values()
                 if answer["status"] in _DONE:
                     written += 1
                 elif answer["status"] in _BUSY:
-                    busy.append(lines)
+                    busy.append(sent)
                 elif answer["status"] != _CONFLICT:
-                    raise self._refused(lines[0], answer)
+                    raise self._refused(sent[0], answer)
             if busy and waited >= _PATIENCE_S:
                 raise StoreAway(f"{self.where}: busy for {waited:.0f} s: {len(busy)} documents are not written")
             if busy:

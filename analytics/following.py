@@ -21,7 +21,8 @@ from analytics.tail import WHOLE, Counts, Tail
 from bus.ports import Bus, BusAway, BusError
 
 _POLL_S: Final = 0.1
-_REFRESH_S: Final = 0.5
+_REFRESH_S: Final = 0.5  # between looks at which windows of the first series have changed
+_ALL_S: Final = 2.0  # and of all series: the sliding ones are many
 _LOOK_S: Final = 1.0  # between looks for new runs, and at a store or bus that is away
 
 
@@ -79,7 +80,7 @@ class StoreFollower:
         self._has_ahead = True
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"store {address}", daemon=True)
-        self._looked_s = self._refreshed_s = float("-inf")
+        self._looked_s = self._refreshed_s = self._all_s = float("-inf")
 
     def start(self) -> None:
         self._thread.start()
@@ -124,13 +125,16 @@ class StoreFollower:
         refresh = now_s - self._refreshed_s >= _REFRESH_S
         if refresh:
             self._refreshed_s = now_s
+        all_series = refresh and now_s - self._all_s >= _ALL_S
+        if all_series:
+            self._all_s = now_s
         moved = 0
         for name, tail in list(self._tails.items()):
             with self._told(name):
                 moved += tail.poll()
                 self._count(name, tail)
                 if refresh:
-                    tail.refresh()
+                    tail.refresh(all_series=all_series)
                 if tail.over(now_s):
                     tail.finish()
                     self._past.add(name)

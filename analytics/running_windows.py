@@ -8,7 +8,7 @@ is stored can be missing from a window. What was changed since the last `take` i
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -99,11 +99,12 @@ class RunningWindows:
             else:
                 sums.changed.update(sums.adders)
 
-    def take(self) -> Iterator[tuple[Series, Window]]:
-        """What changed since the last time. When it was not read to its end, the rest is given again."""
-        for slot in [slot for slot, sums in self._sums.items() if sums.changed]:
+    def take(self, some: Collection[Series] | None = None) -> Iterator[tuple[Series, Window]]:
+        """What changed since the last time, of all series or some. What was not read to its end is given again."""
+        wanted = self._series if some is None else some
+        for slot in [slot for slot, sums in self._sums.items() if sums.changed and slot[0] in wanted]:
             yield from self._given(slot, self._sums[slot])
-        for slot, sums in self._made_of_stored():
+        for slot, sums in self._made_of_stored(wanted):
             yield from self._given(slot, sums)
             self._stale.discard(slot)
             if self._newest_s is not None and not self._is_past(slot):
@@ -134,9 +135,9 @@ class RunningWindows:
         else:
             self._growing.add(slot)
 
-    def _made_of_stored(self) -> Iterator[tuple[Slot, _Sums]]:
+    def _made_of_stored(self, wanted: Collection[Series]) -> Iterator[tuple[Slot, _Sums]]:
         """Stale windows, so many at a time that few panes are in memory."""
-        todo = sorted(self._stale, key=lambda slot: slot[1])
+        todo = sorted((slot for slot in self._stale if slot[0] in wanted), key=lambda slot: slot[1])
         while todo:
             until = todo[0][1] + max(_STRETCH_S, todo[0][0].over_s)
             some = [slot for slot in todo if slot[1] + slot[0].over_s <= until] or todo[:1]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
@@ -20,7 +20,7 @@ from analytics import documents, templates
 from analytics.documents import Document, RunFacts
 from analytics.elasticsearch_client import Client, Refused
 from analytics.elasticsearch_indices import Indices
-from analytics.fields import NAME, SERIES
+from analytics.fields import NAME, SERIES, Series
 from analytics.panes import PaneKey, add_panes, key_of
 from analytics.running_windows import RunningWindows
 from analytics.source_ranges import SourceRanges
@@ -121,21 +121,25 @@ class ElasticsearchStore:
         if self._run["notes"].get(name) != value:
             self._save(notes={**self._run["notes"], name: value})
 
-    def refresh_windows(self) -> int:
+    def refresh_windows(self, *, all_series: bool = True) -> int:
         """Write the windows that changed since the last time; how many were new or newer. Raises StoreAway, StoreError.
 
         They go by the notes: `start_s` (without it there are none yet), `watermark_s`, `service`, `speed`, and
-        `loads` (JSON: step -> copies). When it fails, the next call writes what this one did not.
+        `loads` (JSON: step -> copies). When it fails, the next call writes what this one did not. Those of the default
+        series can be found when it returns; the others, which are left out without `all_series`, with the next refresh.
         """
         running = self._windows()
         if running is None:
             return 0
         mark = self._run["notes"].get("watermark_s")
         running.watermark_s = None if mark is None else int(mark)
-        facts = self._facts()
-        number = self._number
+        facts, number = self._facts(), self._number
+        first = tuple(series for series in SERIES if series.default)
         try:
-            written = self._client.bulk(self._window_documents(running, facts))
+            written = self._client.bulk(self._window_documents(running, facts, first), refresh=True)
+            if not all_series:
+                return written
+            written += self._client.bulk(self._window_documents(running, facts, SERIES))
         except BaseException:
             running.again()
             raise
@@ -196,8 +200,10 @@ class ElasticsearchStore:
             self._unseen = []
         return self._running
 
-    def _window_documents(self, running: RunningWindows, facts: RunFacts) -> Iterator[Document]:
-        for series, window in running.take():
+    def _window_documents(
+        self, running: RunningWindows, facts: RunFacts, some: Collection[Series]
+    ) -> Iterator[Document]:
+        for series, window in running.take(some):
             made = documents.window_document(
                 window, series, facts, name=self._name, histograms=self._indices.histograms
             )

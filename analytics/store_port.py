@@ -72,8 +72,11 @@ class Store(PaneWriter, PaneReader, Protocol):
 class WindowDocuments(Protocol):
     """A store that keeps windows as documents, and exemplars: it says when they are written."""
 
-    def refresh_windows(self) -> int:
-        """Write the windows that changed since the last time; how many. Raises StoreAway (call again), StoreError."""
+    def refresh_windows(self, *, all_series: bool = True) -> int:
+        """Write the windows that changed since the last time; how many. Raises StoreAway (call again), StoreError.
+
+        Without `all_series` only those that people look at first (`fields.SERIES`): it costs a fraction.
+        """
 
     def exemplars(self, made: Sequence[Exemplar]) -> int:
         """Keep slow and failed shots, masked by who made them; how many were new. Raises as `refresh_windows`."""

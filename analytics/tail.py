@@ -102,8 +102,12 @@ class Tail:
         """The run's latest sign of life."""
         return max((beat.at_ns for beat in self._beats.values()), default=self._aggregator.progress.last_sent_ns)
 
-    def refresh(self) -> None:
+    def refresh(self, *, all_series: bool = True) -> None:
         """Bring windows up to date that are kept as documents. Raises StoreAway, StoreError."""
+        if not all_series:
+            if isinstance(self._store, WindowDocuments):
+                self._store.refresh_windows(all_series=False)
+            return
         mark = self._aggregator.watermark_s(self._beats)
         if mark is not None and not self._aggregator.ended:  # as a whole it is final when it is over
             self._note("watermark_s", str(mark - _BESIDE_LAG_S if self._beside or self._waiting else mark))

@@ -81,9 +81,9 @@ def _mappings(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def index_templates(*, name: str = NAME, lifecycle: bool) -> dict[str, dict[str, Any]]:
-    """name -> body. Windows are refreshed twice a second: one is seen within two seconds of its outcome."""
+    """name -> body. The store asks for a refresh where something has to be seen sooner, or was just written by it."""
 
-    def one(pattern: str, fields: str, refresh: str, *, ages: bool = True) -> dict[str, Any]:
+    def one(pattern: str, fields: str, refresh: str = "1s", *, ages: bool = True) -> dict[str, Any]:
         return {
             "index_patterns": [pattern],
             "priority": _PRIORITY,
@@ -98,12 +98,12 @@ def index_templates(*, name: str = NAME, lifecycle: bool) -> dict[str, dict[str,
             },
         }
 
-    stream = one(exemplars_of(name), f"{name}-exemplar-fields", "1s")
+    stream = one(exemplars_of(name), f"{name}-exemplar-fields")
     return {
-        f"{name}-windows": one(f"{name}-windows-*", f"{name}-window-fields", "500ms"),
-        f"{name}-totals": one(f"{name}-totals-*", f"{name}-window-fields", "500ms"),
-        f"{name}-panes": one(f"{name}-panes-*", f"{name}-range-fields", "1s"),
-        f"{name}-runs": one(runs_index(name), f"{name}-run-fields", "1s", ages=False),
+        f"{name}-windows": one(f"{name}-windows-*", f"{name}-window-fields"),
+        f"{name}-totals": one(f"{name}-totals-*", f"{name}-window-fields"),
+        f"{name}-panes": one(f"{name}-panes-*", f"{name}-range-fields", "30s"),
+        f"{name}-runs": one(runs_index(name), f"{name}-run-fields", "30s", ages=False),
         f"{name}-exemplars": {**stream, "data_stream": {}},
     }
 
