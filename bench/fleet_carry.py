@@ -331,7 +331,7 @@ def _worker(address: KafkaAddress, known: Path, count: int, place: Place) -> tup
             assert child.stdin is not None
             child.stdin.close()
             try:
-                child.wait(20)
+                child.wait(60)
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
