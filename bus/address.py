@@ -9,12 +9,11 @@ from typing import Final, NamedTuple
 import msgspec
 
 from bus.logfile import FileBus
-from bus.ports import Bus, BusError
+from bus.ports import Bus, BusError, is_partition
 
 DEFAULT_PREFIX: Final = "livefire"
 _SCHEME: Final = "kafka://"
 _SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
 
 
 class KafkaSecurity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,7 +67,7 @@ def open_bus(address: str, scope: str, security: KafkaSecurity | None = None) ->
 
     On files that is a folder of the address. Whether a cluster answers is known at the first use (BusAway).
     """
-    if not _NAME.fullmatch(scope):
+    if not is_partition(scope):
         raise BusError(f"{scope!r} is no name of a run or recording: letters, digits and _ . : -")
     if is_kafka(address):
         try:

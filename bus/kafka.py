@@ -17,7 +17,7 @@ from kafka import TopicPartition
 from bus import kafka_layout as layout
 from bus.address import KafkaAddress, KafkaSecurity
 from bus.kafka_layout import Entry
-from bus.kafka_link import Link
+from bus.kafka_link import Gone, Link
 from bus.kafka_reader import KafkaReader
 from bus.kafka_streams import Streams
 from bus.kafka_writer import KafkaWriter
@@ -26,6 +26,7 @@ from wire import codec
 from wire.records import Manifest
 
 _RENEW_S: Final = 1.0
+_RELEASE_S: Final = 2.0
 _PROBES: Final = 8
 
 
@@ -35,7 +36,7 @@ class KafkaBus:
     def __init__(self, address: KafkaAddress, scope: str, security: KafkaSecurity | None = None) -> None:
         self.scope = scope
         self.link = Link(address, security or KafkaSecurity())
-        self.streams = Streams(self.link)
+        self.streams = Streams(self.link, scope)
         self._readers: dict[TopicPartition, list[KafkaReader]] = {}
         self._writers: list[KafkaWriter] = []
         self._orphans: set[str] = set()  # claims of ours that came to nothing: they hold nobody up
@@ -46,6 +47,12 @@ class KafkaBus:
         check_names(topic, partition)
         name = layout.kafka_topic(self.link.address.prefix, topic)
         return name, self.link.count(name)
+
+    @staticmethod
+    def _place(name: str, count: int, entry: Entry, where: str) -> TopicPartition:
+        if entry.partition >= count:
+            raise BusError(f"{where}: should lie in partition {entry.partition} of {name}, which has {count}")
+        return TopicPartition(name, entry.partition)
 
     # -- the port
 
@@ -62,7 +69,7 @@ class KafkaBus:
                     raise BusError(f"{where}: is whole already (it has an end mark); write to another partition")
                 if old.writer not in self._orphans and self.streams.held(key):
                     raise BusHeld(f"{where}: another process is writing it")
-                at = TopicPartition(name, old.partition)
+                at = self._place(name, count, old, where)
                 claim = Entry("open", os.urandom(8).hex(), old.epoch + 1, old.partition, old.first, old.last)
             else:
                 at = TopicPartition(name, layout.partition_of(partition, count))
@@ -91,7 +98,10 @@ class KafkaBus:
             writer.begin(None)
             reader = self.reader(writer.topic, writer.partition)
             try:
-                found = reader.manifest
+                try:
+                    found = reader.manifest
+                except Gone:  # retention is over for its beginning: it begins anew
+                    found = None
                 if found is not None:
                     self._may_go_on(writer, manifest, found)
                     writer.manifest = found
@@ -108,6 +118,8 @@ class KafkaBus:
             finally:
                 reader.close()
         writer.begin(codec.encode((manifest,), first_ns=manifest.created_ns, last_ns=manifest.created_ns))
+        if old is not None:
+            self.put(writer.key, writer.entry())  # where it begins now
 
     @staticmethod
     def _may_go_on(writer: KafkaWriter, mine: Manifest, found: Manifest) -> None:
@@ -119,13 +131,14 @@ class KafkaBus:
 
     def reader(self, topic: str, partition: str, offset: int = 0) -> KafkaReader:
         with self.link.lock:
-            name, _ = self._topic(topic, partition)
+            name, count = self._topic(topic, partition)
             key = layout.key_of(self.scope, topic, partition)
+            where = f"{self.link.address} {key.decode()}"
             self.streams.refresh()
             known = self.streams.get(key)
             if known is None:
-                raise BusError(f"{self.link.address} {key.decode()}: no such partition")
-            reader = KafkaReader(self, topic, partition, TopicPartition(name, known.entry.partition), offset)
+                raise BusError(f"{where}: no such partition")
+            reader = KafkaReader(self, topic, partition, self._place(name, count, known.entry, where), offset)
             if offset:
                 self.check_offset(reader, offset)
             self._readers.setdefault(reader.at, []).append(reader)
@@ -155,8 +168,9 @@ class KafkaBus:
 
     def close(self) -> None:
         self._stop.set()
+        until = time.monotonic() + _RELEASE_S  # for all: a bus that is away is not waited for once a writer
         for writer in list(self._writers):
-            writer.close()
+            writer.close(until)
         for readers in list(self._readers.values()):
             for reader in list(readers):
                 reader.close()
@@ -197,7 +211,14 @@ class KafkaBus:
             end = self.link.end(reader.at)
             while not reader.waiting and reader.scanned < end:
                 start = reader.scanned
-                records, position = self.link.fetch(reader.at, start)
+                try:
+                    records, position = self.link.fetch(reader.at, start)
+                except Gone:
+                    left = self.link.beginning(reader.at)
+                    if not start < left <= reader.next_offset:
+                        raise
+                    reader.scanned = left  # only of what stands before its place is something gone
+                    continue
                 here = [
                     (other, other.scanned)
                     for other in self._readers.get(reader.at, ())
@@ -217,12 +238,12 @@ class KafkaBus:
                             continue
                         other.take(record)
 
-    def manifest_of(self, reader: KafkaReader) -> Manifest | None:
-        """The first message of a stream, whatever a reader of it has seen."""
+    def first_of(self, reader: KafkaReader) -> KafkaReader:
+        """A reader that has read the first message of a stream, whatever this one has seen."""
         with self.link.lock:
             first = KafkaReader(self, reader.topic, reader.partition, reader.at, 0)
             first.read(1)
-            return first._manifest
+            return first
 
     def check_offset(self, reader: KafkaReader, offset: int) -> None:
         with self.link.lock:
@@ -248,11 +269,11 @@ class KafkaBus:
             known = self.streams.get(key)
             return known is not None and (known.entry.writer, known.entry.epoch) == (entry.writer, entry.epoch)
 
-    def release(self, key: bytes, entry: Entry) -> None:
+    def release(self, key: bytes, entry: Entry, until: float | None = None) -> None:
         """Write the last entry of a writer. When the bus is away the hold lapses by itself."""
         self._orphans.add(entry.writer)
-        with contextlib.suppress(BusError):
-            self.put(key, entry)
+        with contextlib.suppress(BusError), self.link.lock:
+            self.streams.put(key, entry, until)
 
     def dropped(self, writer: KafkaWriter) -> None:
         with contextlib.suppress(ValueError):

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from bus.ports import BusError
+from bus.ports import BusError, check_names, is_partition
 from wire import topics
 
 STREAMS: Final = "streams"  # the directory: one entry a stream, compacted
@@ -25,6 +25,7 @@ MAX_MESSAGE_BYTES: Final = (8 << 20) - (64 << 10)  # what topics take (8 MiB), l
 TOPIC_BYTES: Final = 8 << 20  # max.message.bytes of the topics
 MARK: Final = b""  # the value of a message that says only: from here on this epoch holds
 
+_STATES: Final = ("open", "released", "ended")
 _SEQUENCE = struct.Struct(">qq")
 _NUMBERED = re.compile(r".*\.(\d{1,9})")
 _SHARED: Final = {topics.BEATS: topics.CONTROL}  # one Kafka topic, one partition: a stop and a beat arrive in order
@@ -64,9 +65,10 @@ def encode_entry(entry: Entry) -> bytes:
 def decode_entry(data: bytes) -> Entry | None:
     """None for what is no entry: the directory is a topic, and anybody may write into one."""
     try:
-        return _decoder.decode(data)
+        entry = _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
+    return entry if entry.state in _STATES and min(entry.epoch - 1, entry.partition, entry.first) >= 0 else None
 
 
 def kafka_topic(prefix: str, topic: str) -> str:
@@ -77,6 +79,16 @@ def kafka_topic(prefix: str, topic: str) -> str:
 def key_of(scope: str, topic: str, partition: str) -> bytes:
     """The key of every message of a stream, and of its entry in the directory."""
     return f"{scope}/{topic}/{partition}".encode()
+
+
+def stream_of(key: bytes) -> tuple[str, str, str] | None:
+    """(scope, topic, partition) of a key; None for what is none."""
+    try:
+        scope, topic, partition = key.decode().split("/")
+        check_names(topic, partition)
+    except (ValueError, BusError):
+        return None
+    return (scope, topic, partition) if is_partition(scope) else None
 
 
 def partition_of(name: str, count: int) -> int:

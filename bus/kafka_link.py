@@ -38,6 +38,10 @@ _CONNECTION: Final = "kafka.net.connection"
 _PLAIN: Final = {"ECONNREFUSED": "connection refused", "ETIMEDOUT": "timed out", "EHOSTUNREACH": "no route to the host"}
 
 
+class Gone(BusError):
+    """What should be read is not there any more."""
+
+
 class _LastWords(logging.Handler):
     """Keeps why the driver could not connect. Its log is not for the user's terminal: an outage would fill it."""
 
@@ -135,7 +139,7 @@ def told(address: KafkaAddress, error: Exception) -> BusError:
     if isinstance(error, kafka_errors.AuthorizationError):
         return BusError(f"{address}: not allowed: {name} (what this user may do is set on the brokers)")
     if isinstance(error, kafka_errors.OffsetOutOfRangeError | kafka_errors.NoOffsetForPartitionError):
-        return BusError(f"{address}: what should be read is there no more: retention of the topic is over ({error})")
+        return Gone(f"{address}: what should be read is there no more: retention of the topic is over ({error})")
     if isinstance(error, kafka_errors.UnknownTopicOrPartitionError):
         return BusError(f"{address}: a topic is gone (livefire topics check --bus {address})")
     if isinstance(error, kafka_errors.MessageSizeTooLargeError | kafka_errors.RecordListTooLargeError):
@@ -256,7 +260,7 @@ class Link:
         with self._producing:
             spent, self._producer = self._producer, None
         if spent is not None:
-            spent.close(timeout=0)
+            _let_go(spent, 0)
 
     def broker_ms(self, deadline: float) -> int:
         """The broker's time: not later than now. Raises BusAway."""
@@ -334,25 +338,25 @@ class Link:
     def fetch(self, at: TopicPartition, start: int) -> tuple[list[Any], int]:
         """Records from `start` on, which must be before the end, and where to go on. Raises BusAway, BusError."""
         consumer = self.consumer()
+        turned, self._active = self._active, None  # known again when this has gone well
         with self._talk():
-            self._turn_to(consumer, at, start)
+            self._turn_to(consumer, at, start, turned)
             deadline = time.monotonic() + ANSWER_S
             while True:
                 records = consumer.poll(timeout_ms=int(max(deadline - time.monotonic(), 0.001) * 1000)).get(at, [])
                 position = consumer.position(at, timeout_ms=0)
                 if records or position > start:
-                    self._positions[at] = position
+                    self._positions[at], self._active = position, at
                     return records, position
                 if time.monotonic() >= deadline:
                     raise BusAway(f"{self.address}: no broker hands out what it has of {at.topic} {at.partition}")
 
-    def _turn_to(self, consumer: KafkaConsumer, at: TopicPartition, start: int) -> None:
+    def _turn_to(self, consumer: KafkaConsumer, at: TopicPartition, start: int, turned: TopicPartition | None) -> None:
         """Only the partition that is asked for is fetched. It is the only one assigned: the driver keeps what it holds
         of a partition that is paused, and may neither hand it out when it is resumed nor fetch it again."""
-        if self._active != at:
+        if turned != at:
             consumer.assign([at])
             consumer.seek(at, start)
-            self._active = at
         elif self._positions.get(at) != start:
             consumer.seek(at, start)
         self._positions[at] = start
@@ -360,10 +364,18 @@ class Link:
     def close(self) -> None:
         with self.lock, self._producing:
             self._closed = True
-            with contextlib.suppress(kafka_errors.KafkaError, OSError):
-                if self._producer is not None:
-                    self._producer.close(timeout=1)
+            if self._producer is not None:
+                _let_go(self._producer, 1)
             with contextlib.suppress(kafka_errors.KafkaError, OSError):
                 if self._consumer is not None:
                     self._consumer.close(autocommit=False, timeout_ms=500)
             self._producer = self._consumer = None
+
+
+def _let_go(producer: KafkaProducer, timeout_s: float) -> None:
+    try:
+        producer.close(timeout=timeout_s)
+    except (kafka_errors.KafkaError, OSError):
+        # The driver leaves its thread to go on when something is still under way, for as long as a delivery may take.
+        producer._sender.force_close()
+        producer._closed = True

@@ -46,6 +46,7 @@ class KafkaReader:
         self._epoch, self._sequence = 0, -1
         self._end_at: int | None = None
         self._manifest: Manifest | None = None
+        self._unreadable = ""  # why its manifest is none
         self._closed = False
         self._go(offset)
 
@@ -81,7 +82,7 @@ class KafkaReader:
         return self._end_at is not None and self.scanned >= self._end_at
 
     def take(self, record: Any) -> None:
-        """One record of this stream, in order."""
+        """One record of this stream, in order. Raises nothing: a fetch is handed out to several readers."""
         if (said := layout.sequence_in(record.headers)) is not None:
             epoch, sequence = said
             if epoch < self._epoch:
@@ -111,7 +112,7 @@ class KafkaReader:
             try:
                 self._manifest = codec.decode(data).records[0]
             except (codec.CodecError, IndexError) as error:
-                raise BusError(f"{self}: its manifest cannot be read: {error}") from None
+                self._unreadable = str(error)
 
     # -- the port
 
@@ -138,7 +139,10 @@ class KafkaReader:
     @property
     def manifest(self) -> Manifest | None:
         if self._manifest is None:
-            self._manifest = self._bus.manifest_of(self)
+            first = self._bus.first_of(self)
+            self._manifest, self._unreadable = first._manifest, first._unreadable
+            if self._unreadable:
+                raise BusError(f"{self}: its manifest cannot be read: {self._unreadable}")
         return self._manifest
 
     @property

@@ -7,7 +7,6 @@ stream's; one with the same epoch only when it is by the same writer. So of two 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from kafka import TopicPartition
@@ -23,10 +22,13 @@ _WRITE_S = 2.0
 class Streams:
     """The directory as far as it has been read. Calls are made under the link's lock."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, scope: str = "") -> None:
+        """`scope`: of one owner alone; "" = of all."""
         self._link = link
+        self._of = f"{scope}/".encode() if scope else b""
         self._at = TopicPartition(layout.kafka_topic(link.address.prefix, layout.STREAMS), 0)
         self._entries: dict[bytes, Known] = {}
+        self._names: dict[tuple[str, str], set[str]] = {}  # of streams, by owner and topic
         self._position = -1
 
     def refresh(self, end: int | None = None) -> None:
@@ -43,8 +45,10 @@ class Streams:
                 self._apply(record)
 
     def _apply(self, record: Any) -> None:
-        entry = layout.decode_entry(record.value) if record.key and record.value else None
-        if entry is None:
+        if not record.key or not record.value or not record.key.startswith(self._of):
+            return
+        entry, place = layout.decode_entry(record.value), layout.stream_of(record.key)
+        if entry is None or place is None:
             return
         known = self._entries.get(record.key)
         if known is not None:
@@ -54,23 +58,22 @@ class Streams:
             if entry.epoch == old.epoch and old.state == "ended":
                 return  # nothing undoes an end
         self._entries[record.key] = Known(entry, record.timestamp)
+        self._names.setdefault(place[:2], set()).add(place[2])
 
     def get(self, key: bytes) -> Known | None:
         return self._entries.get(key)
 
-    def names(self, scope: str, topic: str) -> Iterator[str]:
+    def names(self, scope: str, topic: str) -> set[str]:
         """The streams of an owner's topic."""
-        start = layout.key_of(scope, topic, "")
-        return (key[len(start) :].decode() for key in self._entries if key.startswith(start))
+        return self._names.get((scope, topic), set())
 
     def scopes(self, topic: str) -> set[str]:
         """The owners of streams of a topic."""
-        split = (key.decode().split("/", 2) for key in self._entries)
-        return {parts[0] for parts in split if len(parts) == 3 and parts[1] == topic}
+        return {scope for scope, of in self._names if of == topic}
 
-    def put(self, key: bytes, entry: Entry) -> int:
+    def put(self, key: bytes, entry: Entry, until: float | None = None) -> int:
         """Write an entry, and wait until it is written; its offset. Raises BusAway, BusError."""
-        return int(self._link.acknowledged(self.post(key, entry), time.monotonic() + _WRITE_S).offset)
+        return int(self._link.acknowledged(self.post(key, entry), until or time.monotonic() + _WRITE_S).offset)
 
     def post(self, key: bytes, entry: Entry) -> Any:
         """Write an entry; a future. May be called from any thread."""

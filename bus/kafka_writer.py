@@ -226,13 +226,14 @@ class KafkaWriter:
         self._bus.dropped(self)
         self._bus.put(self.key, entry)
 
-    def close(self) -> None:
+    def close(self, until: float | None = None) -> None:
+        """`until` (`time.monotonic`): how long the brokers are waited for, if not the usual time."""
         with self._closing:
             if self._closed:
                 return
             self._closed = True
         self._bus.dropped(self)
-        self._bus.release(self.key, self.entry("ended" if self._ended else "released"))
+        self._bus.release(self.key, self.entry("ended" if self._ended else "released"), until)
 
     def __enter__(self) -> KafkaWriter:
         return self

@@ -51,7 +51,7 @@ class Relay:
         partition: int,
     ) -> list[Sending]:
         """What is to be written for the message at `offset` of a partition of the raw topic. Never raises for input."""
-        scope, stream = _stream_of(key)
+        scope, stream = _raw_stream_of(key)
         if self._recording and scope != self._recording:
             return []
         if not value:
@@ -73,7 +73,7 @@ class Relay:
         self, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes | None]], offset: int, reason: str
     ) -> list[Sending]:
         """What is written in the place of outputs that the brokers do not take. What they took of them stays."""
-        scope, stream = _stream_of(key)
+        scope, stream = _raw_stream_of(key)
         self.dead += 1
         outputs = self._pipeline.poison(Message(topics.RAW, stream, offset, offset + 1, value), reason)
         return self._sendings(scope, outputs, headers)
@@ -117,10 +117,7 @@ class Relay:
         ]
 
 
-def _stream_of(key: bytes | None) -> tuple[str, str]:
+def _raw_stream_of(key: bytes | None) -> tuple[str, str]:
     """(scope, stream) of a message's key; empty for what is no key of a raw stream."""
-    try:
-        scope, topic, stream = (key or b"").decode().split("/")
-    except ValueError:
-        return "", ""
-    return (scope, stream) if scope and stream and topic == topics.RAW else ("", "")
+    scope, topic, stream = layout.stream_of(key or b"") or ("", "", "")
+    return (scope, stream) if topic == topics.RAW else ("", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import uuid
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 from click.testing import CliRunner
 from kafka import TopicPartition
+from kafka.admin import KafkaAdminClient
 
 from bus import kafka_layout as layout
 from bus import kafka_reader
@@ -248,6 +250,72 @@ def test_a_bad_address_is_told(address: str, says: str) -> None:
 def test_an_address_has_servers_and_a_prefix() -> None:
     assert parse_kafka("kafka://a:9092,[::1]:9093/fleet-1") == KafkaAddress(("a:9092", "[::1]:9093"), "fleet-1")
     assert str(parse_kafka("kafka://a:9092")) == "kafka://a:9092/livefire"
+
+
+def test_a_manifest_that_cannot_be_read_is_the_matter_of_its_own_stream(bus: KafkaBus) -> None:
+    """All of a fetch is handed out together: who reads a stream beside it loses nothing by it."""
+    bad, good = (bus.writer(topics.OUTCOMES, name, manifest(name)) for name in ("bad.1", "good.1"))
+    damaged = codec.encode([manifest("bad.1")])[:-4]
+    entry = bad.entry()
+    bad.close()
+    future = bus.link.send(bad.at.topic, bad.at.partition, bad.key, damaged, layout.header(entry.epoch, 2))
+    offset = int(bus.link.acknowledged(future, time.monotonic() + 5).offset)
+    moved = layout.Entry("released", entry.writer, entry.epoch, entry.partition, offset)
+    bus.put(bad.key, moved)  # the stream begins with it
+    for number in range(3):
+        good.write(coded(number))
+    other, reader = bus.reader(topics.OUTCOMES, "bad.1"), bus.reader(topics.OUTCOMES, "good.1")
+    assert numbers(reader) == [0, 1, 2]
+    with pytest.raises(BusError, match="bad.1: its manifest cannot be read"):
+        other.manifest  # noqa: B018
+    assert reader.manifest is not None  # negative control
+    good.close()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (b"%s/outcomes/\xff\xfe", layout.Entry("open", "x", 1, 0, 0)),
+        (b"%s/outcomes/../../etc", layout.Entry("open", "x", 1, 0, 0)),
+        (b"%s/outcomes", layout.Entry("open", "x", 1, 0, 0)),
+        (b"%s/outcomes/w1", layout.Entry("burning", "x", 1, 0, 0)),
+        (b"%s/outcomes/w1", layout.Entry("open", "x", 1, -1, 0)),
+        (b"%s/outcomes/w1", layout.Entry("open", "x", -9, 0, 0)),
+    ],
+)
+def test_what_strangers_write_into_the_directory_is_passed_over(bus: KafkaBus, key: bytes, value: layout.Entry) -> None:
+    bus.writer(topics.OUTCOMES, "w0", manifest()).close()
+    bus.put(key % bus.scope.encode(), value)
+    assert bus.partitions(topics.OUTCOMES) == ["w0"]
+    bus.put(b"%s/outcomes/w2" % bus.scope.encode(), layout.Entry("released", "x", 1, 0, 0))
+    assert bus.partitions(topics.OUTCOMES) == ["w0", "w2"]  # negative control
+
+
+def test_a_stream_that_should_lie_where_there_is_nothing_is_told(bus: KafkaBus) -> None:
+    bus.put(b"%s/outcomes/w1" % bus.scope.encode(), layout.Entry("released", "x", 1, 4, 0))
+    for use in (lambda: bus.reader(topics.OUTCOMES, "w1"), lambda: bus.writer(topics.OUTCOMES, "w1", manifest("w1"))):
+        with pytest.raises(BusError, match="should lie in partition 4 of .*outcomes, which has 4"):
+            use()
+
+
+def test_a_stream_outlives_the_retention_of_its_beginning(bus: KafkaBus) -> None:
+    """A worker that stands by beats for months; what it said first is gone by then."""
+    writer = bus.writer(topics.BEATS, "w0", manifest("w0", topics.BEATS))
+    at = [writer.write(coded(number)) for number in range(6)]
+    with contextlib.closing(KafkaAdminClient(bootstrap_servers=list(bus.link.address.servers))) as admin:
+        admin.delete_records({writer.at: at[3]})
+    with pytest.raises(BusError, match="retention of the topic is over"):
+        bus.reader(topics.BEATS, "w0").read()  # negative control: nothing is passed over in silence
+    assert numbers(bus.reader(topics.BEATS, "w0", at[4])) == [4, 5]
+    since = bus.offset_at(topics.BEATS, "w0", 0)
+    assert numbers(bus.reader(topics.BEATS, "w0", since)) == [3, 4, 5]
+    writer.close()
+    again = bus.writer(topics.BEATS, "w0", manifest("w0", topics.BEATS))  # after a restart
+    again.write(coded(6))
+    reader = bus.reader(topics.BEATS, "w0")
+    assert reader.manifest is not None and numbers(reader) == [6]
+    again.end(End("run-1", "w0", 1, 0, 0))
+    assert reader.read() and reader.ended
 
 
 def test_topics_are_made_and_checked_from_the_command_line(request: pytest.FixtureRequest) -> None:

@@ -236,3 +236,24 @@ def test_who_has_the_password_is_let_in(server: Kafka, address: KafkaAddress) ->
     reader = bus.reader(topics.OUTCOMES, "w9")
     assert numbers(reader) == [1]
     bus.close()
+
+
+def test_a_bus_with_many_writers_is_closed_in_bounded_time_also_while_no_broker_answers(
+    server: Kafka, address: KafkaAddress
+) -> None:
+    threads = set(threading.enumerate())
+    bus = KafkaBus(address, f"run-{uuid.uuid4().hex[:8]}")
+    for number in range(8):
+        bus.writer(topics.OUTCOMES, f"w{number}", Manifest(topics.OUTCOMES, f"w{number}", "run-1", 5, "test"))
+    assert any("kafka-python-producer" in thread.name for thread in set(threading.enumerate()) - threads)
+    server.freeze()
+    try:
+        until_stopped(server.pid)
+        began = time.monotonic()
+        bus.close()
+        assert time.monotonic() - began < 2 * _BOUND_S
+        deadline = time.monotonic() + 10
+        while any("kafka-python-producer" in thread.name for thread in set(threading.enumerate()) - threads):
+            assert time.monotonic() < deadline, "the driver goes on behind our back"
+    finally:
+        server.thaw()
