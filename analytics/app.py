@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +22,7 @@ from wire.codec import RecordType
 from wire.records import Beat, Exchange, Outcome, Pane, SourceRange
 
 PANES_FILE: Final = "panes.db"
+_sent_ns: Final = attrgetter("sent_ns")
 
 
 class Progress(msgspec.Struct):
@@ -165,7 +167,7 @@ class Aggregator:
             if header.type is RecordType.OUTCOME:
                 outcomes: list[Outcome] = list(codec.decode(message.data, header).records)
                 fresh.outcomes += len(outcomes)
-                fresh.last_sent_ns = max(fresh.last_sent_ns, max((o.sent_ns for o in outcomes), default=0))
+                fresh.last_sent_ns = max(fresh.last_sent_ns, max(map(_sent_ns, outcomes), default=0))
                 return outcomes
             if header.type is RecordType.EXCHANGE and self._production is not None:
                 exchanges: list[Exchange] = list(codec.decode(message.data, header).records)

@@ -30,6 +30,12 @@ SHED: Final = frozenset(
         Failure.SHED_STOP,
     }
 )
+# Looked up once: a member of an enum costs as much as an addition.
+_ANSWERED: Final = Failure.NONE
+_UNKNOWN: Final = Failure.UNKNOWN
+_SLOW: Final = frozenset({Failure.TIMEOUT, Failure.GIVEN_UP})
+_SAME: Final = Verdict.SAME
+_NO_VERDICT: Final = Verdict.NONE
 EMPTY_SKETCH: Final = Sketch(SCALE, 0, (), ())
 
 _Group = dict[tuple[int, str, int], "_Counts"]  # second, route, status class
@@ -103,7 +109,7 @@ class PaneBuilder:
                 run_id, step, kind = outcome.run_id, outcome.step, outcome.kind
                 group = self._groups.setdefault((run_id, step, kind.value), {})
             failure, status, route, due_ns = outcome.failure, outcome.status, outcome.route, outcome.due_ns
-            answered = failure is Failure.NONE
+            answered = failure is _ANSWERED
             status_class = status // 100 if answered else 0
             second = due_ns // NS
             due = group.get((second, route, status_class))
@@ -114,19 +120,19 @@ class PaneBuilder:
                 if failure in SHED:
                     due.shed += 1
                     continue
-                if failure is Failure.UNKNOWN:
+                if failure is _UNKNOWN:
                     due.unknown += 1
                     continue
             done_ns = outcome.done_ns or due_ns
             done = due
-            if done_ns // NS != second:
-                where = (done_ns // NS, route, status_class)
-                found = group.get(where)
-                done = found if found is not None else group.setdefault(where, _Counts())
+            done_s = done_ns // NS
+            if done_s != second:
+                found = group.get((done_s, route, status_class))
+                done = found if found is not None else group.setdefault((done_s, route, status_class), _Counts())
             done.bytes_out += outcome.bytes_out
             done.bytes_in += outcome.bytes_in
             verdict = outcome.verdict
-            if verdict is not Verdict.SAME and verdict is not Verdict.NONE:
+            if verdict is not _SAME and verdict is not _NO_VERDICT:
                 done.differing += 1
             if answered:
                 done.completed += 1
@@ -134,7 +140,7 @@ class PaneBuilder:
                     done.errors += 1
             else:
                 done.errors += 1
-                if failure is not Failure.TIMEOUT and failure is not Failure.GIVEN_UP:
+                if failure not in _SLOW:
                     continue
             done.from_due.append(done_ns - due_ns)
             done.from_send.append(done_ns - (outcome.sent_ns or due_ns))

@@ -67,6 +67,21 @@ def _run(part: str, servers: bed.Servers, args: argparse.Namespace) -> None:
             fleet_carry.ready(servers.get("kafka"), args.repeat, args.count or 200_000)
         else:
             fleet_carry.cleansed(servers.get("kafka"), args.repeat, args.count or 64_000)
+    elif part in ("outcomes", "visible"):
+        from bench import fleet_outcomes
+
+        if part == "outcomes":
+            fleet_outcomes.aggregated(servers, args.repeat, args.count or 400_000)
+        else:
+            fleet_outcomes.visible(servers, 30)
+    elif part == "stop":
+        from bench import fleet_run
+
+        fleet_run.stops(servers.get("kafka"), args.stops)
+    else:
+        from bench import fleet_run
+
+        fleet_run.memory(servers, args.minutes)
 
 
 if __name__ == "__main__":

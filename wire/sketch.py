@@ -78,12 +78,12 @@ class SketchBuilder:
 def sketch_of(values: Sequence[int]) -> Sketch:
     """The sketch of all these values, as adding them one by one would make it."""
     positive = values if not values or min(values) >= 1 else [value for value in values if value >= 1]
-    log2, ceil = math.log2, math.ceil
-    counts = Counter([ceil(log2(value) * _FACTOR) - 1 for value in positive])
-    indexes = tuple(sorted(counts))
+    # `bucket_of` of each, one step of it for all values at a time: a third of the cost.
+    counts = Counter(map(math.ceil, map(_FACTOR.__mul__, map(math.log2, positive))))
+    above = sorted(counts)
     return Sketch(
-        SCALE, len(values) - len(positive), indexes, tuple(counts[i] for i in indexes), max(positive, default=0),
-        sum(positive),
+        SCALE, len(values) - len(positive), tuple(i - 1 for i in above), tuple(counts[i] for i in above),
+        max(positive, default=0), sum(positive),
     )  # fmt: skip
 
 
