@@ -46,6 +46,7 @@ class RunningWindows:
         self._sums: OrderedDict[Slot, _Sums] = OrderedDict()  # by when each was last added to
         self._stale: set[Slot] = set()  # not in memory, to be made of stored panes
         self._growing: set[Slot] = set()  # written, and not final
+        self._taken: set[Slot] = set()  # given by the latest `take`
         self._watermark_s: int | None = None
 
     def add(self, panes: Iterable[Pane]) -> None:
@@ -101,7 +102,7 @@ class RunningWindows:
 
     def take(self, some: Collection[Series] | None = None) -> Iterator[tuple[Series, Window]]:
         """What changed since the last time, of all series or some. What was not read to its end is given again."""
-        wanted = self._series if some is None else some
+        wanted, self._taken = self._series if some is None else some, set()
         for slot in [slot for slot, sums in self._sums.items() if sums.changed and slot[0] in wanted]:
             yield from self._given(slot, self._sums[slot])
         for slot, sums in self._made_of_stored(wanted):
@@ -112,13 +113,14 @@ class RunningWindows:
         self._forget()
 
     def again(self) -> None:
-        """What was taken since could not be written: give it again."""
-        self._stale.update(self._sums)
+        """What was taken last could not be written: give it again, also what is not kept at hand any more."""
+        self._stale.update(self._sums, self._taken)
         self._sums.clear()
 
     def _given(self, slot: Slot, sums: _Sums) -> Iterator[tuple[Series, Window]]:
         series, first = slot
         end = first + series.over_s
+        self._taken.add(slot)
         final = self._watermark_s is not None and end <= self._watermark_s
         for scope in sums.changed:
             adder = sums.adders[scope]

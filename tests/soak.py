@@ -29,6 +29,7 @@ import fault_panes
 import fault_record
 import fault_record_bus
 import fault_replay
+import fault_stores
 import fault_target
 from fault_checks import LINUX, ROOT, Tally
 
@@ -98,6 +99,7 @@ FAULTS: dict[str, Fault] = {
     "kill -9: controller of a drill": _replay("controller"),
     "kill -9: controller, lease alone ends the load": _linux(_replay("controller, lease alone")),
     "kill -9: maker of panes": _each(fault_panes.kill),
+    **fault_stores.FAULTS,
     "firer stands still for 2 s": _each(fault_target.stalled_firer, 4),
     "conductor stands still for 4 s": _each(fault_target.stalled_conductor, 4),
     "target dies and comes back": _each(fault_target.dead_target, 4),
