@@ -47,8 +47,6 @@ from wire.records import End, Failure, Kind, Manifest, Outcome, Verdict
 NS = 1_000_000_000
 _NAMES = "orders carts items users prices stock tax ads".split()
 _ROUTES = [f"GET /shop/{name}/{{id}}" for name in _NAMES]
-    f"GET /shop/{name}/{{id}}" for name in ("orders", "carts", "items", "users", "prices", "stock", "tax", "ads")
-]
 _WORKERS = 2
 
 
@@ -196,9 +194,7 @@ def visible(servers: Servers, seconds: float) -> None:
             else:
                 prefix = store.rpartition("/")[2]
                 stores[name] = store, _count_documents(server, prefix), _floor_elasticsearch(server, prefix)
-        print(
-            f"\noutcome done -> it can be read: a batch each 250 ms for {seconds:g} s; ms (target: p99 2000)"
-        )
+        print(f"\noutcome done -> it can be read: a batch each 250 ms for {seconds:g} s; ms (target: p99 2000)")
         print(f"{'':20}{'p50':>8}{'p90':>8}{'p99':>8}{'max':>8}{'looks':>8}   floor: the store's own write -> read")
         address = stack.enter_context(topics_of_its_own(kafka.address))
         for name, (store, count, floor) in stores.items():
