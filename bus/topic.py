@@ -12,9 +12,13 @@ from wire import codec
 class TopicReader:
     """Tails every partition of one topic. Order holds inside a partition only."""
 
-    def __init__(self, bus: Bus, topic: str, accept: Callable[[str], bool] | None = None) -> None:
-        """`accept` is asked once of each partition, when it is first seen; what it refuses is never opened."""
+    def __init__(self, bus: Bus, topic: str, accept: Callable[[str], bool] | None = None, *, since_ns: int = 0) -> None:
+        """`accept` is asked once of each partition, when it is first seen; what it refuses is never opened.
+
+        `since_ns`: what was written before that time (ns since 1970) need not come; 0 = all of it does.
+        """
         self._bus = bus
+        self._since_ns = since_ns
         self._topic = topic
         self._accept = accept
         self._refused: set[str] = set()
@@ -31,10 +35,14 @@ class TopicReader:
                 if self._accept is not None and not self._accept(partition):
                     self._refused.add(partition)
                 else:
-                    self._readers[partition] = self._bus.reader(self._topic, partition)
+                    since_ns, topic = self._since_ns, self._topic
+                    offset = self._bus.offset_at(topic, partition, since_ns) if since_ns else 0
+                    self._readers[partition] = self._bus.reader(topic, partition, offset)
             for reader in self._readers.values():
                 if not reader.ended:
                     self._polled.extend(reader.read())
+                    if reader.ended:
+                        reader.close()  # who listens for weeks hears of many that are over
         polled = list(self._polled)
         self._polled.clear()
         return polled

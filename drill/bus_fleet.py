@@ -31,7 +31,7 @@ class BusFleet:
     def __init__(self, bus: Bus, address: str, run_id: str, now: Callable[[], int]) -> None:
         """`bus` is of the scope `fleet`."""
         self._bus, self._address, self._run_id, self._now = bus, address, run_id, now
-        self._reader = TopicReader(bus, topics.BEATS)
+        self._reader = TopicReader(bus, topics.BEATS, since_ns=now())  # they have beaten for weeks
         self._latest: dict[str, tuple[int, Beat]] = {}  # when it was heard
         self._away = Away(now)
         self._away_ns = 0  # when the bus was away last

@@ -424,6 +424,37 @@ def test_many_partitions_are_read_side_by_side(bus: Bus) -> None:
     topic.close()
 
 
+def test_a_topic_is_read_from_a_time_on_and_what_is_over_is_let_go(bus: Bus) -> None:
+    def written(partition: str, number: int) -> Writer:
+        writer = bus.writer("outcomes", partition, manifest(partition=partition))
+        now_ns = time.time_ns()
+        writer.write_records([drop(number)], first_ns=now_ns, last_ns=now_ns)
+        return writer
+
+    fill(bus, 1, 2, partition="over", end=True)
+    writer = written("w0", 3)
+    deadline = time.monotonic() + 0.02  # another millisecond: that is how finely brokers stamp
+    while time.monotonic() < deadline:
+        pass
+    late, all_of_it = TopicReader(bus, "outcomes", since_ns=time.time_ns()), TopicReader(bus, "outcomes")
+    assert numbers(late.poll()) == []
+    now_ns = time.time_ns()
+    writer.write_records([drop(4)], first_ns=now_ns, last_ns=now_ns)
+    written("w1", 5).end(End("run-1", "w1", 1, 0, 0))
+    assert sorted(numbers(late.poll())) == [4, 5]
+    assert sorted(numbers(all_of_it.poll())) == [1, 2, 3, 4, 5]
+    assert late.poll() == all_of_it.poll() == []
+    for name, reader in all_of_it.readers.items():
+        if name == "w0":
+            assert reader.read() == []
+        else:
+            with pytest.raises(BusError):
+                reader.read()  # closed
+    late.close()
+    all_of_it.close()
+    writer.close()
+
+
 def test_reading_begins_at_a_time(bus: Bus) -> None:
     """Nothing of that time or later is missed: what is written is written after it happened."""
     began = time.time_ns()
