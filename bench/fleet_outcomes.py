@@ -45,7 +45,7 @@ from wire.ids import ulid
 from wire.records import End, Failure, Kind, Manifest, Outcome, Verdict
 
 NS = 1_000_000_000
-_NAMES = "orders carts items users prices stock tax ads".split()
+_NAMES = ["orders", "carts", "items", "users", "prices", "stock", "tax", "ads"]
 _ROUTES = [f"GET /shop/{name}/{{id}}" for name in _NAMES]
 _WORKERS = 2
 
