@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -223,7 +222,7 @@ def cleansed(place: Place, rounds: int, count: int) -> None:
 
 def _as_recorded(exchanges: Sequence[Exchange]) -> list[list[Exchange]]:
     """Batches as a recorder on a bus makes them where there is much to do."""
-    limit = int(os.environ.get("BB", CaptureSettings().batch_bytes))
+    limit = CaptureSettings().batch_bytes
     batches: list[list[Exchange]] = [[]]
     size = 0
     for exchange in exchanges:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from clickhouse_driver import Client
+from clickhouse_driver.errors import ServerException
 from servers.process import Missing
 
 from analytics.app import Aggregator
@@ -238,7 +239,7 @@ def _one_store(
         try:
             deadline = time.monotonic() + seconds + 40
             while time.monotonic() < deadline:
-                with contextlib.suppress(StoreError, urllib.error.URLError):
+                with contextlib.suppress(StoreError, ServerException, urllib.error.URLError):  # not there yet
                     found = count(run)
                     seen.append((found, time.monotonic()))
                 if not writing.is_alive() and seen and seen[-1][0] >= written[-1][0]:

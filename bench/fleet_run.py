@@ -78,7 +78,7 @@ def stops(kafka: Place, count: int) -> None:
             until(lambda: sum(b.state == "idle" for b in fleet.beats().values()) == 2, 40, "no idle workers")
         booked = _booked_ms(kafka, topic)
     print(
-        f"\nlivefire stop --all --bus -> last request in the target's own log: {count} drills of {_RATE:g}/s, 2 workers; ms"
+        f"\nlivefire stop --all --bus -> last request in the target's log: {count} drills, {_RATE:g}/s, 2 workers; ms"
     )
     print(f"{'':44}{'p50':>8}{'p90':>8}{'p99':>8}{'max':>8}   target: p99 1000")
     for name, values in (
