@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 from kafka import TopicPartition
 
 from bus import kafka_layout as layout
+from bus.batchwriter import BatchWriter
 from bus.kafka_layout import Entry
 from bus.ports import BusAway, BusError, BusHeld
 from wire import codec
-from wire.account import Increment
-from wire.codec import RecordType
-from wire.records import End, Manifest, Record, SourceRange
+from wire.records import End, Manifest
 
 if TYPE_CHECKING:
     from bus.kafka import KafkaBus
@@ -36,7 +35,7 @@ class _Sent:
         self.data, self.sequence, self.future = data, sequence, future
 
 
-class KafkaWriter:
+class KafkaWriter(BatchWriter):
     """The one writer of a stream. Made by `KafkaBus.writer`, which has claimed the stream and checked the claim."""
 
     def __init__(self, bus: KafkaBus, name: tuple[str, str], at: TopicPartition, entry: Entry, since: float) -> None:
@@ -192,21 +191,9 @@ class KafkaWriter:
                     sent.sequence = self._sequence
                 sent.future = None
 
-    def write_records(
-        self,
-        records: Sequence[Record],
-        type: RecordType | None = None,
-        *,
-        first_ns: int = 0,
-        last_ns: int = 0,
-        sources: tuple[SourceRange, ...] = (),
-        increment: Increment | None = None,
-    ) -> int:
-        try:
-            data = codec.encode(records, type, first_ns=first_ns, last_ns=last_ns, sources=sources, increment=increment)
-        except codec.CodecError as error:
-            raise BusError(f"{self}: {error.detail}") from None
-        return self.write(data)
+    @property
+    def _name(self) -> str:
+        return str(self)
 
     def end(self, end: End) -> None:
         if not self._ended:

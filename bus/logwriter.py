@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bus import frames
+from bus.batchwriter import BatchWriter
 from bus.frames import FRAME_BYTES, MAX_FRAME_BYTES
 from bus.logreader import LogReader
 from bus.ports import BusError, BusFull, BusHeld
 from wire import codec
-from wire.account import Increment
 from wire.codec import RecordType
-from wire.records import End, Manifest, Record, SourceRange
+from wire.records import End, Manifest
 
 _UNCOUNTED = (RecordType.MANIFEST, RecordType.END, RecordType.ACCOUNT)
 
 
-class LogWriter:
+class LogWriter(BatchWriter):
     """The one writer of a log file. The lock is the kernel's, so it ends with the process."""
 
     def __init__(self, path: Path | str, manifest: Manifest, *, sync: bool = False) -> None:
@@ -156,22 +156,9 @@ class LogWriter:
         except OSError:
             self.close()  # a later write behind half a frame would be lost to readers
 
-    def write_records(
-        self,
-        records: Sequence[Record],
-        type: RecordType | None = None,
-        *,
-        first_ns: int = 0,
-        last_ns: int = 0,
-        sources: tuple[SourceRange, ...] = (),
-        increment: Increment | None = None,
-    ) -> int:
-        """Encode and append one batch; its offset. Raises as `write` does, and BusError for a batch too large."""
-        try:
-            data = codec.encode(records, type, first_ns=first_ns, last_ns=last_ns, sources=sources, increment=increment)
-        except codec.CodecError as error:
-            raise BusError(f"{self.path}: {error.detail}") from None
-        return self.write(data)
+    @property
+    def _name(self) -> str:
+        return str(self.path)
 
     def _count(self, data: bytes) -> None:
         glance = codec.glance(data)

@@ -15,12 +15,14 @@ from typing import Final
 
 import msgspec
 
+from bus.batchwriter import BatchWriter
 from bus.ports import Bus, BusAway, BusError, BusFull, BusHeld, Writer
 from bus.spool import Lane, Mark, Spool
+from bus.topic import is_whole
 from wire import codec
 from wire.account import Increment
 from wire.codec import RecordType
-from wire.records import End, Manifest, Record, SourceRange
+from wire.records import End, Manifest
 
 _HELD_NS: Final = 10_000_000_000  # a killed writer's hold has lapsed long before
 _UNCOUNTED: Final = frozenset({RecordType.MANIFEST, RecordType.END, RecordType.ACCOUNT})
@@ -29,7 +31,7 @@ _UNCOUNTED: Final = frozenset({RecordType.MANIFEST, RecordType.END, RecordType.A
 Closing = Callable[[Mapping[str, int], int], Increment | None]
 
 
-class SpooledWriter:
+class SpooledWriter(BatchWriter):
     """One stream of a bus that may be away, even before it was ever reached. Calls come from one thread."""
 
     def __init__(
@@ -99,22 +101,9 @@ class SpooledWriter:
             self._covers, self._doubtful = 1, None
         return self._books.next
 
-    def write_records(
-        self,
-        records: Sequence[Record],
-        type: RecordType | None = None,
-        *,
-        first_ns: int = 0,
-        last_ns: int = 0,
-        sources: tuple[SourceRange, ...] = (),
-        increment: Increment | None = None,
-    ) -> int:
-        """Encode one batch, and write it. Raises as `write` does, and BusError for a batch too large."""
-        try:
-            data = codec.encode(records, type, first_ns=first_ns, last_ns=last_ns, sources=sources, increment=increment)
-        except codec.CodecError as error:
-            raise BusError(f"{self.topic} {self.partition}: {error.detail}") from None
-        return self.write(data)
+    @property
+    def _name(self) -> str:
+        return f"{self.topic} {self.partition}"
 
     def end(self, end: End | None = None, *, reason: str = "done", sorted: bool = False) -> None:
         """Mark the stream as whole, or leave the mark in the spool. What it counts is told when it gets there."""
@@ -177,7 +166,7 @@ class SpooledWriter:
         except BusAway:
             raise
         except BusError:
-            if first is not None and self._is_whole():
+            if first is not None and is_whole(self._bus, self.topic, self.partition):
                 self._lane.discard()  # killed between marking the stream whole and removing these
             raise
         try:
@@ -187,15 +176,6 @@ class SpooledWriter:
             self._writer = None
             raise
         self._spool.came_back()
-
-    def _is_whole(self) -> bool:
-        reader = self._bus.reader(self.topic, self.partition)
-        try:
-            while reader.read():
-                pass
-            return reader.ended
-        finally:
-            reader.close()
 
     def _catch_up(self) -> None:
         """Read the end of the stream: the books of who wrote last, and what has arrived of the spool."""

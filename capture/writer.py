@@ -14,15 +14,14 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from bus.batchwriter import BatchWriter
 from bus.ports import BusError, BusFull
 from wire import codec
-from wire.account import Increment
-from wire.codec import RecordType
-from wire.records import End, Record, SourceRange
+from wire.records import End
 
 _RETRY_S = 0.1  # a full disk is tried again so often
 
@@ -45,9 +44,11 @@ class Target(Protocol):
     def close(self) -> None: ...
 
 
-class QueuedWriter:
+class QueuedWriter(BatchWriter):
     """The caller's side is one thread. Holds at most `max_bytes`, and nothing that is older than `buffer_ns`
     when more comes."""
+
+    _compress = False  # the thread does
 
     def __init__(
         self,
@@ -98,24 +99,9 @@ class QueuedWriter:
         self._queue.put((now_ns, data))
         return self._log.next_offset
 
-    def write_records(
-        self,
-        records: Sequence[Record],
-        type: RecordType | None = None,
-        *,
-        first_ns: int = 0,
-        last_ns: int = 0,
-        sources: tuple[SourceRange, ...] = (),
-        increment: Increment | None = None,
-    ) -> int:
-        """Encode and queue one batch. Raises as `write` does, and BusError for a batch too large."""
-        try:
-            data = codec.encode(
-                records, type, first_ns=first_ns, last_ns=last_ns, sources=sources, increment=increment, compress=False
-            )
-        except codec.CodecError as error:
-            raise BusError(f"{self._log.path}: {error.detail}") from None
-        return self.write(data)
+    @property
+    def _name(self) -> str:
+        return str(self._log.path)
 
     def check(self) -> None:
         """Raises BusError when nothing can be written any more."""

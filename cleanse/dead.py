@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from bus.ports import Bus, BusError, Message
+from bus.topic import is_whole
 from cleanse.sieve import LEDGER, lose
 from cleanse.stream import WRITER, StreamPipeline, count_of
 from wire import codec, topics
@@ -130,7 +131,7 @@ def _retry(bus: Bus, dead: Dead, pipeline: StreamPipeline) -> None:
         try:
             writer = bus.writer(topics.CLEAN, clean.partition, clean)
         except BusError:
-            if _ended(bus, clean.partition):
+            if is_whole(bus, topics.CLEAN, clean.partition):
                 continue  # a retry before this one got as far as here
             raise
         if j in by_partition:
@@ -150,17 +151,6 @@ def _still_there(seek: Callable[[int], None], read: Callable[[int], list[Message
     if not messages or messages[0].offset != dead.offset:
         raise codec.CodecError("truncated", f"its bytes are in {dead.topic} {dead.partition} no more")
     return messages[0].data
-
-
-def _ended(bus: Bus, stream: str) -> bool:
-    if stream not in bus.partitions(topics.CLEAN):
-        return False
-    reader = bus.reader(topics.CLEAN, stream)
-    while reader.read():
-        pass
-    ended = reader.ended
-    reader.close()
-    return ended
 
 
 def _decide(bus: Bus, name: str, chosen: Sequence[Letter], action: str, who: str, now_ns: int) -> None:

@@ -11,6 +11,7 @@ import msgspec
 from bus.address import open_bus
 from bus.logfile import FileBus
 from bus.ports import BusAway, BusHeld
+from bus.topic import is_whole
 from livefire.settings import Settings
 from replay.home import Home
 from replay.recover import recover, unfinished
@@ -96,13 +97,7 @@ def ended(folder: Path) -> bool:
     """Whether a run's load is over: it has a result, or its conductor wrote the end mark."""
     if (folder / "result.json").exists():
         return True
-    bus = FileBus(folder)
-    if CONDUCTOR not in bus.partitions(topics.CONTROL):
-        return False
-    with bus.reader(topics.CONTROL, CONDUCTOR) as reader:
-        while reader.read():
-            pass
-        return bool(reader.ended)
+    return is_whole(FileBus(folder), topics.CONTROL, CONDUCTOR)
 
 
 def read_json(path: Path) -> dict[str, Any]:

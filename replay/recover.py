@@ -7,6 +7,7 @@ from typing import Final
 
 from bus.logfile import FileBus
 from bus.ports import Bus, BusError, BusHeld
+from bus.topic import is_whole
 from replay.book import end_partition, unknown, unsettled, write_outcomes
 from replay.conductor import CONDUCTOR
 from wire import topics
@@ -50,7 +51,7 @@ def recover(run: Bus | Path | str) -> int:
 def unfinished(bus: Bus) -> bool:
     """Whether a worker of the run has a partition without an end mark."""
     return not all(
-        _whole(bus, topic, worker)
+        is_whole(bus, topic, worker)
         for topic in (topics.CLAIMS, topics.OUTCOMES)
         for worker in bus.partitions(topics.CLAIMS)
     )
@@ -61,7 +62,7 @@ def _settle(bus: Bus, run_id: str, worker: str, kind: Kind, *, end: bool) -> tup
         return 0, 0
     # The lock comes first: what is read under it has no other writer any more.
     writer = None
-    if _whole(bus, topics.OUTCOMES, worker):
+    if is_whole(bus, topics.OUTCOMES, worker):
         if end:
             return 0, 0  # in order already: its books need not be read
     else:
@@ -84,21 +85,9 @@ def _settle(bus: Bus, run_id: str, worker: str, kind: Kind, *, end: bool) -> tup
     return len(left), last_due
 
 
-def _whole(bus: Bus, topic: str, partition: str) -> bool:
-    if partition not in bus.partitions(topic):
-        return False
-    reader = bus.reader(topic, partition)
-    try:
-        while reader.read():
-            pass
-        return reader.ended
-    finally:
-        reader.close()
-
-
 def _end(bus: Bus, topic: str, worker: str, reason: str) -> None:
     """End a partition that has neither an end nor a writer."""
-    if _whole(bus, topic, worker):
+    if is_whole(bus, topic, worker):
         return
     reader = bus.reader(topic, worker)
     manifest = reader.manifest
