@@ -1,6 +1,6 @@
 """Tries every fault, again and again, and checks what must hold then.
 
-    python tests/soak.py [--count 20] [--seed N] [--only NAME] [--write FILE]
+    python tests/soak.py [--count 200] [--seed N] [--only NAME] [--write FILE]
 
 One line a fault: how often it took place, how often while work was in flight, and the longest time: from a kill to
 the last request that the target saw, from a broker that is back to the first commit. Exit code 1 when anything does
@@ -127,12 +127,20 @@ def row(name: str, tally: Tally, wrong: list[str]) -> str:
 
 
 HEAD = ("| fault | times | work in flight | longest | problems |", "|---|---|---|---|---|")
+_PAGE_HEAD = (
+    "| fault | times | work in flight | longest | problems | commit | seed |",
+    "|---|---|---|---|---|---|---|",
+)
 
 
-def page(rows: list[str], seed: int, took_s: float) -> str:
+def page(rows: dict[str, str], seed: int, before: str) -> str:
+    """The page with these rows, each with its commit and seed. Those of faults that were not tried now stay as they
+    were on the page `before`."""
     commit = subprocess.run(
         ("git", "rev-parse", "--short", "HEAD"), cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
+    table = {line.split(" | ")[0].removeprefix("| "): line for line in before.splitlines() if line.startswith("| ")}
+    table |= {name: f"{line} {commit} | {seed} |" for name, line in rows.items()}
     return "\n".join(
         (
             "# Faults", "",
@@ -141,16 +149,15 @@ def page(rows: list[str], seed: int, took_s: float) -> str:
             "count, no shot was fired twice, and a load whose controller is gone ends within its lease of 3 s. Of what a",
             "broker has acknowledged nothing is lost and nothing comes twice, and it goes on within 15 s. *longest*: from",
             "a kill to the last request; from a broker that answers again until all writers and readers have moved.", "",
-            f"Commit {commit}, {time.strftime('%Y-%m-%d', time.gmtime())}, Python {platform.python_version()}, "
-            f"seed {seed}, {took_s / 60:.0f} min.", "",
-            *HEAD, *rows, "",
+            f"The last ones ran on {time.strftime('%Y-%m-%d', time.gmtime())}, Python {platform.python_version()}.", "",
+            *_PAGE_HEAD, *(table[name] for name in FAULTS if name in table), "",
         )
     )  # fmt: skip
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=20, help="kills of each process; other faults a quarter of it")
+    parser.add_argument("--count", type=int, default=200, help="kills of each process; other faults fewer")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
     parser.add_argument("--only", metavar="NAME", help="faults whose name holds this")
     parser.add_argument("--write", type=Path, metavar="FILE", help="a page of Markdown with the result")
@@ -159,15 +166,16 @@ def main() -> int:
     if not chosen:
         parser.error(f"no fault is named {args.only!r}; there are: {'; '.join(FAULTS)}")
     print(f"seed {args.seed}, {args.count} kills each\n" + "\n".join(HEAD), flush=True)
-    begun, bad, rows = time.monotonic(), 0, []
+    bad, rows = 0, {}
     for name, fault in chosen.items():
         tally = fault(args.count, args.seed)
         wrong = tally.verdict()
-        rows.append(row(name, tally, wrong))
-        print("\n".join((rows[-1], *(f"    {text}" for text in wrong))), flush=True)
+        rows[name] = row(name, tally, wrong)
+        print("\n".join((rows[name], *(f"    {text}" for text in wrong))), flush=True)
         bad += bool(wrong)
-    if args.write:
-        args.write.write_text(page(rows, args.seed, time.monotonic() - begun))
+        if args.write:  # after each: hours may pass, and somebody may have enough
+            before = args.write.read_text() if args.write.exists() else ""
+            args.write.write_text(page({name: rows[name]}, args.seed, before))
     return 1 if bad else 0
 
 

@@ -183,3 +183,15 @@ def test_the_command_fails_on_any_problem(
     assert asked == [(9, 77)] and "seed 77" in out and "seed 77" in page
     assert says in out and ("| one |" in page)
     assert json.dumps(tally.skipped)[1:-1] in page
+
+
+def test_what_was_not_tried_now_stays_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "soak.md"
+    monkeypatch.setattr(
+        soak, "FAULTS", {name: lambda count, seed: Tally(count, count, count) for name in ("one", "two")}
+    )
+    for arguments in (["--seed", "1"], ["--seed", "2", "--only", "two"]):
+        monkeypatch.setattr("sys.argv", ["soak.py", "--count", "3", "--write", str(path), *arguments])
+        assert soak.main() == 0
+    rows = [line.rsplit(" | ", 1) for line in path.read_text().splitlines() if line.startswith(("| one", "| two"))]
+    assert [(row[0].split(" | ")[0], row[1]) for row in rows] == [("| one", "1 |"), ("| two", "2 |")]
