@@ -180,7 +180,7 @@ def test_the_command_fails_on_any_problem(
     monkeypatch.setattr("sys.argv", ["soak.py", "--count", "9", "--seed", "77", "--write", str(tmp_path / "soak.md")])
     assert soak.main() == (1 if says else 0)
     out, page = capsys.readouterr().out, (tmp_path / "soak.md").read_text()
-    assert asked == [(9, 77)] and "seed 77" in out and "seed 77" in page
+    assert asked == [(9, 77)] and "seed 77" in out and "| 77 |" in page
     assert says in out and ("| one |" in page)
     assert json.dumps(tally.skipped)[1:-1] in page
 
