@@ -155,6 +155,10 @@ class KafkaBus:
             self.streams.refresh()
             return self.streams.held(layout.key_of(self.scope, topic, partition))
 
+    def discard(self, topic: str, partition: str) -> None:
+        if self.held(topic, partition):
+            raise BusHeld(f"{self.link.address} {self.scope}/{topic}/{partition}: another process is writing it")
+
     def spread(self, topic: str) -> int:
         with self.link.lock:
             return self._topic(topic)[1]

@@ -14,7 +14,7 @@ from pathlib import Path
 from bus.frames import FILE_MAGIC, FILE_VERSION, MAX_FRAME_BYTES, SYNC
 from bus.logreader import LogReader
 from bus.logwriter import LogWriter
-from bus.ports import BusError, check_names, is_partition
+from bus.ports import BusError, BusHeld, check_names, is_partition
 from wire import codec
 from wire.account import Account
 from wire.codec import RecordType
@@ -69,6 +69,11 @@ class FileBus:
         except BlockingIOError:
             return True
         return False
+
+    def discard(self, topic: str, partition: str) -> None:
+        if self.held(topic, partition):
+            raise BusHeld(f"{self.path(topic, partition)}: another process is writing this file")
+        self.path(topic, partition).unlink(missing_ok=True)
 
     def offset_at(self, topic: str, partition: str, since_ns: int) -> int:
         """The first batch with a record of that time or later."""

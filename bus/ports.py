@@ -130,6 +130,10 @@ class Bus(Protocol):
     def held(self, topic: str, partition: str) -> bool:
         """Whether the partition has a writer now. Between machines the hold of a killed writer lapses in seconds."""
 
+    def discard(self, topic: str, partition: str) -> None:
+        """Nobody needs this partition any more: a folder removes it, a cluster's retention does. Readers that have it
+        open read on. Raises BusHeld while it has a writer; one that is not there is fine."""
+
     def offset_at(self, topic: str, partition: str, since_ns: int) -> int:
         """Where to begin reading so that nothing of that time (ns since 1970) or later is missed; earlier may come too.
 

@@ -22,7 +22,7 @@ from typing import Final
 import msgspec
 
 from bus.address import KafkaSecurity, open_bus
-from bus.ports import BusHeld, Writer
+from bus.ports import Bus, BusHeld, Writer
 from replay import targets
 from replay.away import Away
 from replay.clock import NowNs
@@ -30,13 +30,16 @@ from replay.hearing import FLEET, FleetControl
 from replay.settings import MS_NS, SECOND_NS, WorkerSettings, check_plan
 from wire import topics
 from wire.config import ConfigError
-from wire.records import Action, Beat, Control, Manifest
+from wire.ids import ulid, ulid_ms
+from wire.records import Action, Beat, Control, End, Manifest
 
 BEAT_NS: Final = SECOND_NS // 2
 _TICK_S: Final = 0.05
 _HELD_NS: Final = 6 * SECOND_NS  # the hold of a killed worker of this name lapses within this
 _LEAVE_S: Final = 10.0
 _CUT_NS: Final = SECOND_NS
+_HOUR_NS: Final = 3600 * SECOND_NS
+_DAYS_MS: Final = 2 * 86_400_000  # so long what was said to all stays
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
 
 
@@ -73,7 +76,8 @@ class Standing:
         bus = open_bus(settings.bus, FLEET, settings.security)
         self._bus = bus
         manifest = Manifest(topics.BEATS, settings.name, FLEET, now(), "livefire worker")
-        self._beats = _writer(lambda: bus.writer(topics.BEATS, settings.name, manifest), now)
+        self._name = _writer(lambda: bus.writer(topics.BEATS, settings.name, manifest), now)  # no other has it now
+        self._beats = BeatLog(bus, settings.name, now)
         self._control = FleetControl(bus, now())
         self._away = Away(now)
         self._child: subprocess.Popen[bytes] | None = None
@@ -97,6 +101,7 @@ class Standing:
         finally:
             self._end_child("the worker was told to leave")
             self._away.attempt(self._beats.close)
+            self._away.attempt(self._name.close)
             self._control.close()
             self._bus.close()
 
@@ -242,8 +247,59 @@ class Standing:
             self._run_id, self._settings.name, now, os.getpid(), -1, 0, 0, 0, 0, 0, usage.ru_utime + usage.ru_stime,
             state="idle" if self._child is None else "running", reason=self._reason,
         )  # fmt: skip
-        self._beats.write_records((beat,), first_ns=now, last_ns=now)
+        self._beats.write(beat)
         self._beat_ns = now
+
+
+class BeatLog:
+    """Where a worker that stands by for months writes its beats: hour by hour a partition of its own, `<name>:<ULID>`.
+    Those before the last are discarded, so that a folder does not grow; so is what was said to all days ago."""
+
+    def __init__(self, bus: Bus, name: str, now: NowNs) -> None:
+        self._bus, self._name, self._now = bus, name, now
+        self._writer: Writer | None = None
+        self._partition = ""
+        self._since_ns = 0
+
+    def write(self, beat: Beat) -> None:
+        """Raises BusAway: call again, or with a later one."""
+        if self._writer is None or beat.at_ns - self._since_ns >= _HOUR_NS:
+            self._turn_over(beat.at_ns)
+        assert self._writer is not None
+        self._writer.write_records((beat,), first_ns=beat.at_ns, last_ns=beat.at_ns)
+
+    def _turn_over(self, now_ns: int) -> None:
+        partition = f"{self._name}:{ulid(now_ns)}"
+        manifest = Manifest(topics.BEATS, partition, FLEET, now_ns, "livefire worker")
+        writer = self._bus.writer(topics.BEATS, partition, manifest)
+        before, last = self._writer, self._partition
+        self._writer, self._partition, self._since_ns = writer, partition, now_ns
+        if before is not None:
+            before.end(End(FLEET, last, 0, 0, 0))
+        for old in self._bus.partitions(topics.BEATS):
+            if old.startswith(f"{self._name}:") and old not in (partition, last):
+                self._discard(topics.BEATS, old)
+        for said in self._bus.partitions(topics.CONTROL):
+            if _said_ms(said) < now_ns // 1_000_000 - _DAYS_MS:
+                self._discard(topics.CONTROL, said)
+
+    def _discard(self, topic: str, partition: str) -> None:
+        try:
+            self._bus.discard(topic, partition)
+        except BusHeld:
+            pass  # its writer is there yet
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _said_ms(partition: str) -> int:
+    """When a speaker's partition of `control` was made (`replay.hearing`); the far future for another."""
+    try:
+        return ulid_ms(partition.partition("-")[2])
+    except ValueError:
+        return 1 << 62
 
 
 def _text(path: Path) -> str:

@@ -455,6 +455,20 @@ def test_a_topic_is_read_from_a_time_on_and_what_is_over_is_let_go(bus: Bus) -> 
     writer.close()
 
 
+def test_what_is_discarded_is_read_to_its_end_by_who_has_it_open(bus: Bus) -> None:
+    fill(bus, 1, 2, partition="old", end=True)
+    writer = bus.writer("outcomes", "w0", manifest())
+    reader = bus.reader("outcomes", "old")
+    bus.discard("outcomes", "old")
+    bus.discard("outcomes", "never-there")
+    assert numbers(all_of(reader)) == [1, 2] and reader.ended
+    with pytest.raises(BusHeld):
+        bus.discard("outcomes", "w0")
+    assert bus.partitions("outcomes")[-1] == "w0" and bus.held("outcomes", "w0")
+    reader.close()
+    writer.close()
+
+
 def test_reading_begins_at_a_time(bus: Bus) -> None:
     """Nothing of that time or later is missed: what is written is written after it happened."""
     began = time.time_ns()

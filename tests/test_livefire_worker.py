@@ -16,12 +16,15 @@ from fleet import Fleet
 from http_target import Target
 
 from bus.address import open_bus
+from bus.topic import TopicReader
 from replay.clock import clock_of
 from replay.hearing import FLEET
 from replay.settings import SECOND_NS, WorkerSettings
 from replay.standing import Standing, StandingSettings
 from wire import topics
+from wire.codec import RecordType
 from wire.config import ConfigError
+from wire.ids import ulid
 from wire.records import Action, Control, Manifest
 
 RUN = "01M7Y0G536XVSYDKWW6TW8C4BN"
@@ -181,6 +184,27 @@ def test_a_plan_of_before_it_stood_by_is_not_taken(tmp_path: Path) -> None:
     assert after.started == [] and after.told == []
     for bench in (before, after):
         bench.worker.run(lambda: True)
+
+
+def test_a_folder_does_not_grow_with_the_months_that_a_worker_stands_by(bench: Bench) -> None:
+    long_ago = bench.now - 3 * 86_400 * SECOND_NS
+    for at_ns in (long_ago, bench.now):
+        said = f"stop-{ulid(at_ns)}"
+        bench.bus.writer(topics.CONTROL, said, Manifest(topics.CONTROL, said, FLEET, 1, "tests")).close()
+    neighbour = f"w0-b:{ulid(long_ago)}"
+    bench.bus.writer(topics.BEATS, neighbour, Manifest(topics.BEATS, neighbour, FLEET, 1, "tests")).close()
+    drill = TopicReader(bench.bus, topics.BEATS)
+    heard = 0
+    for _ in range(40):
+        for _ in range(3):
+            bench.now += 1200 * SECOND_NS
+            bench.worker._turn()
+        heard += sum(batch.header.type is RecordType.BEAT for _, batch in drill.batches())
+    there = bench.bus.partitions(topics.BEATS)
+    assert len(there) == 4 and there[0] == "w0" and neighbour in there  # its name, the last hour and this one
+    assert bench.bus.partitions(topics.CONTROL) == [said]
+    assert heard == 121  # who listens misses none
+    drill.close()
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "x" * 64])
