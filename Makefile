@@ -37,7 +37,7 @@ soak: .venv
 	$(BIN)/python tests/soak.py --write docs/soak.md $(ARGS)
 
 bench: .venv
-	@for script in bench/corpus.py bench/record.py bench/cleanse.py bench/replay.py; do \
+	@for script in bench/corpus.py bench/record.py bench/cleanse.py bench/replay.py bench/fleet.py; do \
 	  echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 .venv: .venv/installed

@@ -15,7 +15,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from servers.jars import fetched
 
 from bench.cleanse import START_NS, make
-from bench.fleet_bed import ROOT, Cost, Place, Row, cost_of, cpu_s, opened, show, slow, topics_of_its_own
+from bench.fleet_bed import ROOT, Cost, Place, Row, cost_of, cpu_s, opened, rss_mb, show, slow, topics_of_its_own
 from bus import kafka_layout as layout
 from bus.address import KafkaAddress, open_bus
 from bus.ports import Bus
@@ -324,7 +324,7 @@ def _worker(address: KafkaAddress, known: Path, count: int, place: Place) -> tup
                     still, last = time.monotonic(), done
                 elif done and time.monotonic() - still > 1.5:
                     break
-                rss = max(rss, _rss(child.pid))
+                rss = max(rss, rss_mb(child.pid))
                 time.sleep(0.02)
         finally:
             assert child.stdin is not None
@@ -343,12 +343,6 @@ def _worker(address: KafkaAddress, known: Path, count: int, place: Place) -> tup
     end = next(look for look in looks if look[0] == whole)
     share = (end[0] - first[0]) / whole * count
     return Cost((end[1] - first[1]) / share * 1e6, (end[2] - first[2]) / share * 1e6), rss
-
-
-def _rss(pid: int) -> float:
-    from bench.fleet_bed import rss_mb
-
-    return rss_mb(pid)
 
 
 def _exchanges(address: KafkaAddress) -> int:
