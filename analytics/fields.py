@@ -73,7 +73,7 @@ WINDOW_FIELDS: Final = (
     Field("event.duration", "long", "its length", "ns"),
     Field("service.name", "keyword", "what is drilled, as the aggregator was told"),
     Field("http.request.method", "keyword", "the route's method; null for all routes together"),
-    Field("livefire.run_id", "keyword", "the run, or the recording that production is read from"),
+    Field("livefire.run_id", "keyword", "the run; of a recording that is followed for itself, its name"),
     Field("livefire.kind", "keyword", "stress, production or canary"),
     Field("livefire.route", "keyword", "`GET /orders/{id}`; `*` = all routes together, only in the totals' indices"),
     Field("livefire.step", "integer", "index of the highest step with a part in the window, from 0; -1 = none"),
