@@ -283,3 +283,16 @@ def test_wrong_usage_is_one_line(tmp_path, words, told):
 
 def test_the_note_of_what_is_whole_is_the_one_that_drills_set():
     assert int(WHOLE) == 1 << 40
+
+
+def test_a_wrong_password_is_one_line(tmp_path, clickhouse_server, monkeypatch):
+    run = Run(tmp_path / "bus", new_run())
+    run.write(0)
+    run.end()
+    monkeypatch.setenv("LF_WRONG", "s3cret")
+    store = f"clickhouse://default:LF_WRONG@{clickhouse_server.address}/default"
+    words = command("aggregate", "--bus", str(tmp_path / "bus"), "--run", run.run_id, "--store", store)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    (told,) = [line for line in done.stderr.splitlines() if line.startswith("livefire: ")]
+    assert done.returncode == 2 and told.endswith("user or password is refused") and run.run_id in told
+    assert "s3cret" not in done.stderr
