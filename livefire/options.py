@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import os
+from typing import Any, Final
 
 import click
 import msgspec
 
-from livefire.settings import Resolved
+from livefire.settings import Resolved, resolve
 from wire import config
 
 
@@ -56,11 +57,14 @@ class Positive(click.ParamType):
         return number
 
 
+_ORIGIN: Final = "option --bus"
+
+
 def _set_bus(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    if value is not None and context.obj is not None:
-        resolved: Resolved = context.obj
+    if value is not None:
+        resolved: Resolved = context.obj or resolve(os.environ, {})
         settings = msgspec.structs.replace(resolved.settings, bus=value)
-        context.obj = Resolved(settings, {**resolved.origins, "bus": "option --bus"})
+        context.obj = Resolved(settings, {**resolved.origins, "bus": _ORIGIN})
 
 
 #: `--bus` behind the command's name, where it is looked for; it means the same before it.
@@ -71,3 +75,8 @@ on_bus = click.option(
     callback=_set_bus,
     help="The bus: kafka://host:port[/prefix], or a folder.",
 )
+
+
+def asked_bus(resolved: Resolved) -> str:
+    """The bus that the command line names; "" = none, or it is only in the settings and a file may be meant."""
+    return resolved.settings.bus if resolved.origins["bus"] == _ORIGIN else ""

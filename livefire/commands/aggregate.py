@@ -17,7 +17,7 @@ from bus.ports import Bus
 from bus.scopes import Scopes, open_scopes
 from cleanse import learned as learned_file
 from livefire.errors import USAGE, Exit, UserError
-from livefire.options import Duration
+from livefire.options import Duration, on_bus
 from livefire.settings import Resolved
 from livefire.supervisor import StopFlag
 from wire import config, topics
@@ -28,7 +28,7 @@ _LOOK_S: Final = 0.1
 
 
 @click.command("aggregate")
-@click.option("--bus", "bus_address", metavar="ADDRESS", help="The bus; also before the command.")
+@on_bus
 @click.option("--store", "stores", multiple=True, required=True, metavar="ADDRESS", help="Where to; repeatable.")
 @click.option("--run", "run_ids", multiple=True, metavar="ID", help="Only this run, to its end; repeatable.")
 @click.option("--since", type=Duration(), default="24h", help="Without --run: runs begun so long ago too (24h).")
@@ -43,7 +43,6 @@ _LOOK_S: Final = 0.1
 @click.pass_obj
 def command(
     resolved: Resolved,
-    bus_address: str | None,
     stores: tuple[str, ...],
     run_ids: tuple[str, ...],
     since: str,
@@ -60,7 +59,7 @@ def command(
     livefire aggregate --bus kafka://k1:9092 --store clickhouse://db:9000/livefire --store elasticsearch://es:9200
     livefire aggregate --bus runs --run 01JD0Z3N4T --store results.db
     """
-    shared = bus_address or resolved.settings.bus
+    shared = resolved.settings.bus
     if not shared:
         raise UserError("nothing says which bus: livefire aggregate --bus kafka://host:port --store ...")
     if len(set(stores)) < len(stores):

@@ -20,7 +20,8 @@ from cleanse.settings import CleanseSettings
 from cleanse.stream import StreamPipeline
 from livefire.errors import UserError
 from livefire.learned import learned
-from livefire.settings import Settings
+from livefire.options import asked_bus, on_bus
+from livefire.settings import Resolved, Settings
 from livefire.supervisor import StopFlag
 from livefire.tables import counted
 from wire import config, topics
@@ -38,7 +39,7 @@ _FLOWS = 8
 )
 @click.option("--from", "since", metavar="TIME", help="Only what began then or later, as 2026-11-20T12:00:00Z.")
 @click.option("--until", metavar="TIME", help="Only what began before it, as 2026-11-20T12:00:00Z.")
-@click.option("--bus", metavar="ADDRESS", help="Instead of a file: what comes over kafka://host:port, or a folder.")
+@on_bus
 @click.option("--learned", "learned_path", type=click.Path(path_type=Path, dir_okay=False),
               help="With --bus: routes and flows, as livefire learn wrote them.")  # fmt: skip
 @click.option("--recording", "name", metavar="NAME", help="With --bus: only this recording (default on Kafka: all).")
@@ -47,14 +48,13 @@ _FLOWS = 8
 @click.option("--json", "as_json", is_flag=True, help="Account, routes and flows as one object.")
 @click.pass_obj
 def command(
-    resolved: object,
+    resolved: Resolved,
     recording: Path | None,
     to: Path | None,
     rules: Path | None,
     server: tuple[str, ...],
     since: str | None,
     until: str | None,
-    bus: str | None,
     learned_path: Path | None,
     name: str | None,
     worker: str | None,
@@ -73,18 +73,17 @@ def command(
     settings = settings_of(rules, server)
     from_ns = time_ns("--from", since) if since else None
     until_ns = time_ns("--until", until) if until else None
-    shared = getattr(resolved, "settings", Settings())
     if recording is None:
         for option, value in (("--to", to), ("--json", as_json)):
             if value:
                 raise UserError(f"{option} is for a file: livefire cleanse RECORDING --to FILE")
         flag = StopFlag().install()
-        _on_bus(
-            shared, bus or shared.bus, settings, learned_path, name or "", worker, from_ns, until_ns,
+        _cleanse_bus(
+            resolved.settings, settings, learned_path, name or "", worker, from_ns, until_ns,
             flag.with_stdin() if stdin_guard else flag,
         )  # fmt: skip
         return
-    if bus or learned_path or name or worker:
+    if asked_bus(resolved) or learned_path or name or worker:
         raise UserError("a file is cleansed without a bus: leave --bus, --learned, --recording and --worker out")
     if to is None:
         raise UserError("--to FILE is missing: where the clean recording is written")
@@ -99,9 +98,8 @@ def command(
         click.echo(json.dumps({"account": result.account.as_json(), **learned_json(result.routes, result.flows)}))
 
 
-def _on_bus(
+def _cleanse_bus(
     shared: Settings,
-    address: str,
     settings: CleanseSettings,
     learned_path: Path | None,
     name: str,
@@ -110,6 +108,7 @@ def _on_bus(
     until_ns: int | None,
     stop: StopFlag,
 ) -> None:
+    address = shared.bus
     if not address:
         raise UserError("what should be cleansed? a RECORDING and --to FILE, or --bus ADDRESS and --learned FILE")
     if learned_path is None:

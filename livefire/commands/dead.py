@@ -19,6 +19,7 @@ from cleanse.dead import Letter
 from cleanse.stream import StreamPipeline
 from livefire.commands.cleanse import settings_of
 from livefire.errors import Exit, Group, UserError
+from livefire.options import on_bus
 from livefire.settings import Resolved
 from livefire.tables import counted, size, table
 from wire import topics
@@ -38,7 +39,7 @@ def command() -> None:
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     function = click.option("--recording", "name", required=True, metavar="NAME", help="Of which recording.")(function)
-    return click.option("--bus", metavar="ADDRESS", help="kafka://host:port, or a folder.")(function)
+    return on_bus(function)
 
 
 def _choice(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,8 +47,8 @@ def _choice(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("names", nargs=-1, metavar="[STREAM@OFFSET]...")(function)
 
 
-def _opened(resolved: Resolved, address: str | None, name: str) -> Bus:
-    if not (found := address or resolved.settings.bus):
+def _opened(resolved: Resolved, name: str) -> Bus:
+    if not (found := resolved.settings.bus):
         raise UserError("--bus ADDRESS is missing: where the recording is")
     return open_bus(found, name, resolved.settings.kafka_security)
 
@@ -56,9 +57,9 @@ def _opened(resolved: Resolved, address: str | None, name: str) -> Bus:
 @_options
 @click.option("--json", "as_json", is_flag=True, help="One letter a line.")
 @click.pass_obj
-def list_command(resolved: Resolved, bus: str | None, name: str, as_json: bool) -> None:
+def list_command(resolved: Resolved, name: str, as_json: bool) -> None:
     """Those that wait for a decision: livefire dead list --bus kafka://k1:9092 --recording monday"""
-    opened = _opened(resolved, bus, name)
+    opened = _opened(resolved, name)
     found = dead.letters(opened)
     opened.close()
     if as_json:
@@ -99,7 +100,6 @@ def _when(letter: Letter) -> str:
 @click.pass_obj
 def retry_command(
     resolved: Resolved,
-    bus: str | None,
     name: str,
     names: tuple[str, ...],
     everything: bool,
@@ -111,7 +111,7 @@ def retry_command(
     \b
     livefire dead retry --bus kafka://k1:9092 --recording monday --learned learned.lf web-1.3@17
     """
-    opened = _opened(resolved, bus, name)
+    opened = _opened(resolved, name)
     try:
         chosen = _chosen(dead.letters(opened), names, everything, name)
         pipeline = StreamPipeline(settings_of(rules, ()), learned.load(learned_path), opened.spread(topics.CLEAN))
@@ -129,13 +129,13 @@ def retry_command(
 @_options
 @_choice
 @click.pass_obj
-def drop_command(resolved: Resolved, bus: str | None, name: str, names: tuple[str, ...], everything: bool) -> None:
+def drop_command(resolved: Resolved, name: str, names: tuple[str, ...], everything: bool) -> None:
     """Be done with them. Who dropped what is kept; what was in them stays counted as unreadable.
 
     \b
     livefire dead drop --bus kafka://k1:9092 --recording monday --all
     """
-    opened = _opened(resolved, bus, name)
+    opened = _opened(resolved, name)
     try:
         chosen = _chosen(dead.letters(opened), names, everything, name)
         dead.drop(opened, name, chosen, getpass.getuser(), time.time_ns())

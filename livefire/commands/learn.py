@@ -13,7 +13,7 @@ from cleanse.learned import save
 from livefire.commands.cleanse import learned_json, settings_of
 from livefire.errors import UserError
 from livefire.learned import learned
-from livefire.options import Duration
+from livefire.options import Duration, asked_bus, on_bus
 from livefire.settings import Resolved
 from livefire.supervisor import StopFlag
 from livefire.tables import counted
@@ -28,7 +28,7 @@ from wire import config
     "--server", multiple=True, metavar="IP:PORT", help="Only exchanges with it (:8080 = any address); repeatable."
 )
 @click.option("--first", type=click.IntRange(1), metavar="N", help="So many exchanges are enough.")
-@click.option("--bus", metavar="ADDRESS", help="Of a recording on kafka://host:port, or in a folder.")
+@on_bus
 @click.option("--recording", "name", metavar="NAME", help="With --bus: which one.")
 @click.option("--wait", type=Duration(), help="With --bus: give up when it is not whole after this (default: wait).")
 @click.option("--json", "as_json", is_flag=True, help="Routes and flows as one object.")
@@ -40,7 +40,6 @@ def command(
     rules: Path | None,
     server: tuple[str, ...],
     first: int | None,
-    bus: str | None,
     name: str | None,
     wait: str | None,
     as_json: bool,
@@ -53,11 +52,11 @@ def command(
     """
     settings = settings_of(rules, server)
     runs = to.with_name(to.name + ".runs")
-    address = bus or resolved.settings.bus
+    address = resolved.settings.bus
     if to.exists():
         raise UserError(f"{to}: exists already; remove it, or write to another file")
     if recording is not None:
-        if bus or name:
+        if asked_bus(resolved) or name:
             raise UserError("a RECORDING is a file, --bus and --recording name one on a bus: one of them")
         lesson = learn.of_file(recording, runs, settings, first)
     else:

@@ -19,7 +19,7 @@ from capture.settings import RecordSettings
 from livefire.commands.masking import masker_for, masking_options
 from livefire.commands.show import show_account
 from livefire.errors import UserError
-from livefire.options import Duration
+from livefire.options import Duration, asked_bus, on_bus
 from livefire.recording import masked_line
 from livefire.settings import Resolved
 from livefire.story import Story
@@ -32,8 +32,10 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 @click.command("record")
 @click.option("--to", type=click.Path(path_type=Path, dir_okay=False), help="The recording to write: a file.")
-@click.option("--bus", metavar="ADDRESS", help="Or a bus: kafka://host:port, or a folder; with --recording.")
-@click.option("--recording", metavar="NAME", help="The recording's name on the bus, the same for all recorders of it.")
+@on_bus
+@click.option(
+    "--recording", metavar="NAME", help="With --bus: the recording's name on the bus, the same for all recorders of it."
+)
 @click.option("--agent", metavar="NAME", help="This recorder's name in it (default: the name of this machine).")
 @click.option("--agents", metavar="NAME,...", help="All recorders that take part, so that readers wait for each.")
 @click.option("--scale", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Share of production seen here.")
@@ -57,7 +59,6 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 def command(
     resolved: Resolved,
     to: Path | None,
-    bus: str | None,
     recording: str | None,
     agent: str | None,
     agents: str | None,
@@ -92,7 +93,7 @@ def command(
             raise UserError(f"--proxy {text!r}: write it as LISTEN=UPSTREAM, as in 0.0.0.0:8080=127.0.0.1:8081")
         pairs.append((listen, upstream))
     source = cast(Literal["given", "auto", "ring", "proxy"], engine or "given")
-    address = "" if to is not None and not bus else bus or resolved.settings.bus
+    address = asked_bus(resolved) if to is not None else resolved.settings.bus
     names = _names(to, address, recording, agent, agents)
     settings = RecordSettings(
         to=str(to) if to is not None else "",
