@@ -20,6 +20,7 @@ encode, bring them to Kafka, in the same round on the same machine.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def main() -> int:
         parser.error(f"no such part: {', '.join(sorted(unknown))} (there are {', '.join(PARTS)})")
     if args.count > 2_000_000 or args.minutes > 60 or args.stops > 1000:
         parser.error("at most 2,000,000 exchanges, 60 minutes, 1000 stops: disk and time are bounded")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the `finally`s
     servers = bed.Servers()
     bed.slow()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import subprocess
 import tempfile
 import threading
@@ -27,6 +28,7 @@ from wire import codec, topics
 from wire.codec import RecordType
 
 _RATE = 200.0
+_SOME_BYTES = 40_000  # of the target's log: some hundred requests
 
 
 @contextlib.contextmanager
@@ -55,9 +57,10 @@ def stops(kafka: Place, count: int) -> None:
             fleet.worker(name)
         until(lambda: sum(b.state == "idle" for b in fleet.beats().values()) == 2, 40, "no idle workers")
         for number in range(count):
-            before = len(fleet.target.requests())
+            log = fleet.target.log
+            enough = log.stat().st_size + _SOME_BYTES
             drill = fleet.drill(seconds=60, name=f"drill{number}")
-            fleet.until_load(before + 100)
+            until(lambda log=log, enough=enough: log.stat().st_size > enough, 60, "no load", drill.err)
             began = time.time_ns()
             done = subprocess.run(
                 fleet.command("stop", "--all"),
@@ -71,7 +74,7 @@ def stops(kafka: Place, count: int) -> None:
             assert "told to stop" in done.stdout, done.stdout
             drill.ended(60)
             fleet.processes.remove(drill)
-            last = max(request["at_ns"] for request in fleet.target.requests())
+            last = json.loads(log.read_text().rstrip().rpartition("\n")[2])["at_ns"]
             from_start.append((last - began) / 1e6)
             from_written.append(max(0.0, (last - written) / 1e6))
             took.append((written - began) / 1e6)
