@@ -80,7 +80,7 @@ def _done(bus: Bus) -> set[tuple[str, str, int]]:
                 for audit in codec.decode(message.data, header).records:
                     detail = audit.detail
                     done.add((detail["topic"], detail["partition"], detail["offset"]))
-            except (codec.CodecError, KeyError):
+            except (codec.CodecError, KeyError, TypeError):
                 continue
     reader.close()
     return done

@@ -27,6 +27,7 @@ from wire.streams import CLEAN_WIDTH, SERVER_NOTE, agent_of, clean_stream, paren
 LEDGER: Final = "messages"
 MAX_SERVERS: Final = 10_000
 _POLL_S: Final = 0.1
+_WIDEST: Final = 100_000  # streams that one raw stream may become
 _BATCH_RECORDS: Final = 256
 _BATCH_BYTES: Final = 2 << 20
 _MEMORY_BYTES: Final = 192 << 20
@@ -146,9 +147,10 @@ class _Recording:
             self._count(stream, header)
         batch = codec.decode(message.data, header).records
         if header.type is RecordType.MANIFEST:
-            stream.manifest = stream.manifest or batch[0]
+            (manifest,) = batch
+            stream.manifest = stream.manifest or manifest
         elif header.type is RecordType.END:
-            stream.end = batch[0]
+            (stream.end,) = batch
         elif header.type is RecordType.ROUTE_TABLE or header.type is RecordType.FLOWS:
             (record,) = batch
             if self._learned.setdefault(header.type.name, record) != record:
@@ -184,12 +186,18 @@ class _Recording:
         raws = {raw_stream(name) for name in self._streams} | set(self._bus.partitions(topics.RAW))
         agents = {agent_of(raw) for raw in raws}
         missing = [f"agent {host}" for host in sorted({h for m in manifests for h in m.hosts} - agents)]
-        width = max(int(manifest.settings.get(CLEAN_WIDTH, 1)) for manifest in manifests)
+        width = max(self._width(manifest) for manifest in manifests)
         for raw in sorted(raws):
             streams = [self._streams.get(clean_stream(raw, j)) for j in range(width)]
             if any(stream is None or not stream.reader.ended for stream in streams):
                 missing.append(f"the end of {raw}")
         return missing
+
+    def _width(self, manifest: Manifest) -> int:
+        width = manifest.settings.get(CLEAN_WIDTH, 1)
+        if not isinstance(width, int) or not 1 <= width <= _WIDEST:
+            raise BusError(f"recording {self._name}: {manifest.partition} says that it has {width!r} clean streams")
+        return width
 
     def progress(self, waiting_for: list[str]) -> Progress:
         ended = sum(stream.reader.ended for stream in self._streams.values())

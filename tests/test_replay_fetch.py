@@ -20,6 +20,7 @@ from replay.fetch import Progress, fetch
 from replay.recording import Recording
 from wire import codec, topics
 from wire.records import End, Flows, Manifest, Route, RouteTable
+from wire.streams import CLEAN_WIDTH
 
 
 def cleansed(tmp_path: Path, count: int = 40, width: int = 2) -> FileBus:
@@ -155,3 +156,28 @@ def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(BusError, match="exists already"):
         fetch(FileBus(tmp_path / NAME), NAME, tmp_path / "clean.lf")
     assert (tmp_path / "clean.lf").read_bytes() == b"mine"
+
+
+def test_marks_that_hold_nothing_are_counted_and_stop_nobody(tmp_path: Path) -> None:
+    bus = cleansed(tmp_path)
+    plain = fetch(bus, NAME, tmp_path / "plain.lf", deadline_s=5)
+    strange = FileBus(tmp_path / "strange" / NAME)
+    for name in bus.partitions(topics.CLEAN):
+        reader = bus.reader(topics.CLEAN, name)
+        writer = strange.writer(topics.CLEAN, name, reader.manifest)  # type: ignore[arg-type]
+        writer.write(codec.encode((), codec.RecordType.MANIFEST))
+        for message in reader.read(1000)[1:]:
+            writer.write(message.data)
+        writer.close()
+    fetched = fetch(strange, NAME, tmp_path / "clean.lf", deadline_s=5)
+    assert fetched is not None and plain is not None and fetched.exchanges == plain.exchanges
+    assert fetched.account.notes["unreadable_batches"] == len(bus.partitions(topics.CLEAN))
+
+
+@pytest.mark.parametrize("width", [0, -1, 10**12, "many", None])
+def test_a_manifest_with_a_width_that_cannot_be_is_one_line(tmp_path: Path, width: object) -> None:
+    bus = FileBus(tmp_path / NAME)
+    manifest = Manifest(topics.CLEAN, "a.0.0", NAME, 1, "test", ("a",), settings={CLEAN_WIDTH: width})
+    bus.writer(topics.CLEAN, "a.0.0", manifest).close()
+    with pytest.raises(BusError, match=r"a\.0\.0 says that it has .* clean streams"):
+        fetch(bus, NAME, tmp_path / "clean.lf", deadline_s=5)
