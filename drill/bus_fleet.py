@@ -11,7 +11,7 @@ import msgspec
 from bus.ports import Bus, BusAway
 from bus.topic import TopicReader
 from replay.away import Away
-from replay.hearing import FLEET
+from replay.hearing import FLEET, may_beat
 from replay.settings import SECOND_NS, WorkerSettings
 from wire import topics
 from wire.codec import RecordType
@@ -31,7 +31,7 @@ class BusFleet:
     def __init__(self, bus: Bus, address: str, run_id: str, now: Callable[[], int]) -> None:
         """`bus` is of the scope `fleet`."""
         self._bus, self._address, self._run_id, self._now = bus, address, run_id, now
-        self._reader = TopicReader(bus, topics.BEATS, since_ns=now())  # they have beaten for weeks
+        self._reader = TopicReader(bus, topics.BEATS, self._may_beat, since_ns=now())  # they have beaten for weeks
         self._latest: dict[str, tuple[int, Beat]] = {}  # when it was heard
         self._away = Away(now)
         self._away_ns = 0  # when the bus was away last
@@ -42,6 +42,9 @@ class BusFleet:
         self._name = name
         self._sequence = 0
         self._closed = False
+
+    def _may_beat(self, partition: str) -> bool:
+        return may_beat(partition, self._now())
 
     def ask(self, count: int, patience_ns: int) -> None:
         """Choose so many idle workers. Raises ConfigError when there are fewer."""

@@ -6,6 +6,7 @@ said since `since_ns`; what comes later counts whatever clocks say, as it was ce
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -18,6 +19,8 @@ from wire.records import Action, Control
 
 #: The scope of what concerns no single run: idle workers, plans, `livefire stop --all`.
 FLEET: Final = "fleet"
+#: How long a worker that stands by writes its beats into one partition.
+TURN_NS: Final = 3600 * 1_000_000_000
 #: Speakers name their partition with a ULID; one that is this much older than the listening is not even opened.
 _OLD_MS: Final = 600_000
 
@@ -31,12 +34,7 @@ class FleetControl:
         self._reader = TopicReader(bus, topics.CONTROL, accept=self._counts)
 
     def _counts(self, partition: str) -> bool:
-        if not self._before:
-            return True
-        try:
-            return ulid_ms(partition.partition("-")[2]) > self._since_ns // 1_000_000 - _OLD_MS
-        except ValueError:
-            return True
+        return not self._before or made_ms(partition) > self._since_ns // 1_000_000 - _OLD_MS
 
     def poll(self) -> Iterator[Control]:
         """What is new. Raises BusAway; what was not handed out by then comes next time."""
@@ -57,6 +55,19 @@ class FleetControl:
 
     def close(self) -> None:
         self._reader.close()
+
+
+def made_ms(partition: str) -> int:
+    """When a partition of the fleet's was made: its name ends in a ULID, behind - or :. The far future for another."""
+    try:
+        return ulid_ms(re.split("[-:]", partition)[-1])
+    except ValueError:
+        return 1 << 62
+
+
+def may_beat(partition: str, now_ns: int) -> bool:
+    """Whether a worker may still write its beats there: it turns to a new one each `TURN_NS`."""
+    return made_ms(partition) > (now_ns - 3 * TURN_NS) // 1_000_000
 
 
 def began_ns(run_id: str) -> int:

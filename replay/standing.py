@@ -26,11 +26,11 @@ from bus.ports import Bus, BusHeld, Writer
 from replay import targets
 from replay.away import Away
 from replay.clock import NowNs
-from replay.hearing import FLEET, FleetControl
+from replay.hearing import FLEET, TURN_NS, FleetControl, made_ms
 from replay.settings import MS_NS, SECOND_NS, WorkerSettings, check_plan
 from wire import topics
 from wire.config import ConfigError
-from wire.ids import ulid, ulid_ms
+from wire.ids import ulid
 from wire.records import Action, Beat, Control, End, Manifest
 
 BEAT_NS: Final = SECOND_NS // 2
@@ -38,7 +38,6 @@ _TICK_S: Final = 0.05
 _HELD_NS: Final = 6 * SECOND_NS  # the hold of a killed worker of this name lapses within this
 _LEAVE_S: Final = 10.0
 _CUT_NS: Final = SECOND_NS
-_HOUR_NS: Final = 3600 * SECOND_NS
 _DAYS_MS: Final = 2 * 86_400_000  # so long what was said to all stays
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
 
@@ -263,7 +262,7 @@ class BeatLog:
 
     def write(self, beat: Beat) -> None:
         """Raises BusAway: call again, or with a later one."""
-        if self._writer is None or beat.at_ns - self._since_ns >= _HOUR_NS:
+        if self._writer is None or beat.at_ns - self._since_ns >= TURN_NS:
             self._turn_over(beat.at_ns)
         assert self._writer is not None
         self._writer.write_records((beat,), first_ns=beat.at_ns, last_ns=beat.at_ns)
@@ -280,7 +279,7 @@ class BeatLog:
             if old.startswith(f"{self._name}:") and old not in (partition, last):
                 self._discard(topics.BEATS, old)
         for said in self._bus.partitions(topics.CONTROL):
-            if _said_ms(said) < now_ns // 1_000_000 - _DAYS_MS:
+            if made_ms(said) < now_ns // 1_000_000 - _DAYS_MS:
                 self._discard(topics.CONTROL, said)
 
     def _discard(self, topic: str, partition: str) -> None:
@@ -292,14 +291,6 @@ class BeatLog:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
-
-
-def _said_ms(partition: str) -> int:
-    """When a speaker's partition of `control` was made (`replay.hearing`); the far future for another."""
-    try:
-        return ulid_ms(partition.partition("-")[2])
-    except ValueError:
-        return 1 << 62
 
 
 def _text(path: Path) -> str:
