@@ -40,13 +40,13 @@ class KafkaAddress(NamedTuple):
 
 
 def is_kafka(address: str) -> bool:
-    """Whether the address names a Kafka cluster rather than a folder."""
-    return address.startswith(_SCHEME)
+    """Whether the address means a Kafka cluster rather than a folder, if perhaps not well-formed."""
+    return address.startswith("kafka:")
 
 
 def parse_kafka(address: str) -> KafkaAddress:
     """The parts of a Kafka address. Raises BusError with what is wrong in it."""
-    if not is_kafka(address):
+    if not address.startswith(_SCHEME):
         raise BusError(f"{address}: not a Kafka address (kafka://host:port[,host:port...][/prefix])")
     if "@" in address:
         raise BusError("kafka://...@...: user and password belong into the settings (kafka_security), not the address")

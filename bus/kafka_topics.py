@@ -75,8 +75,10 @@ class Topics:
     def _talk(self) -> Iterator[None]:
         try:
             yield
-        except kafka_errors.InvalidReplicationFactorError as error:
-            raise BusError(f"{self.address}: {error} (--replication: at most as many as there are brokers)") from None
+        except kafka_errors.InvalidReplicationFactorError:
+            raise BusError(
+                f"{self.address}: there are fewer brokers than copies (--replication: at most as many as brokers)"
+            ) from None
         except kafka_errors.KafkaError as error:
             raise told(self.address, error) from None
 

@@ -407,7 +407,7 @@ def test_an_old_server_and_a_newer_schema_are_refused(database):
 def test_a_repeated_insert_is_found_by_the_server_too_where_it_can(backend):
     run_id = f"token-{secrets.token_hex(3)}"
     with contextlib.closing(backend(run_id)) as store:
-        store.apply(pane_batch(some(run_id, 0)), [source(0)])
+        assert store.apply(pane_batch(some(run_id, 0)), [source(0)])
         if store.version < (22, 2):
             return  # tokens are newer
         store._insert(pane_batch(some(run_id, 0)), [source(0)])  # past our own look at what is held

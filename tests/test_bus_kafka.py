@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -339,3 +341,11 @@ def test_topics_are_made_and_checked_from_the_command_line(request: pytest.Fixtu
     assert folder.exit_code == 2 and "a folder, and needs no topics" in folder.stderr
     many = run(cli, ["topics", "create", *at, "--min-insync", "2"])
     assert isinstance(many.exception, BusError) and "of 1 replicas" in str(many.exception)
+    few = run(cli, ["topics", "create", *at, "--replication", "9"])
+    assert isinstance(few.exception, BusError) and str(few.exception).endswith("at most as many as brokers)")
+    assert len(str(few.exception)) < 200
+    for wrong in ("http://127.0.0.1:9092", f"kafka:/{server}"):
+        other = run(cli, ["topics", "check", "--bus", wrong])
+        assert isinstance(other.exception, BusError) and "kafka://host:port" in str(other.exception), wrong
+    process = [sys.executable, "-m", "livefire", "topics", "check", *at]
+    assert subprocess.run(process, capture_output=True, check=False).returncode == 2

@@ -127,7 +127,9 @@ def asserts_nothing(text: str) -> list[str]:
                 continue
             function = inner.func
             name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-            if name in ("raises", "warns", "fail") or name.startswith(("assert_", "check_", "expect_")):
+            if name in ("raises", "warns", "fail", "run_state_machine_as_test") or name.startswith(
+                ("assert_", "check_", "expect_")
+            ):
                 return True
             if name in functions and name not in seen and checks(functions[name], seen | {name}):
                 return True

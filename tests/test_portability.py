@@ -67,7 +67,7 @@ def test_the_ring_is_refused_in_one_line_and_the_proxy_chosen(elsewhere: dict[st
     program = (
         "from capture.choose import choose; from capture.settings import RecordSettings\n"
         "pairs = (('127.0.0.1:1', '127.0.0.1:2'),)\n"
-        "found = choose(RecordSettings(to='', proxies=pairs, source='auto'))\n"
+        "found = choose(RecordSettings(to='x.lf', proxies=pairs, source='auto'))\n"
         "print(found.kind, found.why)"
     )
     done = subprocess.run([sys.executable, "-c", program], env=elsewhere, capture_output=True, text=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bus.address import is_kafka, parse_kafka
-from livefire.errors import Group, UserError
+from livefire.errors import USAGE, Exit, Group, UserError
 from livefire.options import Duration, on_bus
 from livefire.settings import Resolved
 from wire import config
@@ -56,7 +55,7 @@ def command() -> None:
 def create(
     resolved: Resolved, partitions: int, replication: int, min_insync: int, retention: str, as_json: bool
 ) -> None:
-    """Make what is missing, and check the rest; a topic that is there is left as it is.
+    """Make what is missing. A topic that is there is left as it is, and checked.
 
     \b
     livefire topics create --bus kafka://broker:9092 --retention 72h
@@ -87,7 +86,7 @@ def _driver() -> ModuleType:
 
 def _tell(resolved: Resolved, ask: Callable[[Any], list[Finding]], as_json: bool) -> None:
     address = resolved.settings.bus
-    if not is_kafka(address):
+    if not is_kafka(address) and "://" not in address:
         what = f"{address} is a folder, and needs no topics" if address else "which one? --bus kafka://host:port"
         raise UserError(f"topics are of a bus on Kafka: {what}")
     with _driver().Topics(parse_kafka(address), resolved.settings.kafka_security) as topics:
@@ -102,4 +101,4 @@ def _tell(resolved: Resolved, ask: Callable[[Any], list[Finding]], as_json: bool
     if wrong:
         hint = " (livefire topics create makes them)" if any(one.problem == "missing" for one in wrong) else ""
         click.echo(f"livefire: {parse_kafka(address)}: {len(wrong)} of {len(found)} topics do not fit{hint}", err=True)
-        sys.exit(2)
+        raise Exit(USAGE)
