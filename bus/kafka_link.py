@@ -50,9 +50,9 @@ class _LastWords(logging.Handler):
         self._asked: set[int] = set()  # connections on which the broker has been told who we are, and has not answered
         self.forget()
 
-    def forget(self, sasl: bool = False) -> None:
-        """A connection is to be made, with a password or without."""
-        self._sasl, self._denied = sasl, False
+    def forget(self) -> None:
+        """A connection is to be made."""
+        self._denied = False
         self._hung_up = self._others = 0
         self._text, self._at = "", 0.0
 
@@ -65,11 +65,11 @@ class _LastWords(logging.Handler):
             self._hung_up += "disconnected" in self._text
             self._others += "disconnected" not in self._text
 
-    @property
-    def refused(self) -> bool:
+    def refused(self, met: bool) -> bool:
         """Whether the brokers did not take user or password. While connecting the driver only logs that, and loses the
-        answer when it comes together with the end of the connection: then the brokers hang up, each time."""
-        return self._denied or (self._sasl and self._hung_up > 1 and not self._others)
+        answer when it comes together with the end of the connection: then the brokers hang up, each time. Who was let
+        in before (`met`) is hung up on because a broker ends."""
+        return self._denied or (not met and self._hung_up > 1 and not self._others)
 
     @property
     def text(self) -> str:
@@ -80,13 +80,13 @@ class _LastWords(logging.Handler):
 _words = _LastWords()
 
 
-def listen(sasl: bool) -> None:
+def listen() -> None:
     """A connection is to be made: from now on what the driver says of it is about this one."""
     driver = logging.getLogger("kafka")
     if _words not in driver.handlers:
         driver.addHandler(_words)
         driver.propagate = False
-    _words.forget(sasl)
+    _words.forget()
 
 
 def security_options(security: KafkaSecurity) -> dict[str, Any]:
@@ -131,10 +131,10 @@ def client_options(address: KafkaAddress, security: KafkaSecurity) -> dict[str, 
     }
 
 
-def told(address: KafkaAddress, error: Exception) -> BusError:
-    """The driver's error as one of ours."""
+def told(address: KafkaAddress, error: Exception, *, sasl: bool = False, met: bool = True) -> BusError:
+    """The driver's error as one of ours. `sasl`: a password is used; `met`: these brokers have taken it before."""
     name = type(error).__name__.removesuffix("Error")
-    if isinstance(error, kafka_errors.SaslAuthenticationFailedError) or _words.refused:
+    if isinstance(error, kafka_errors.SaslAuthenticationFailedError) or (sasl and _words.refused(met)):
         return BusError(f"{address}: the brokers refuse user or password (kafka_security)")
     if isinstance(error, kafka_errors.AuthorizationError):
         return BusError(f"{address}: not allowed: {name} (what this user may do is set on the brokers)")
@@ -173,7 +173,7 @@ class Link:
         self.address = address
         self.lock = threading.RLock()
         self._options = client_options(address, security)
-        self._sasl = "sasl_mechanism" in self._options
+        self._sasl, self._met = "sasl_mechanism" in self._options, False
         self._producer: KafkaProducer | None = None
         self._consumer: KafkaConsumer | None = None
         self._producing = threading.Lock()
@@ -183,14 +183,14 @@ class Link:
         self._glances = _Glances()
         self._answer_ms = int(CONNECT_S * 1000)  # until the consumer knows its way about
         self._closed = False
-        listen(self._sasl)
+        listen()
 
     @contextlib.contextmanager
     def _talk(self) -> Iterator[None]:
         try:
             yield
         except kafka_errors.KafkaError as error:
-            raise told(self.address, error) from None
+            raise told(self.address, error, sasl=self._sasl, met=self._met) from None
         except OSError as error:
             raise BusAway(f"{self.address}: {error}") from None
 
@@ -203,13 +203,14 @@ class Link:
         return self._counts[topic]
 
     def _describe(self, names: Sequence[str]) -> None:
-        listen(self._sasl)
+        listen()
         with self._talk():
             admin = KafkaAdminClient(**self._options)
             try:
                 found = admin.describe_topics(list(names))
             finally:
                 admin.close()
+        self._met = True
         gone = []
         for topic in found:
             code = topic["error_code"]
@@ -229,7 +230,7 @@ class Link:
             if self._closed:
                 raise BusError(f"{self.address}: is closed")
             if self._producer is None:
-                listen(self._sasl)
+                listen()
                 with self._talk():
                     self._producer = KafkaProducer(
                         **self._options,
@@ -284,7 +285,7 @@ class Link:
         if self._closed:
             raise BusError(f"{self.address}: is closed")
         if self._consumer is None:
-            listen(self._sasl)
+            listen()
             with self._talk():
                 self._consumer = KafkaConsumer(
                     **self._options,

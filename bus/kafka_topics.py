@@ -67,7 +67,8 @@ class Topics:
     def __init__(self, address: KafkaAddress, security: KafkaSecurity | None = None) -> None:
         self.address = address
         options = client_options(address, security or KafkaSecurity())
-        listen("sasl_mechanism" in options)
+        self._sasl = "sasl_mechanism" in options
+        listen()
         with self._talk():
             self._admin = KafkaAdminClient(**options)
 
@@ -80,7 +81,7 @@ class Topics:
                 f"{self.address}: there are fewer brokers than copies (--replication: at most as many as brokers)"
             ) from None
         except kafka_errors.KafkaError as error:
-            raise told(self.address, error) from None
+            raise told(self.address, error, sasl=self._sasl, met=hasattr(self, "_admin")) from None
 
     def create(self, wanted: Wanted, extra: Sequence[str] = ()) -> list[Finding]:
         """Make what is missing; what is there is left as it is, and checked."""
