@@ -159,10 +159,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200, help="kills of each process; other faults fewer")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
-    parser.add_argument("--only", metavar="NAME", help="faults whose name holds this")
+    parser.add_argument("--only", metavar="NAME", help="the fault of this name, or those whose names hold it")
     parser.add_argument("--write", type=Path, metavar="FILE", help="a page of Markdown with the result")
     args = parser.parse_args()
     chosen = {name: fault for name, fault in FAULTS.items() if (args.only or "") in name}
+    if args.only in FAULTS:
+        chosen = {args.only: FAULTS[args.only]}
     if not chosen:
         parser.error(f"no fault is named {args.only!r}; there are: {'; '.join(FAULTS)}")
     print(f"seed {args.seed}, {args.count} kills each\n" + "\n".join(HEAD), flush=True)
