@@ -66,7 +66,7 @@ class KafkaBus:
             old = known.entry if known else None
             if old is not None:
                 if old.state == "ended":
-                    raise BusError(f"{where}: is whole already (it has an end mark); write to another partition")
+                    raise BusError(f"{where}: is whole already (it has an end mark); take another name")
                 if old.writer not in self._orphans and self.streams.held(key):
                     raise BusHeld(f"{where}: another process is writing it")
                 at = self._place(name, count, old, where)
@@ -113,7 +113,7 @@ class KafkaBus:
                         writer.leave(
                             Entry("ended", mine.writer, mine.epoch, mine.partition, mine.first, reader.next_offset - 1)
                         )
-                        raise BusError(f"{writer}: is whole already (it has an end mark); write to another partition")
+                        raise BusError(f"{writer}: is whole already (it has an end mark); take another name")
                     return
             finally:
                 reader.close()

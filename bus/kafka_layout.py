@@ -118,4 +118,7 @@ def sequence_in(headers: Sequence[tuple[str, bytes | None]]) -> tuple[int, int] 
 def missing(address: str, names: Sequence[str]) -> BusError:
     """The one line about topics that are not there."""
     what = f"there is no topic {names[0]}" if len(names) == 1 else f"there are no topics {', '.join(names)}"
-    return BusError(f"{address}: {what} (make them with: livefire topics create --bus {address})")
+    ours = names[0].startswith(address.rpartition("/")[2] + ".")  # a topic of somebody else is his to make
+    return BusError(
+        f"{address}: {what}" + (f" (make them with: livefire topics create --bus {address})" if ours else "")
+    )

@@ -24,6 +24,7 @@ from wire.codec import RecordType
 from wire.records import Exchange, Manifest
 
 _POLL_S: Final = 0.1
+_TELL_S: Final = 2.0  # what is waited for longer is told
 
 
 class Lesson(msgspec.Struct, frozen=True):
@@ -55,12 +56,14 @@ def of_bus(
     *,
     stop: Callable[[], bool] = lambda: False,
     deadline_s: float | None = None,
+    told: Callable[[str], None] = lambda line: None,
 ) -> Lesson:
     """Of recording `name` on a bus, in the order of time over all streams. Waits until it is whole, or there are
-    `first`. Raises BusError when it is not after `deadline_s`, or `stop` said so."""
+    `first`; `told` what it waits for. Raises BusError when it is not after `deadline_s`, or `stop` said so, BusAway
+    when the bus was never there."""
     merge = Merge(bus, topics.RAW, RecordType.EXCHANGE, started_ns)
     try:
-        exchanges = islice(_on_bus(merge, name, stop, deadline_s), first)
+        exchanges = islice(_on_bus(merge, name, stop, deadline_s, told), first)
         lesson = _lesson(exchanges, name, None, (), folder, settings)
         found = min(merge.manifests.values(), key=lambda manifest: (manifest.created_ns, manifest.partition))
         hosts = tuple(sorted({host for manifest in merge.manifests.values() for host in manifest.hosts}))
@@ -112,18 +115,31 @@ def _in_file(reader: LogReader) -> Iterator[Exchange]:
             continue
 
 
-def _on_bus(merge: Merge, name: str, stop: Callable[[], bool], deadline_s: float | None) -> Iterator[Exchange]:
+def _on_bus(
+    merge: Merge, name: str, stop: Callable[[], bool], deadline_s: float | None, told: Callable[[str], None]
+) -> Iterator[Exchange]:
     begun = time.monotonic()
+    said, reached = "", False
     while not merge.whole:
         if stop():
             raise BusError(f"recording {name}: stopped before it was whole; nothing was written")
         try:
-            found = merge.poll()
-        except BusAway:
-            found = []
+            found, waits, reached = merge.poll(), _waits(merge), True
+        except BusAway as error:
+            if not reached:
+                raise
+            found, waits = [], f"the bus ({error})"
         yield from found
         if not found and not merge.whole:
             if deadline_s is not None and time.monotonic() - begun > deadline_s:
-                waits = f"agent {sorted(merge.missing)[0]}" if merge.missing else "the end of its streams"
                 raise BusError(f"recording {name}: not whole after {deadline_s:g} s: waits for {waits}")
+            if waits != said and time.monotonic() - begun > _TELL_S:
+                said = waits
+                told(f"recording {name}: waits for {waits}")
             time.sleep(_POLL_S)
+
+
+def _waits(merge: Merge) -> str:
+    if not merge.manifests:
+        return "somebody to begin with it"
+    return f"agent {sorted(merge.missing)[0]}" if merge.missing else "the end of its streams"

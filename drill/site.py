@@ -17,7 +17,7 @@ import msgspec
 from analytics.app import Aggregator
 from bus.address import open_bus
 from bus.logfile import FileBus
-from bus.ports import Bus, BusAway, BusHeld
+from bus.ports import Bus, BusAway, BusError, BusHeld
 from drill.bus_fleet import BusFleet
 from drill.fleet import Fleet, Spawn
 from drill.plan import Plan
@@ -30,6 +30,7 @@ from replay.hearing import FLEET, FleetControl, began_ns
 from replay.home import Home
 from replay.recover import recover, unfinished
 from replay.settings import SECOND_NS, WorkerSettings
+from wire import topics
 
 #: How long it may take until the hold of a killed worker lapses, so that its books can be settled.
 _SETTLE_NS: Final = 8 * SECOND_NS
@@ -136,6 +137,8 @@ class BusSite:
             self.names = self._fleet.names
             run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             recordings = self._open(self._name)
+            if not recordings.partitions(topics.CLEAN) and not recordings.partitions(topics.RAW):
+                raise BusError(f"{settings.bus}: holds no recording {self._name}")
             fetch(recordings, self._name, self.recording, deadline_s=settings.fetch_s)
         except BaseException:
             self.close()

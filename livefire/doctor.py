@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from bus.address import KafkaSecurity, is_kafka, parse_kafka
+from bus.ports import BusError
 from capture import doctor as capture_doctor
 from livefire import keyring
 from wire.config import ConfigError
@@ -30,8 +32,8 @@ class Finding(msgspec.Struct, frozen=True):
     mend: str = ""
 
 
-def examine(runs: Path, keys: Path) -> list[Finding]:
-    """All findings, in the order in which a user meets them: recording, firing, results."""
+def examine(runs: Path, keys: Path, bus: str = "", security: KafkaSecurity | None = None) -> list[Finding]:
+    """All findings, in the order in which a user meets them: recording, firing, results, and the bus that is set."""
     recording = [Finding(found.name, found.good, found.says, found.remedy) for found in capture_doctor.findings()]
     checks: Iterable[Callable[[], Finding]] = (
         _open_files,
@@ -41,8 +43,12 @@ def examine(runs: Path, keys: Path) -> list[Finding]:
         lambda: _extra("aiohttp", "livefire[mock]", "the mock of third parties"),
         lambda: _extra("sqlalchemy", "livefire[sql]", "counting stress writes by SQL"),
         lambda: _extra("bokeh", "livefire[report]", "the report page"),
+        lambda: _extra("kafka", "livefire[kafka]", "a bus on Kafka"),
+        lambda: _extra("faust", "livefire[faust]", "cleansing what comes over Kafka"),
+        lambda: _extra("clickhouse_driver", "livefire[clickhouse]", "windows in ClickHouse"),
+        lambda: _extra("elasticsearch", "livefire[elasticsearch]", "windows in Elasticsearch"),
     )
-    return [_python(), *recording, *(check() for check in checks)]
+    return [_python(), *recording, *(check() for check in checks), *([_bus(bus, security)] if is_kafka(bus) else [])]
 
 
 def _python() -> Finding:
@@ -96,6 +102,20 @@ def _keys(path: Path) -> Finding:
     except ConfigError as error:
         return Finding("keys", False, str(error).partition(";")[0], "livefire keys new")
     return Finding("keys", True, f"{path}, signs with {ring.marker.id}")
+
+
+def _bus(address: str, security: KafkaSecurity | None) -> Finding:
+    try:
+        from bus.kafka_topics import Topics
+
+        with Topics(parse_kafka(address), security) as topics:
+            wrong = [finding for finding in topics.check() if finding.problem]
+    except (BusError, ImportError) as error:
+        return Finding(
+            "bus", False, str(error), "--bus ADDRESS, LIVEFIRE_BUS or `bus:` in livefire.yaml say where it is"
+        )
+    said = f"{len(wrong)} topics do not fit" if wrong else "all topics are there"
+    return Finding("bus", not wrong, f"{address}: {said}", f"livefire topics check --bus {address}" if wrong else "")
 
 
 def _extra(module: str, extra: str, use: str) -> Finding:

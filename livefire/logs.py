@@ -9,7 +9,10 @@ import json
 import logging
 import sys
 import time
-from typing import TextIO
+from typing import Final, TextIO
+
+#: They log each refused connection, with its traceback. What it means to the user is told by our own line.
+_DRIVERS: Final = ("clickhouse_driver", "elastic_transport", "elasticsearch")
 
 
 class _Utc(logging.Formatter):
@@ -47,3 +50,6 @@ def configure(level: str, format: str, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    if not root.isEnabledFor(logging.DEBUG):
+        for driver in _DRIVERS:
+            logging.getLogger(driver).setLevel(logging.CRITICAL)

@@ -161,6 +161,13 @@ def test_a_topic_is_imported_to_its_end(kafka_server: Any, tmp_path: Path) -> No
         account = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
         refused = CliRunner().invoke(cli, base)
         assert refused.exit_code == 2 and "--format goreplay" in refused.output
+        for at in (f"kafka://{server}", f"kafka://{server}/"):
+            which = CliRunner().invoke(cli, ["import", at, "--to", str(to), "--format", "goreplay"])
+            assert which.exit_code == 2 and "reads one topic" in which.output
+        absent = CliRunner().invoke(
+            cli, ["import", f"kafka://{server}/no-{topic}", "--to", "x", "--format", "goreplay"]
+        )
+        assert str(absent.exception).endswith(f"there is no topic no-{topic}")
     finally:
         admin.delete_topics([topic])
         admin.close()

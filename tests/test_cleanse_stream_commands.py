@@ -54,6 +54,15 @@ def test_from_a_bus_the_same_is_learned_as_from_the_file(tmp_path: Path) -> None
     ]  # fmt: skip
 
 
+def test_what_is_waited_for_is_told(tmp_path: Path) -> None:
+    at = ["--bus", str(tmp_path / "bus"), "--recording", "nosuch", "--to", str(tmp_path / "x.lf"), "--wait", "3s"]
+    done = run("learn", *at)
+    assert done.returncode == 2 and done.stderr.splitlines() == [
+        "recording nosuch: waits for somebody to begin with it",
+        "livefire: recording nosuch: not whole after 3 s: waits for somebody to begin with it",
+    ]
+
+
 def test_cleansed_over_a_folder(tmp_path: Path) -> None:
     exchanges = synthetic_trace.make(12).exchanges
     raw = write(tmp_path / "raw.lf", exchanges)

@@ -120,6 +120,15 @@ def test_too_few_workers_are_told_before_anything_is_fired(fleet: Fleet) -> None
     assert fleet.target.requests() == [] and not (fleet.folder / "runs" / "workers" / "w0").exists()
 
 
+def test_a_recording_that_nobody_made_is_told_at_once(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "recording", "nosuch")
+    worker = fleet.worker("w0")
+    until(lambda: "w0" in fleet.beats(), 15, "it does not stand by", worker.err)
+    drill = fleet.drill(workers=1)
+    assert drill.ended(30) == 2
+    assert drill.err().strip().splitlines()[-1] == f"livefire: {fleet.address}: holds no recording nosuch"
+
+
 def test_stop_all_needs_no_run_and_ends_the_load_within_a_second(fleet: Fleet) -> None:
     fleet.worker("w0")
     drill = fleet.drill(seconds=40, workers=1)

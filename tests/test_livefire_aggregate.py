@@ -281,6 +281,25 @@ def test_wrong_usage_is_one_line(tmp_path, words, told):
     assert told in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_topics_that_nobody_made_end_it_at_once(kafka_server, tmp_path):
+    words = command(
+        "aggregate", "--bus", f"kafka://{kafka_server.address}/nobody-made", "--store", str(tmp_path / "x/")
+    )
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "livefire topics create --bus" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_store_that_is_down_or_empty_is_one_line(clickhouse_server):
+    for store, told in (
+        ("clickhouse://127.0.0.1:1/default", "Connection refused"),
+        ("elasticsearch://127.0.0.1:1", "not there"),
+        (f"clickhouse://{clickhouse_server.address}/nobody_made", "CREATE DATABASE nobody_made"),
+    ):
+        words = command("windows", "--store", store, new_run())
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
 def test_the_note_of_what_is_whole_is_the_one_that_drills_set():
     assert int(WHOLE) == 1 << 40
 

@@ -388,7 +388,9 @@ def test_keys_config_and_doctor(stage: Stage, livefire: Callable[..., Said], tmp
     assert shown["runs"] == {"value": str(stage.folder / "runs"), "origin": "option --runs"}
     findings = {finding["name"]: finding for finding in livefire("doctor", "--json").lines}
     assert findings["keys"]["fine"] and {"packet ring", "capabilities", "open files", "timer"} <= set(findings)
-    assert all(finding["fine"] or finding["mend"] for finding in findings.values())
+    assert all(finding["fine"] or finding["mend"] for finding in findings.values()) and "bus" not in findings
+    bus = {finding["name"]: finding for finding in livefire("--bus", "kafka://127.0.0.1:1", "doctor", "--json").lines}
+    assert not bus["bus"]["fine"] and "no broker answers" in bus["bus"]["detail"]
 
 
 @pytest.mark.parametrize("alone", [[], ["keys"], ["config"]], ids=["livefire", "keys", "config"])

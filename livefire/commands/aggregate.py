@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from analytics.beside import Recording
 from analytics.following import Followed, StoreFollower, Wanted
 from analytics.store_address import parse_address
 from bus.address import open_bus
-from bus.ports import Bus
+from bus.ports import Bus, BusAway
 from bus.scopes import Scopes, open_scopes
 from cleanse import learned as learned_file
 from livefire.errors import USAGE, Exit, UserError
@@ -88,6 +89,8 @@ def command(
     flag = StopFlag().install()
     stop = flag.with_stdin() if stdin_guard else flag
     looks = [open_scopes(shared, security) for _ in stores]  # one a thread
+    with contextlib.suppress(BusAway):  # is waited for
+        looks[0].of(topics.OUTCOMES)  # for its errors: topics that are missing
     followers = [
         StoreFollower(store, wanted, bus_of, partial(_begun_since, look, since_ms))
         for store, look in zip(stores, looks, strict=True)

@@ -58,7 +58,11 @@ def _opened(resolved: Resolved, name: str) -> Bus:
 @click.option("--json", "as_json", is_flag=True, help="One letter a line.")
 @click.pass_obj
 def list_command(resolved: Resolved, name: str, as_json: bool) -> None:
-    """Those that wait for a decision: livefire dead list --bus kafka://k1:9092 --recording monday"""
+    """Those that wait for a decision.
+
+    \b
+    livefire dead list --bus kafka://k1:9092 --recording monday
+    """
     opened = _opened(resolved, name)
     found = dead.letters(opened)
     opened.close()

@@ -20,12 +20,13 @@ def command(resolved: Resolved, as_json: bool) -> None:
     \b
     livefire doctor
     """
-    findings = examine(resolved.settings.runs_path, resolved.settings.keys_path)
+    settings = resolved.settings
+    findings = examine(settings.runs_path, settings.keys_path, settings.bus, settings.kafka_security)
     if as_json:
         for finding in findings:
             click.echo(json.dumps(msgspec.structs.asdict(finding)))
         return
     for finding in findings:
-        click.echo(f"{'ok  ' if finding.fine else 'lack'}  {finding.name:<12} {finding.detail}")
+        click.echo(f"{'ok  ' if finding.fine else 'lack'}  {finding.name:<17} {finding.detail}")
         if finding.mend:
-            click.echo(f"      {'':<12} -> {finding.mend}")
+            click.echo(f"      {'':<17} -> {finding.mend}")

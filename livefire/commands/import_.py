@@ -25,7 +25,7 @@ from livefire.story import Story
     "form",
     type=click.Choice(["capture", "goreplay"]),
     default="capture",
-    help="What FILE holds; see below.",
+    help="What FILE holds (default: capture).",
 )
 @masking_options
 @click.option("--json", "as_json", is_flag=True, help="The account as one object.")
@@ -76,7 +76,7 @@ def _of_goreplay(
 ) -> None:
     if form != "goreplay":
         raise UserError("a topic of Kafka is imported with --format goreplay")
-    if len(files) != 1 or not is_kafka(files[0]):
+    if len(files) != 1 or not is_kafka(files[0]) or "/" not in files[0].removeprefix("kafka://").rstrip("/"):
         raise UserError("--format goreplay reads one topic: kafka://host:port/topic")
     masker, key = masker_for(resolved, unmasked, mask)
     story = Story(click.get_text_stream("stderr"))

@@ -67,7 +67,10 @@ def command(
         stop = StopFlag().install()
         deadline_s = config.duration_ns(wait) / 1e9 if wait else None
         try:
-            lesson = learn.of_bus(opened, name, runs, settings, first, stop=stop, deadline_s=deadline_s)
+            lesson = learn.of_bus(
+                opened, name, runs, settings, first, stop=stop, deadline_s=deadline_s,
+                told=lambda line: click.echo(line, err=True),
+            )  # fmt: skip
         finally:
             opened.close()
     known = lesson.learned

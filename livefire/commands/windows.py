@@ -14,6 +14,7 @@ from analytics.store_address import open_reader
 from analytics.windows import ALL_ROUTES, text_table
 from livefire import runs
 from livefire.damage import damage_of
+from livefire.errors import UserError
 from livefire.options import Duration
 from livefire.settings import Resolved
 from wire import config
@@ -52,6 +53,8 @@ def command(
         name = run if run and not (resolved.settings.runs_path / run).is_dir() else None
         name = name or runs.find(resolved.settings.runs_path, run).name
         found = _of_store(store, name, seconds(every, "every"), seconds(over, "over"))
+        if not found:
+            raise UserError(f"{store}: holds nothing of run {name} (livefire aggregate brings it there)")
     else:
         folder = runs.find(resolved.settings.runs_path, run)
         name = folder.name
