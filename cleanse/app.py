@@ -43,6 +43,7 @@ __all__ = ["CleanseResult", "StreamResult", "cleanse", "cleanse_stream", "summar
 
 _TOPICS: Final = (topics.RAW, topics.CLEAN, topics.DEAD, layout.STREAMS)
 _SESSION_S: Final = 8.0
+_STOP_S: Final = 10.0  # for Faust to commit, and to leave its group
 _LOOK_S: Final = 0.1  # how often `stop` is asked
 
 
@@ -312,13 +313,13 @@ class _Shell:
                 await asyncio.sleep(_LOOK_S)
             crash = app.crash_reason
         finally:
-            if crash is not None:
-                # Threads of Faust's do not end in order once it has crashed. Why it did is told by our own line.
-                threading.excepthook = lambda _: None
-                sys.unraisablehook = lambda _: None
-                logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+            # Threads of Faust's do not end in order when it has crashed, or the brokers are gone, and what waits for
+            # such a thread waits for ever. Why a worker ends is told by our own line.
+            threading.excepthook = lambda _: None
+            sys.unraisablehook = lambda _: None
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             await asyncio.gather(*self._under_way.values(), return_exceptions=True)
-            await app.stop()
+            await asyncio.wait([asyncio.create_task(app.stop())], timeout=_STOP_S)
         if crash is not None:
             raise crash if isinstance(crash, BusError) else BusError(f"{self._link.address}: {crash}")
 

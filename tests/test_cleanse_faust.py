@@ -296,6 +296,24 @@ def _small(topic: str, size: int) -> Any:
     return ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": str(size)})
 
 
+def test_a_worker_is_stopped_while_the_broker_is_gone(tmp_path: Path) -> None:
+    """Faust waits for ever for what only a broker can tell it."""
+    with started(Kafka) as broker, cluster(broker.address) as address:
+        worker = Worker(tmp_path, address, "c0").ready()
+        try:
+            record(address, synthetic_trace.make(9).exchanges, ("a",))
+            bus = open_bus(address, NAME)
+            assert fetch(bus, NAME, tmp_path / "one.lf", deadline_s=60) is not None
+            bus.close()
+            broker.kill()
+            assert worker.end(term=True) == 0
+            ready, last = worker.said().splitlines()
+            assert (ready, last[:18]) == ("livefire: ready", "livefire: cleansed")
+        finally:
+            worker.close()
+            broker.start()
+
+
 def test_a_broker_that_dies_and_comes_back_is_waited_for(tmp_path: Path) -> None:
     with started(Kafka) as broker, cluster(broker.address) as address:
         worker = Worker(tmp_path, address, "c0").ready()
