@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -13,9 +14,10 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from bus import kafka_layout as layout
 from bus.address import KafkaAddress, KafkaSecurity
 from bus.kafka_link import client_options, listen, told
-from bus.ports import BusError
+from bus.ports import BusAway, BusError
 
 _DAY_MS: Final = 86_400_000
+_GONE_S: Final = 20
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -120,11 +122,17 @@ class Topics:
         return found
 
     def delete(self, extra: Sequence[str] = ()) -> None:
-        """Remove all topics of the prefix, with what is in them."""
+        """Remove all topics of the prefix, with what is in them; they are gone when this returns. Raises BusAway."""
         there = self._there(extra)
+        if not there:
+            return
         with self._talk():
-            if there:
-                self._admin.delete_topics(sorted(there))
+            self._admin.delete_topics(sorted(there))
+        deadline = time.monotonic() + _GONE_S
+        while left := self._there(extra):  # brokers say yes first, and forget a moment later
+            if time.monotonic() > deadline:
+                raise BusAway(f"{self.address}: still has {', '.join(sorted(left))} after {_GONE_S} s")
+            time.sleep(0.02)
 
     def _there(self, extra: Sequence[str]) -> dict[str, int]:
         with self._talk():
