@@ -313,6 +313,7 @@ def strange(rng: random.Random) -> dict[str, bytes]:
         "corrupt": corrupt(whole, rng),
         "truncated": whole[: rng.randrange(1, len(whole) - 1)],
         "of a future version": whole[:2] + bytes((codec.VERSION + 1,)) + whole[3:],
+        "of 10 MB": rng.randbytes(1 << 20) * (_LARGE >> 20),
         "foreign": b'{"Req_URL": "/"}',
     }
 
@@ -320,6 +321,7 @@ def strange(rng: random.Random) -> dict[str, bytes]:
 def _strangers(tally: Tally, seed: int) -> None:
     from kafka import KafkaProducer
     from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+    from kafka.errors import MessageSizeTooLargeError
 
     with Kafka({"message.max.bytes": 2 * _LARGE, "replica.fetch.max.bytes": 2 * _LARGE}) as broker:
         make_topics(broker)
@@ -327,13 +329,23 @@ def _strangers(tally: Tally, seed: int) -> None:
         admin = KafkaAdminClient(bootstrap_servers=broker.address)
         admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": str(2 * _LARGE)})])
         admin.close()
-        producer = KafkaProducer(bootstrap_servers=broker.address, max_request_size=2 * _LARGE)
+        # Not an idempotent one: after one refusal the driver would refuse all that follows with the same words.
+        producer = KafkaProducer(
+            bootstrap_servers=broker.address, max_request_size=2 * _LARGE, enable_idempotence=False
+        )
         for number in range(tally.wanted):
             scope, rng = f"run-{number}", random.Random(seed + number)
 
             def stranger(data: bytes | None, scope: str = scope) -> None:
                 key = key_of(scope, TOPIC, "w0")
-                producer.send(topic, data, key, partition=partition_of("w0", PARTITIONS)).get(20)
+                deadline = time.monotonic() + 20
+                while True:
+                    try:
+                        producer.send(topic, data, key, partition=partition_of("w0", PARTITIONS)).get(20)
+                        return
+                    except MessageSizeTooLargeError:  # the broker does not go by the topic's new bound yet
+                        if time.monotonic() > deadline:
+                            raise
 
             with opened(broker, scope) as bus:
                 problems = stranger_problems(bus, scope, strange(rng), stranger, rng)
