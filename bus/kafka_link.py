@@ -229,6 +229,9 @@ class Link:
         with self._producing:
             if self._closed:
                 raise BusError(f"{self.address}: is closed")
+            if self._producer is not None and _is_spent(self._producer):
+                spent, self._producer = self._producer, None
+                _let_go(spent, 0)
             if self._producer is None:
                 listen()
                 with self._talk():
@@ -381,6 +384,12 @@ class Link:
                 if self._consumer is not None:
                     self._consumer.close(autocommit=False, timeout_ms=500)
             self._producer = self._consumer = None
+
+
+def _is_spent(producer: KafkaProducer) -> bool:
+    """After one message that brokers refuse for good, the driver refuses all that follow with that message's error."""
+    manager = producer._transaction_manager
+    return manager is not None and bool(manager.has_fatal_error())
 
 
 def _let_go(producer: KafkaProducer, timeout_s: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 from click.testing import CliRunner
 from kafka import TopicPartition
-from kafka.admin import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from bus import kafka_layout as layout
 from bus import kafka_reader
@@ -64,6 +65,30 @@ def numbers(reader: Reader) -> list[int]:
 def put_raw(bus: KafkaBus, reader: KafkaReader, number: int, headers: list[tuple[str, bytes]]) -> None:
     future = bus.link.send(reader.at.topic, reader.at.partition, reader.key, coded(number), headers)
     bus.link.acknowledged(future, time.monotonic() + 5)
+
+
+def test_a_message_that_brokers_refuse_is_told_and_those_behind_it_are_written(
+    bus: KafkaBus, address: KafkaAddress
+) -> None:
+    """The driver itself would refuse all that follows with the words for the first."""
+    other = bus.writer(topics.CLAIMS, "w0", manifest(topic=topics.CLAIMS))
+    name = layout.kafka_topic(address.prefix, topics.SAMPLES)
+    admin = KafkaAdminClient(bootstrap_servers=address.servers)
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, {"max.message.bytes": "100000"})])
+    admin.close()
+    writer = bus.writer(topics.SAMPLES, "w0", manifest(topic=topics.SAMPLES))
+    written, deadline = 0, time.monotonic() + 20
+    with pytest.raises(BusError, match="larger than the topic takes"):
+        while time.monotonic() < deadline:  # until brokers go by the new bound
+            writer.write(codec.encode([Drop("stage", "late", False, 1)]) + random.Random(1).randbytes(200_000))
+            written += 1
+    writer.write(coded(1))
+    other.write(coded(2))
+    assert numbers(bus.reader(topics.CLAIMS, "w0")) == [2]
+    reader, read = bus.reader(topics.SAMPLES, "w0"), 0
+    while messages := reader.read():
+        read += len(messages)
+    assert read == written + 2  # and the manifest
 
 
 def test_what_is_written_twice_is_read_once(bus: KafkaBus) -> None:
