@@ -20,9 +20,11 @@ from capture.message import (
     CHUNKED,
     CLOSE,
     LENGTH,
+    LENIENT,
     NONE,
     OPAQUE,
     RESPONSE,
+    STRICT,
     UNKNOWN,
     Message,
     frame,
@@ -55,6 +57,11 @@ class Sink(Protocol):
 (BOUNDARY, IN_LENGTH, _SIZE, _CHUNK, _CHUNK_END, _TRAILERS, _CLOSE, _LOST, _TUNNEL) = range(9)
 
 _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\n]*)?\r?\Z")
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
+#: RFC 9112 section 7.1.1. What it is not is read all the same, and lenient.
+_STRICT_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]+(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*\r\Z")
+_STRICT_TRAILER = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*\r\Z")
 _BLANK: Final = b"\r\n"
 _MAX_CHUNK_LINE: Final = 16 << 10
 _MAX_LENGTH: Final = 1 << 62
@@ -221,14 +228,9 @@ class Reader:
                 at += 1
             self._sink.junk(self, "blank", at - start)  # RFC 9112 section 2.2
             return at
-        end = data.find(b"\r\n\r\n", at)
-        if end >= 0:
-            bare = data.find(b"\n\n", at, end)
-            end = end + 4 if bare < 0 else bare + 2
-        else:
-            bare, mixed = data.find(b"\n\n", at), data.find(b"\n\r\n", at)
-            ends = [e for e in (bare + 2 if bare >= 0 else 0, mixed + 3 if mixed >= 0 else 0) if e]
-            end = min(ends, default=-1)
+        end = data.find(b"\n\r\n", at)
+        bare = data.find(b"\n\n", at, end) if end >= 0 else data.find(b"\n\n", at)
+        end = bare + 2 if bare >= 0 else end + 3 if end >= 0 else -1
         if end < 0:
             if size - at <= self._max_head and promising(self.kind, data, at):
                 return -1
@@ -295,6 +297,7 @@ class Reader:
             if line.strip(b"\r"):
                 self._give_up(message, offset + at, ts_ns, "bad_chunk", opaque=True)
                 return at
+            self._strictly(message, line == b"\r")
             self.state = _SIZE
         elif self.state == _SIZE:
             found = _CHUNK_SIZE.match(line)
@@ -302,10 +305,12 @@ class Reader:
             if size < 0 or size > _MAX_LENGTH:
                 self._give_up(message, offset + at, ts_ns, "bad_chunk", opaque=True)
                 return at
+            self._strictly(message, _STRICT_CHUNK_SIZE.match(line) is not None)
             self.left = size
             self.state = _CHUNK if size else _TRAILERS
         else:
             stripped = line.rstrip(b"\r")
+            self._strictly(message, line == b"\r" or (bool(stripped) and _STRICT_TRAILER.match(line) is not None))
             if stripped:
                 message.trailers += data[at : end + 1]
                 if len(message.trailers) > self._max_head:
@@ -318,6 +323,11 @@ class Reader:
         message.wire_bytes += end + 1 - at
         message.end_ns = ts_ns
         return end + 1
+
+    @staticmethod
+    def _strictly(message: Message, strict: bool) -> None:
+        if not strict and message.mode is STRICT:
+            message.mode = LENIENT
 
     def _finish(self, message: Message, offset: int, ts_ns: int, *, complete: bool) -> None:
         message.complete = complete

@@ -16,12 +16,20 @@ import msgspec
 from wire.records import Framing, Mode
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"  # RFC 9110 section 5.6.2
-_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb"{1,64})[ \t]+(\S[^\r\n]*?)[ \t]+HTTP/1\.\d[ \t]*\r*\n")
+_METHOD = re.compile(rb"(" + _TOKEN + rb"{1,64})[ \t]+\S")
+#: In two steps: as one, a line of blanks would be tried from each of them.
+_VERSION_AT_END = re.compile(rb"[ \t]HTTP/1\.\d[ \t]*\r*\n\Z")
+_LONGEST_VERSION: Final = 64
 _STATUS_LINE = re.compile(rb"HTTP/1\.\d[ \t]+([1-9]\d\d)(?=[ \t\r\n])[^\r\n]*\r*(?:\n|\Z)")
 #: A request line that is not all there yet.
 _REQUEST_PREFIX = re.compile(_TOKEN + rb"{1,32}(?:[ \t]+(?:\S[^\r\n]*)?)?\r?\Z")
 _METHOD_PREFIX = re.compile(_TOKEN + rb"{1,32} [^\r]*\Z")
 _SPACE_AND_CONTROLS: Final = bytes(range(33)) + b"\x7f"  # parsers in use ignore them around a coding
+#: A field that frames the body, written so that one reader takes it and another does not: a blank before the colon, a
+#: line that is folded, a line that ends with CR alone.
+_DOUBTFUL_FIELD = re.compile(
+    rb"[\r\n](?:content-length|transfer-encoding)(?:[\0-\x20]+:|:[^\n]*\n[ \t])|\r(?:content-length|transfer-encoding)"
+)
 _NOBODY: Final = object()
 _ABSENT: Final[list[bytes]] = []
 
@@ -114,11 +122,11 @@ def message_of(kind: Kind, head: bytes, offset: int, ts_ns: int, ack: int) -> Me
             message = _begun(kind, head, offset, ts_ns, ack, STRICT)
             message.method = line[: line.index(b" ")]
             return message
-        found = _REQUEST_LINE.match(line)
-        if not found or found.group(1) == b"PRI":
+        method = _method_of(line)
+        if not method or method == b"PRI":
             return None
         message = _begun(kind, head, offset, ts_ns, ack, LENIENT)
-        message.method = found.group(1)
+        message.method = method
         return message
     status = _STATUS_LINE.match(head)
     if not status:
@@ -126,6 +134,15 @@ def message_of(kind: Kind, head: bytes, offset: int, ts_ns: int, ack: int) -> Me
     message = _begun(kind, head, offset, ts_ns, ack, STRICT if strict else LENIENT)
     message.status = int(status.group(1))
     return message
+
+
+def _method_of(line: bytes) -> bytes:
+    """The method of a request line, its end with it; empty where it is none."""
+    found = _METHOD.match(line)
+    at = line.rfind(b"HTTP/1.", max(0, len(line) - _LONGEST_VERSION))
+    if found is None or at < found.end() or not _VERSION_AT_END.match(line, at - 1) or b"\r" in line[:at]:
+        return b""
+    return found.group(1)
 
 
 def promising(kind: Kind, data: bytes, at: int) -> bool:
@@ -141,7 +158,7 @@ def promising(kind: Kind, data: bytes, at: int) -> bool:
         if len(data) - at < 64:
             return bool(_REQUEST_PREFIX.match(data, at))
         return bool(_METHOD_PREFIX.match(data, at)) or bool(_REQUEST_PREFIX.match(data, at))
-    return bool(_REQUEST_LINE.match(data, at))
+    return bool(_method_of(data[at : line_end + 1]))
 
 
 def frame(message: Message) -> int:
@@ -149,6 +166,8 @@ def frame(message: Message) -> int:
     low = message.low = message.head.lower()
     codings = values_of(low, b"\ntransfer-encoding")
     lengths = values_of(low, b"\ncontent-length")
+    if message.mode is LENIENT and _DOUBTFUL_FIELD.search(low):
+        message.ambiguous = True
     length = 0
     if len(lengths) == 1 and lengths[0].isdigit() and len(lengths[0]) <= 18:
         length = int(lengths[0])
@@ -163,7 +182,11 @@ def frame(message: Message) -> int:
     request = message.kind is REQUEST
     if codings:
         message.ambiguous = message.ambiguous or bool(lengths)
-        last = b",".join(codings).split(b",")[-1].strip(_SPACE_AND_CONTROLS)
+        names = [name.strip(_SPACE_AND_CONTROLS) for name in b",".join(codings).split(b",")]
+        last = names[-1]
+        doubtful = names.count(b"chunked") > 1 or (len(names) > 1 and last != b"chunked")
+        if request and (doubtful or b"HTTP/1.0" in message.head[: message.head.find(b"\n")]):
+            message.ambiguous = True  # RFC 9112 sections 6.1 and 7.1: faulty, and read in different ways
         if last == b"chunked":
             message.framing = CHUNKED
         else:
