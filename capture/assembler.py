@@ -14,7 +14,7 @@ from typing import Protocol
 
 from capture.channel import Channel
 from capture.connection import FAR, Connection, Side
-from capture.decode import Fragment, Segment, decode
+from capture.decode import decode
 from capture.exchange import ExchangeMaker
 from capture.flows import Flows
 from capture.fragments import Fragments
@@ -23,6 +23,7 @@ from capture.lane import Lane
 from capture.ledgers import Ledgers
 from capture.pair import Pair
 from capture.ready import Ready
+from capture.segment import Fragment, Segment
 from capture.session import SessionFinder
 from capture.settings import CaptureSettings
 from wire.account import Account
@@ -172,27 +173,23 @@ class Assembler:
                         return
                 self._segment(key, None, data, 34, end, wire_len, ts_ns, interface, 4)
                 return
-        found = decode(linktype, data)
-        if isinstance(found, Fragment):
-            whole = self._fragments.add(found, ts_ns)
-            if self._fragments.held == 0 or whole is None:
-                self._count_fragments()
+        found = decode(linktype, data, b"", wire_len)
+        frames = 1
+        while isinstance(found, Fragment):  # of a packet in a packet that was fragmented itself, maybe
+            whole = self._fragments.add(found, ts_ns, frames)
+            self._count_fragments()
             if whole is None:
                 return
             packet, frames = whole
-            found = decode(101, packet, found.link)
             wire_len = len(packet)
-            if isinstance(found, Fragment):
-                found = "fragment"
-            if isinstance(found, str):
-                self._ledgers.drop_packet(found, frames)
-                return
-            self._packets.emitted += frames - 1
+            found = decode(101, packet, found.link, 0, found.depth)
         if isinstance(found, str):
-            self._ledgers.drop_packet(found)
+            self._ledgers.drop_packet(found, frames)
             return
-        end = found.end if found.end > len(found.data) else min(found.end, len(found.data))
-        self._segment(found.key, found, found.data, found.tcp_at, end, wire_len, ts_ns, interface, found.version)
+        self._packets.emitted += frames - 1
+        if found.nested and found.end > wire_len:
+            wire_len = found.end  # what it was before it was wrapped and cut
+        self._segment(found.key, found, found.data, found.tcp_at, found.end, wire_len, ts_ns, interface, found.version)
 
     def _next(self, side: Side, sequence: int, ack: int, data: bytes, at: int, end: int, ts_ns: int) -> bool:
         """`Connection.segment` for what is next in its direction, with nothing held or waiting; False: not taken."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from capture.connection import Connection, Side
-from capture.decode import Segment, peers
+from capture.decode import peers
+from capture.segment import Segment
 
 _SYN, _RST, _ACK = 2, 4, 16
 _LATE_SYN = 1 << 20  # a SYN that was captured after some of its data

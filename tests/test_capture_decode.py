@@ -10,7 +10,8 @@ from pcap_build import Conversation, ethernet, ipv4, ipv6, tcp
 from test_capture_pair import answer, get, shown
 
 from capture.assembler import Assembler
-from capture.decode import Segment, decode, peers
+from capture.decode import decode, peers
+from capture.segment import Segment
 from capture.settings import CaptureSettings
 
 Wrap = tuple[int, bytes]
