@@ -278,6 +278,8 @@ class Assembler:
         side.connection.segment(side, sequence, ack, flags, data[body:end] if size else b"", size, ts_ns)
 
     def _opened(self, first: str, second: str, link: str, midstream: bool) -> Connection:
+        if end > len(data) and size:
+            self._ledgers.account.note("cut_packets")  # by a snaplen, or by who mirrored them
         if len(self._open) >= self.settings.max_connections:
             oldest = heapq.nsmallest(max(1, len(self._open) // 100), self._open, key=lambda c: c.last_ns)
             for connection in oldest:
