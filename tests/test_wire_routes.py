@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from wire import head as heads
 from wire import routes
 from wire.records import Route, RouteTable
 from wire.routes import RouteMatcher
@@ -59,3 +62,36 @@ def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(100):
         assert matcher.name(b"GET", b"/orders/%d" % number) == "GET /orders/{id}"
         assert len(matcher._cache) <= 10
+
+
+SEGMENTS = st.sampled_from(["", "a", "b", "ab", "é", "%", "/", "\0", "\udcff", "\udcc3\udca9", "{id}", "{}", "{x"])
+PARTS = st.sampled_from(
+    [b"", b"a", b"b", b"ab", "é".encode(), b"%61", b"%2F", b"%25", b"%", b"\0", b"\xff", b"{id}", b"x"]
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    patterns=st.lists(st.tuples(st.sampled_from(["GET", "P"]), st.lists(SEGMENTS, max_size=4)), max_size=8),
+    paths=st.lists(st.lists(PARTS, max_size=5), max_size=8),
+    method=st.sampled_from([b"GET", b"P", b"X"]),
+    bound=st.integers(1, 3),
+)
+def test_what_is_remembered_names_as_a_walk_through_the_table_does(
+    patterns: list[tuple[str, list[str]]], paths: list[list[bytes]], method: bytes, bound: int
+) -> None:
+    table = tuple(Route(f"{n}", method, tuple(pattern)) for n, (method, pattern) in enumerate(patterns))
+    matcher = RouteMatcher(RouteTable("r", table))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(routes, "MAX_CACHED", bound)
+        for parts in paths * 2:
+            target = b"/" + b"/".join(parts)
+            assert matcher.name(method, target) == matcher._name(method, heads.path_of(target))
+            assert len(matcher._cache) <= bound and len(matcher._lasts) <= bound
+
+
+def test_the_last_segment_is_all_that_is_looked_at_of_most_paths() -> None:
+    matcher = _matcher("GET /orders/{id}", "GET /orders/latest", "GET /{tenant}/about")
+    for number in range(100):
+        assert matcher.name(b"GET", b"/orders/%d" % number) == "GET /orders/{id}"
+    assert len(matcher._cache) == len(matcher._lasts) == 1

@@ -9,8 +9,10 @@ from wire.places import segments_of
 from wire.records import RouteTable
 
 MAX_CACHED: Final = 8192
-_Node = dict[str | None, "_Node | str"]  # None: any segment; "\0": the name of the route that ends here
-_END: Final = "\0"
+_Node = dict[str | int | None, "_Node | str"]  # None: any segment; _END: the name of the route that ends here
+_END: Final = 0  # no segment is a number
+#: What is left to tell when all but the last segment is known: names by that one's bytes, and that of all others.
+_Last = tuple[dict[bytes, str], str]
 
 
 class RouteMatcher:
@@ -18,7 +20,8 @@ class RouteMatcher:
 
     def __init__(self, table: RouteTable) -> None:
         self._roots: dict[str, _Node] = {}
-        self._cache: dict[tuple[bytes, bytes], str] = {}
+        self._cache: dict[tuple[bytes, bytes], _Last] = {}  # (method, path up to its last slash)
+        self._lasts: dict[tuple[int, ...], _Last] = {}  # by the nodes that such a path leads to
         for route in table.routes:
             node = self._roots.setdefault(route.method, {})
             for segment in route.pattern:
@@ -30,19 +33,50 @@ class RouteMatcher:
 
     def name(self, method: bytes, target: bytes) -> str:
         """`GET /orders/{id}`; `GET (other)` for what the table does not hold. A literal wins over a variable."""
-        path = heads.path_of(target)
-        key = (method, path)
-        found = self._cache.get(key)
+        return self.of_path(method, heads.path_of(target))
+
+    def of_path(self, method: bytes, path: bytes) -> str:
+        """The same of a path, which begins with a slash, or is empty."""
+        if b"%" in path or len(path) < 2:
+            return self._name(method, path)
+        front, _, last = path.rpartition(b"/")
+        # Most paths end in an id that does not come again: what is kept is what stands before it.
+        found = self._cache.get((method, front))
         if found is None:
             if len(self._cache) >= MAX_CACHED:
                 self._cache.clear()
-            found = self._cache[key] = self._name(method.decode("ascii", "replace"), path)
-        return found
+            found = self._cache[method, front] = self._last(method, segments_of(path)[:-1])
+        return found[0].get(last, found[1])
 
-    def _name(self, method: str, path: bytes) -> str:
-        root = self._roots.get(method)
+    def _name(self, method: bytes, path: bytes) -> str:
+        known = method.decode("ascii", "replace")
+        root = self._roots.get(known)
         name = _walk(root, segments_of(path), 0) if root is not None and path else None
-        return name if name is not None else f"{method[:20]} (other)"
+        return name if name is not None else _other(known)
+
+    def _last(self, method: bytes, segments: list[str]) -> _Last:
+        known = method.decode("ascii", "replace")
+        root = self._roots.get(known)
+        if root is None:
+            return {}, _other(known)
+        nodes = [root]
+        for segment in segments:
+            nodes = [
+                child for node in nodes for child in (node.get(segment), node.get(None)) if isinstance(child, dict)
+            ]
+        if not nodes:
+            return {}, _other(known)
+        # A table has few such places, however many paths lead there.
+        places = tuple(map(id, nodes))
+        found = self._lasts.get(places)
+        if found is None:
+            if len(self._lasts) >= MAX_CACHED:
+                self._lasts.clear()
+            other = _other(known)
+            literals = {key for node in nodes for key in node if isinstance(key, str)}
+            names = {text: _ending(nodes, key, other) for key in literals if (text := _bytes_of(key)) is not None}
+            found = self._lasts[places] = names, _ending(nodes, None, other)
+        return found
 
 
 def is_variable(segment: str) -> bool:
@@ -50,10 +84,32 @@ def is_variable(segment: str) -> bool:
     return segment.startswith("{") and segment.endswith("}") and len(segment) > 1
 
 
+def _other(method: str) -> str:
+    return f"{method[:20]} (other)"
+
+
+def _bytes_of(segment: str) -> bytes | None:
+    """As it stands in a path where nothing is written as %XX; None for what cannot stand there so."""
+    try:
+        text = segment.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return None
+    return text if text.decode("utf-8", "surrogateescape") == segment else None
+
+
+def _ending(nodes: list[_Node], segment: str | None, other: str) -> str:
+    """The name of a path that leads to these nodes and ends in this segment; None = one that no node knows."""
+    for node in nodes:
+        for child in (node.get(segment), node.get(None)):
+            if isinstance(child, dict) and isinstance(name := child.get(_END), str):
+                return name
+    return other
+
+
 def _walk(node: _Node, segments: list[str], at: int) -> str | None:
     while at < len(segments):
         segment = segments[at]
-        literal = node.get(segment) if segment != _END else None
+        literal = node.get(segment)
         variable = node.get(None)
         at += 1
         if literal is not None and variable is not None:
