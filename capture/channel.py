@@ -24,6 +24,13 @@ class Channel:
             self._ledgers.drop_bytes("after_close", len(data))
         elif data:
             connection.data(side, data, ts_ns)
+            if connection.requests_only:
+                connection.pairer.no_more_answers()
+
+    def no_answers(self) -> None:
+        """A mirror: only requests pass here, and each is complete when it is whole."""
+        self._connection.requests_only = True
+        self._ledgers.account.note("requests_only_connections")
 
     def closed(self, from_client: bool, ts_ns: int) -> None:
         """This direction has sent its last byte."""

@@ -1,4 +1,4 @@
-"""Which source: the ring where it is permitted, else the recording proxy."""
+"""Which source: the listeners that are named, else the ring where it is permitted, else the recording proxy."""
 
 from __future__ import annotations
 
@@ -11,30 +11,46 @@ import msgspec
 from capture.bpf import Selection
 from capture.settings import RecordSettings
 from capture.source import Source
-from capture.source_proxy import ProxySource, pairs_of
+from capture.source_proxy import MirrorSource, ProxySource, listeners_of, pairs_of
 from capture.source_ring import MAX_RING_BYTES, Rings, RingSource, explained, open_error
+from capture.source_socket import SocketSource
+from capture.source_udp import UdpSource, listens_of
 from wire.config import ConfigError
 
 _MAX_INTERFACES = 16
 
 
+Kind = Literal["ring", "proxy", "mirror", "udp", "socket", "scapy"]
+
+
 class Choice(msgspec.Struct, frozen=True):
-    kind: Literal["ring", "proxy"]
+    kind: Kind
     why: str  # one line for the user
 
 
 def choose(settings: RecordSettings, refused: Callable[[str], OSError | None] = open_error) -> Choice:
     """What `settings.source` comes to on this machine, found by really opening a packet socket.
 
-    `given`: a proxy that was asked for is always opened, for clients are going to connect to it. `auto`:
+    `given`: a listener that was asked for is always opened, for others are going to send to it. `auto`:
     the ring where it is permitted, else the proxies. Raises ConfigError when neither is possible.
     """
     pairs_of(settings.proxies)
     wanted = settings.source
+    listens = _listens(settings)
+    if listens:
+        if len(listens) > 1 or settings.proxies:
+            every = [*(kind for kind, _ in listens), *(["--proxy"] if settings.proxies else [])]
+            raise ConfigError(f"{' and '.join(every)}: one kind of source a recorder; start another one for the other")
+        if wanted != "given" or settings.interfaces:
+            what = "--interface" if settings.interfaces else f"--engine {wanted}"
+            raise ConfigError(f"{listens[0][0]} and {what}: what is sent here, or the wire: one of them")
+        return Choice(listens[0][1], f"recording what comes to {listens[0][0]}: it was asked for")
     if wanted == "proxy" and not settings.proxies:
         raise ConfigError("a recording proxy needs where it listens and what is behind it: --proxy LISTEN=UPSTREAM")
     if wanted == "proxy" or (wanted == "given" and settings.proxies):
         return Choice("proxy", "recording by proxy: it was asked for")
+    if wanted == "scapy":
+        return Choice("scapy", "recording through scapy: it was asked for")
     error = refused(settings.interfaces[0] if settings.interfaces else "lo")
     if error is None or (settings.interfaces and refused("lo") is None):
         # An interface that is not there is told by opening it, with those that are.
@@ -46,11 +62,34 @@ def choose(settings: RecordSettings, refused: Callable[[str], OSError | None] = 
     )
 
 
+def _listens(settings: RecordSettings) -> list[tuple[str, Kind]]:
+    """The listeners other than proxies that are asked for: as the command line calls them, and their kind."""
+    found: list[tuple[str, Kind]] = []
+    if settings.mirrors:
+        found.append(("--mirror", "mirror"))
+    if settings.vxlan or settings.geneve:
+        found.append(("--vxlan" if settings.vxlan else "--geneve", "udp"))
+    if settings.socket:
+        found.append(("--socket", "socket"))
+    return found
+
+
 def open_source(settings: RecordSettings, choice: Choice, *, anchor_ns: int, monotonic_ns: Callable[[], int]) -> Source:
     """Begin to capture. `anchor_ns` is unix time at monotonic 0. Raises ConfigError, BusError."""
     if choice.kind == "proxy":
         return ProxySource(pairs_of(settings.proxies), anchor_ns, monotonic_ns=monotonic_ns)
+    if choice.kind == "mirror":
+        return MirrorSource(listeners_of(settings.mirrors), anchor_ns, monotonic_ns=monotonic_ns)
+    if choice.kind == "socket":
+        return SocketSource(settings.socket, anchor_ns, monotonic_ns=monotonic_ns)
     selection = Selection(settings.ports, settings.hosts, settings.not_hosts)
+    if choice.kind == "udp":
+        listens = (*listens_of("vxlan", settings.vxlan), *listens_of("geneve", settings.geneve))
+        return UdpSource(listens, selection, anchor_ns, monotonic_ns=monotonic_ns)
+    if choice.kind == "scapy":
+        from capture.source_scapy import ScapySource
+
+        return ScapySource(settings.interfaces, selection)
     names = settings.interfaces or running_interfaces()
     if len(names) > _MAX_INTERFACES:
         raise ConfigError(f"{len(names)} interfaces: at most {_MAX_INTERFACES} can be recorded at once: name them")

@@ -84,6 +84,7 @@ class Connection:
         self.syn_seen = False
         self.closed = False
         self.was_reset = False
+        self.requests_only = False  # a mirror: answers pass elsewhere
         self.last_ns = 0
         self.first_seq = 0
         self.id = b""  # given when the first exchange asks for it

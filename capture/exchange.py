@@ -23,6 +23,27 @@ class ExchangeMaker:
         self._host = host
         self.clock_offset_ns = 0  # added to all times: what the bus's clock is ahead of this machine's
 
+    def _identified(self, connection: Connection, client: str, server: str) -> ExchangeIds:
+        connection.id = connection_id(self._recording_id, client, server, connection.link, connection.first_seq)
+        ids = connection.exchange_ids = ExchangeIds(connection.id)
+        return ids
+
+    def session(self, connection: Connection, pair: Pair) -> bytes:
+        """The session that `exchange` is going to name."""
+        request = pair.request
+        first, second = connection.sides
+        if second.reader.kind is REQUEST or (request is None and first.reader.kind is RESPONSE):
+            first, second = second, first
+        if connection.exchange_ids is None:
+            self._identified(connection, first.address, second.address)
+        if request is None:
+            return self._sessions.of(b"", b"", first.address, connection.id)
+        low = request.low
+        if low is not connection.session_low or not low:
+            connection.session = self._sessions.of(request.head, low, first.address, connection.id)
+            connection.session_low = low
+        return connection.session
+
     def exchange(self, connection: Connection, pair: Pair) -> Exchange:
         request, response = pair.request, pair.response
         first, second = connection.sides
@@ -30,10 +51,7 @@ class ExchangeMaker:
             first, second = second, first
         ids = connection.exchange_ids
         if ids is None:
-            connection.id = connection_id(
-                self._recording_id, first.address, second.address, connection.link, connection.first_seq
-            )
-            ids = connection.exchange_ids = ExchangeIds(connection.id)
+            ids = self._identified(connection, first.address, second.address)
         if request is not None:
             offset = request.start_offset
             low = request.low
@@ -85,7 +103,7 @@ class ExchangeMaker:
             _mode(request, response),
             first.interface or second.interface or "",
             "http/1",
-            _faults(request, response, connection.midstream, first.stream, second.stream),
+            _faults(request, response, connection.midstream, first.stream, second.stream, connection.requests_only),
             self._host,
         )
 
@@ -99,7 +117,12 @@ def _mode(request: Message | None, response: Message | None) -> Mode:
 
 
 def _faults(
-    request: Message | None, response: Message | None, midstream: bool, client: Stream, server: Stream
+    request: Message | None,
+    response: Message | None,
+    midstream: bool,
+    client: Stream,
+    server: Stream,
+    requests_only: bool,
 ) -> tuple[Fault, ...]:
     if (
         request is not None
@@ -118,7 +141,8 @@ def _faults(
         faults.append(Fault.GAP)
     if midstream:
         faults.append(Fault.MIDSTREAM)
-    if request is None or not request.complete or response is None or not response.complete:
+    answered = response is not None and response.complete
+    if request is None or not request.complete or not (answered or requests_only):
         faults.append(Fault.UNFINISHED)
     if _ambiguous(request, client) or _ambiguous(response, server):
         faults.append(Fault.AMBIGUOUS)

@@ -14,8 +14,12 @@ from wire.account import Account
 
 #: Drops of bytes and messages that a user asked for, or that are no traffic to be recorded.
 INTENTIONAL = frozenset(
-    {"tls", "http2", "not_http", "tunnel", "not_tcp", "not_ip", "blank", "keepalive", "duplicate", "stress"}
-)
+    {
+        "tls", "http2", "not_http", "tunnel", "not_tcp", "not_ip", "not_selected", "blank", "keepalive", "duplicate",
+        "stress",
+        "not_sampled", "not_method", "not_path", "not_header", "not_cookie",
+    }
+)  # fmt: skip
 
 
 class Ledgers:

@@ -23,15 +23,25 @@ import struct
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Protocol, cast
 
 import msgspec
 
-FRAME: Final = struct.Struct(">BIqI")  # kind, connection, unix ns, length of what follows
-READY, FAILED, OPENED, FROM_CLIENT, FROM_SERVER, CLIENT_END, SERVER_END, RESET, SHED, TOTALS = range(10)
-_WRITE_BYTES = 1 << 20
+from capture.handover import (
+    CLIENT_END,
+    FAILED,
+    FROM_CLIENT,
+    FROM_SERVER,
+    OPENED,
+    READY,
+    RESET,
+    SERVER_END,
+    SHED,
+    TOTALS,
+    HandOver,
+)
+
 _PIPE_BYTES = 1 << 20
-_GATHER_S, _GATHER_BYTES = 0.02, 256 << 10
 _QUIET_NS = 100_000_000
 _PASS_BYTES = 256 << 10  # per direction: what is held for a slow reader before its writer is slowed
 
@@ -59,66 +69,6 @@ class Totals(msgspec.Struct, array_like=True):
     shed_connections: int = 0
     shed_bytes: int = 0  # received, not handed over
     upstream_failures: int = 0
-
-
-class HandOver:
-    """Frames on their way to the recorder. Bounded; never blocks; a frame is taken whole or not at all."""
-
-    def __init__(self, fd: int, max_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
-        self._fd = fd
-        self._max = max_bytes
-        self._loop = loop
-        self._parts: list[bytes] = []
-        self._rest = memoryview(b"")
-        self._waiting = False  # for the pipe to take more
-        self._scheduled = self._soon = False  # a flush, by the timer or in the next turn of the loop
-        self.bytes = 0
-        self.broken = False  # nobody reads any more
-
-    def offer(self, kind: int, connection: int, now_ns: int, data: bytes = b"") -> bool:
-        """False when there is no room for data. Frames without data are always taken: there are few a connection."""
-        if self.broken or (data and self.bytes + len(data) > self._max):
-            return False
-        self._parts += (FRAME.pack(kind, connection, now_ns, len(data)), data) if data else (
-            FRAME.pack(kind, connection, now_ns, 0),
-        )  # fmt: skip
-        self.bytes += FRAME.size + len(data)
-        if not self._scheduled and not self._waiting:
-            # Nobody is in a hurry there: one write, and one wake-up of the recorder, for what 20 ms bring.
-            self._scheduled = True
-            self._loop.call_later(_GATHER_S, self._flush)
-        elif self.bytes >= _GATHER_BYTES and not self._soon and not self._waiting:
-            self._soon = True
-            self._loop.call_soon(self._flush)
-        return True
-
-    async def empty(self) -> None:
-        """Until all is read, or nobody reads."""
-        while self.bytes and not self.broken:
-            await asyncio.sleep(0.005)
-
-    def _flush(self) -> None:
-        self._scheduled = self._soon = False
-        try:
-            while self._rest or self._parts:
-                if not self._rest:
-                    self._rest = memoryview(b"".join(self._parts))
-                    self._parts.clear()
-                written = os.write(self._fd, self._rest[:_WRITE_BYTES])
-                self._rest = self._rest[written:]
-                self.bytes -= written
-        except BlockingIOError:
-            if not self._waiting:
-                self._waiting = True
-                self._loop.add_writer(self._fd, self._flush)
-            return
-        except OSError:
-            self.broken = True
-            self._parts.clear()
-            self._rest = memoryview(b"")
-        if self._waiting:
-            self._waiting = False
-            self._loop.remove_writer(self._fd)
 
 
 class _Side(asyncio.Protocol):
@@ -211,7 +161,7 @@ class _Connection:
             return
         self.client.other, self.server.other = self.server, self.client
         self._number = proxy.next_number()
-        names = f"{_peer(client)}\0{_peer(server)}".encode()
+        names = f"{peer(client)}\0{peer(server)}".encode()
         if not proxy.hand_over.offer(OPENED, self._number, proxy.now_ns(), names):
             self._begin_shedding()
         for data in self.client.early:
@@ -280,13 +230,21 @@ class _Connection:
         self._proxy.open.discard(self)
 
 
+class Open(Protocol):
+    """A connection that is open."""
+
+    def busy(self, now_ns: int) -> bool: ...
+
+    def abandon(self) -> None: ...
+
+
 class Proxy:
     def __init__(self, settings: ProxySettings, fd: int, loop: asyncio.AbstractEventLoop) -> None:
         self.settings = settings
         self.loop = loop
         self.totals = Totals()
         self.hand_over = HandOver(fd, settings.hand_over_bytes, loop)
-        self.open: set[_Connection] = set()
+        self.open: set[Open] = set()
         self._servers: list[asyncio.Server] = []
 
     def now_ns(self) -> int:
@@ -340,13 +298,13 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
         pass
 
 
-def _peer(transport: asyncio.Transport) -> str:
-    name = transport.get_extra_info("peername") or ("", 0)
+def peer(transport: asyncio.Transport, of: str = "peername") -> str:
+    name = transport.get_extra_info(of) or ("", 0)
     host = str(name[0]).removeprefix("::ffff:") if "." in str(name[0]) else str(name[0])
     return f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}"
 
 
-async def _main(settings: ProxySettings, stdin: int, stdout: int) -> int:
+async def _main(make: type[Proxy], settings: ProxySettings, stdin: int, stdout: int) -> int:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
 
@@ -357,7 +315,7 @@ async def _main(settings: ProxySettings, stdin: int, stdout: int) -> int:
 
     loop.add_reader(stdin, lifeline)
     loop.add_signal_handler(signal.SIGTERM, ended.set)
-    proxy = Proxy(settings, stdout, loop)
+    proxy = make(settings, stdout, loop)
     try:
         await proxy.listen()
     except OSError as error:
@@ -368,7 +326,7 @@ async def _main(settings: ProxySettings, stdin: int, stdout: int) -> int:
     return 0
 
 
-def main() -> int:
+def main(make: type[Proxy] = Proxy) -> int:
     # Ctrl-C goes to the whole group of processes; the recorder ends first, and its end is ours.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     line = b""
@@ -382,7 +340,7 @@ def main() -> int:
         fcntl.fcntl(1, getattr(fcntl, "F_SETPIPE_SZ", 1031), _PIPE_BYTES)
     except OSError:
         pass  # smaller pipes only mean more system calls
-    return asyncio.run(_main(msgspec.json.decode(line, type=ProxySettings), 0, 1))
+    return asyncio.run(_main(make, msgspec.json.decode(line, type=ProxySettings), 0, 1))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import msgspec
 from bus.spool import MIN_SPOOL_BYTES
 
 _MIB = 1 << 20
+MIN_MEMORY_BYTES = 128 * _MIB  # of a recorder: the program (60 MB), the ring (32 MB), and what there is to hold
 MAX_BODY_BYTES = 24 * _MIB  # two bodies and their heads fit in the 64 MiB of a batch
 BUS_BODY_BYTES = 3 * _MIB + _MIB // 2  # the same for the 8 MB of a message between machines
 
@@ -41,6 +42,29 @@ class CaptureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"max_body_bytes lies between 0 and {MAX_BODY_BYTES}: an exchange must fit in one batch")
 
 
+class SampleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which part of what passes is recorded. Nothing given: all of it."""
+
+    share: float = 1.0  # of the sessions, by hash: part of the recording's scale
+    methods: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()  # patterns: /orders/{id}, /static/**
+    headers: tuple[tuple[str, str], ...] = ()  # (name, value)
+    cookies: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"a sample is a share of the sessions above 0 and at most 1, not {self.share}")
+
+    @property
+    def without_values(self) -> SampleSettings:
+        """As it may be told to who reads the recording: of headers and cookies only the names."""
+        return msgspec.structs.replace(
+            self,
+            headers=tuple((name, "") for name, _ in self.headers),
+            cookies=tuple((name, "") for name, _ in self.cookies),
+        )
+
+
 class RecordSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is recorded live, and how long."""
 
@@ -50,13 +74,18 @@ class RecordSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hosts: tuple[str, ...] = ()
     not_hosts: tuple[str, ...] = ()
     for_ns: int = 0  # 0: until it is stopped
-    proxies: tuple[tuple[str, str], ...] = ()  # (listen, upstream), each "ip:port"; none: the wire is recorded
+    #: Instead of the wire, one kind of these.
+    proxies: tuple[tuple[str, str], ...] = ()  # (listen, upstream), each "ip:port"
+    mirrors: tuple[str, ...] = ()  # addresses that gateways send copies of requests to, "ip:port"
+    vxlan: tuple[str, ...] = ()  # addresses that frames come to in UDP, "ip:port"
+    geneve: tuple[str, ...] = ()
+    socket: str = ""  # the path of a unix socket that services hand bytes to
     buffer_s: float = 2.0  # of traffic that may wait for the disk
     max_disk_bytes: int = 0  # 0: as much as there is
-    scale: float = 1.0  # the share of production that passes here
+    scale: float = 1.0  # the share of production that passes where this recording is made, by all its recorders
     capture: CaptureSettings = msgspec.field(default_factory=CaptureSettings)
-    #: `given`: the proxies that are named, else the ring; `auto`: the ring where it is permitted, else the proxies.
-    source: Literal["given", "auto", "ring", "proxy"] = "given"
+    #: `given`: the listeners that are named, else the ring; `auto`: the ring where it is permitted, else the proxies.
+    source: Literal["given", "auto", "ring", "proxy", "scapy"] = "given"
     keep_stress: bool = False  # record marked stress traffic too
     #: Over a bus: which one, the recording's name there, this recorder's own, and those of all that take part.
     bus: str = ""
@@ -66,11 +95,28 @@ class RecordSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spool: str = ""  # the folder where what the bus cannot take now waits
     spool_max_bytes: int = 512 * _MIB
     bus_buffer_s: float = 10.0  # of traffic that may wait in memory while a call to the bus has not come back
+    sample: SampleSettings = msgspec.field(default_factory=SampleSettings)
+    #: What recording may cost; 0: no bound. Beyond it whole sessions are shed.
+    max_cpu: float = 0.0  # of one core
+    max_memory_bytes: int = 0
+    max_rate: float = 0.0  # bytes a second to the file or the bus
+    kill_file: str = ""  # recording stops when it is there
+    user: str = ""  # who goes on when all sockets are open; "" = who began
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a bound to what recording may cost."""
+        return bool(self.max_cpu or self.max_memory_bytes or self.max_rate)
 
     def __post_init__(self) -> None:
         if bool(self.to) == bool(self.bus):
             raise ValueError("a recording goes either to a file (to) or to a bus (bus, recording, agent)")
         if self.bus and not (self.recording and self.agent and self.spool):
             raise ValueError("a recording on a bus needs a name (recording), this recorder's (agent), and a spool")
+        if self.max_memory_bytes and self.max_memory_bytes < MIN_MEMORY_BYTES:
+            raise ValueError(
+                f"max_memory_bytes is {self.max_memory_bytes}: at least {MIN_MEMORY_BYTES}; "
+                "the program and the ring take 96 MiB of it"
+            )
         if self.spool_max_bytes < MIN_SPOOL_BYTES:
             raise ValueError(f"spool_max_bytes is {self.spool_max_bytes}: at least {MIN_SPOOL_BYTES}")

@@ -26,6 +26,9 @@ class Channel(Protocol):
 
     def data(self, from_client: bool, data: bytes, ts_ns: int) -> None: ...
 
+    def no_answers(self) -> None:
+        """Only requests pass here: each is complete when it is whole. Said before any data."""
+
     def closed(self, from_client: bool, ts_ns: int) -> None:
         """That direction is complete."""
 

@@ -17,20 +17,23 @@ from typing import Final
 import msgspec
 
 from bus.ports import BusError
-from capture import proxy
-from capture.proxy import FRAME, Pair, ProxySettings, Totals
+from capture import handover
+from capture.handover import FRAME
+from capture.proxy import Pair, ProxySettings, Totals
 from capture.source import Channel, StreamSink
 from wire.config import ConfigError
 
 _READ_BYTES: Final = 1 << 20
 _READY_S: Final = 20.0
-INTERFACE: Final = "proxy"
 
 
 class ProxySource:
     """Any number of LISTEN=UPSTREAM pairs, in one process of its own. Called by one thread."""
 
     kernel_times = False
+    _kind = "proxy"  # the module that is run, and the interface of what it sees
+    _called = "the recording proxy"
+    _requests_only = False
 
     def __init__(
         self,
@@ -54,7 +57,7 @@ class ProxySource:
         home = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH", ""))))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "capture.proxy"],
+            [sys.executable, "-m", f"capture.{self._kind}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},
@@ -95,7 +98,7 @@ class ProxySource:
         if not self._fill(timeout_s):
             if self._over:
                 code = self._process.wait()
-                raise BusError(f"the recording proxy ended by itself (exit code {code}): its connections are cut")
+                raise BusError(f"{self._called} ended by itself (exit code {code}): its connections are cut")
             return 0
         return self._take(sink)
 
@@ -155,11 +158,11 @@ class ProxySource:
                 continue
             data = bytes(self._buffer[FRAME.size : FRAME.size + length])
             del self._buffer[: FRAME.size + length]
-            if kind == proxy.READY:
+            if kind == handover.READY:
                 return msgspec.json.decode(data, type=list[int])
-            if kind == proxy.FAILED:
-                raise ConfigError(f"the proxy cannot listen on {', '.join(self.inputs)}: {data.decode()}")
-        raise BusError("the recording proxy did not start")
+            if kind == handover.FAILED:
+                raise ConfigError(f"{self._called} cannot listen on {', '.join(self.inputs)}: {data.decode()}")
+        raise BusError(f"{self._called} did not start")
 
     def _fill(self, timeout_s: float) -> bool:
         if not self._poll.poll(max(0, round(timeout_s * 1000))):
@@ -183,18 +186,20 @@ class ProxySource:
             at += FRAME.size
             taken += 1
             channel = channels.get(number)
-            if kind in (proxy.FROM_CLIENT, proxy.FROM_SERVER):
+            if kind in (handover.FROM_CLIENT, handover.FROM_SERVER):
                 self.received_bytes += length
                 if channel is not None:
-                    channel.data(kind == proxy.FROM_CLIENT, bytes(buffer[at : at + length]), ts_ns)
+                    channel.data(kind == handover.FROM_CLIENT, bytes(buffer[at : at + length]), ts_ns)
                 else:  # of a connection that was abandoned: passed on, and nothing that can be reassembled
                     ledger = sink.account.ledger("bytes")
                     ledger.seen += length
                     ledger.drop("after_end", length)
-            elif kind == proxy.OPENED:
+            elif kind == handover.OPENED:
                 client, _, server = bytes(buffer[at : at + length]).decode().partition("\0")
-                channels[number] = sink.connection_opened(client, server, ts_ns, INTERFACE)
-            elif kind == proxy.TOTALS:
+                channels[number] = sink.connection_opened(client, server, ts_ns, self._kind)
+                if self._requests_only:
+                    channels[number].no_answers()
+            elif kind == handover.TOTALS:
                 self.totals = msgspec.json.decode(bytes(buffer[at : at + length]), type=Totals)
             elif channel is not None:
                 self._ended(channel, kind, number, ts_ns)
@@ -203,18 +208,40 @@ class ProxySource:
         return taken
 
     def _ended(self, channel: Channel, kind: int, number: int, ts_ns: int) -> None:
-        if kind in (proxy.CLIENT_END, proxy.SERVER_END):
-            channel.closed(kind == proxy.CLIENT_END, ts_ns)
+        if kind in (handover.CLIENT_END, handover.SERVER_END):
+            channel.closed(kind == handover.CLIENT_END, ts_ns)
             # The second end takes the channel away; a connection that is reset half way is taken away by that.
             if number in self._half_closed:
                 self._half_closed.discard(number)
                 del self._channels[number]
             else:
                 self._half_closed.add(number)
-        elif kind in (proxy.RESET, proxy.SHED):
+        elif kind in (handover.RESET, handover.SHED):
             channel.reset(ts_ns)
             self._half_closed.discard(number)
             del self._channels[number]
+
+
+class MirrorSource(ProxySource):
+    """Addresses that gateways mirror their requests to. There are no answers: exchanges have none."""
+
+    _kind = "mirror"
+    _called = "the listener for mirrored requests"
+    _requests_only = True
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(f"mirror {_text(pair.listen_host, pair.listen_port)}" for pair in self._pairs)
+
+    @property
+    def described(self) -> str:
+        listening = (_text(pair.listen_host, port) for pair, port in zip(self._pairs, self.ports, strict=True))
+        return f"mirror on {', '.join(listening)}: requests only"
+
+
+def listeners_of(texts: tuple[str, ...]) -> tuple[Pair, ...]:
+    """Addresses to listen on, "host:port" or ":port", with nothing behind them. Raises ConfigError."""
+    return tuple(Pair(*_address(text, listen=True), "", 0) for text in texts)
 
 
 def pairs_of(texts: tuple[tuple[str, str], ...]) -> tuple[Pair, ...]:

@@ -14,7 +14,8 @@ from typing import Any, cast
 
 import pytest
 
-from capture.proxy import CLIENT_END, FRAME, FROM_SERVER, HandOver, _Connection
+from capture.handover import CLIENT_END, FRAME, FROM_SERVER, HandOver
+from capture.proxy import _Connection
 from capture.source_proxy import ProxySource, pairs_of
 from wire.account import Account
 from wire.config import ConfigError

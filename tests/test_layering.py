@@ -30,7 +30,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "faust": ("cleanse/app.py",),
     "scapy": ("*scapy*.py",),
     "asyncio": (
-        "capture/proxy.py", "mock/*.py", "sdk/*.py", "cleanse/app.py", "livefire/page*", "examples/*.py",
+        "capture/proxy.py", "capture/mirror.py", "capture/handover.py", "mock/*.py", "sdk/*.py", "cleanse/app.py",
+        "livefire/page*", "examples/*.py",
     ),
     "sqlite3": ("*/*sql*.py", "examples/*.py"),
     "sqlalchemy": ("*/*sql*.py", "examples/*.py"),

@@ -1,0 +1,60 @@
+"""The options of `livefire record` that say what is recorded: the wire, or what is sent here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from livefire.errors import UserError
+
+_OPTIONS = (
+    click.option(
+        "--interface", "-i", multiple=True, metavar="NAME", help="Where to listen; repeatable (default: all)."
+    ),
+    click.option(
+        "--port", multiple=True, metavar="PORT", type=click.IntRange(1, 65535), help="The server's port; repeatable."
+    ),
+    click.option("--host", multiple=True, metavar="ADDRESS", help="Only traffic from or to it; repeatable."),
+    click.option("--not-host", multiple=True, metavar="ADDRESS", help="Leave this address out; repeatable."),
+    click.option("--proxy", multiple=True, metavar="LISTEN=UPSTREAM", help="A recording proxy; repeatable."),
+    click.option("--mirror", multiple=True, metavar="LISTEN", help="A gateway sends copies of requests; repeatable."),
+    click.option("--vxlan", multiple=True, metavar="LISTEN", help="Frames come in VXLAN, as :4789; repeatable."),
+    click.option("--geneve", multiple=True, metavar="LISTEN", help="Frames come in Geneve, as :6081; repeatable."),
+    click.option("--socket", metavar="PATH", help="Services hand bytes over, through this unix socket."),
+    click.option(
+        "--engine",
+        type=click.Choice(["auto", "ring", "proxy", "scapy"]),
+        help="Default: the listeners named, else the ring.",
+    ),
+)
+
+
+def source_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command gets them by name, and hands them to `sources_of`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def sources_of(options: dict[str, Any]) -> dict[str, Any]:
+    """As fields of `RecordSettings`. Raises UserError."""
+    pairs = []
+    for text in options["proxy"]:
+        listen, equals, upstream = text.partition("=")
+        if not equals:
+            raise UserError(f"--proxy {text!r}: write it as LISTEN=UPSTREAM, as in 0.0.0.0:8080=127.0.0.1:8081")
+        pairs.append((listen, upstream))
+    return {
+        "interfaces": options["interface"],
+        "ports": options["port"],
+        "hosts": options["host"],
+        "not_hosts": options["not_host"],
+        "proxies": tuple(pairs),
+        "mirrors": options["mirror"],
+        "vxlan": options["vxlan"],
+        "geneve": options["geneve"],
+        "socket": options["socket"] or "",
+        "source": options["engine"] or "given",
+    }
