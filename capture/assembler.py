@@ -23,6 +23,7 @@ from capture.lane import Lane
 from capture.ledgers import Ledgers
 from capture.pair import Pair
 from capture.ready import Ready
+from capture.sample import Filter
 from capture.segment import Fragment, Segment
 from capture.session import SessionFinder
 from capture.settings import CaptureSettings
@@ -83,10 +84,9 @@ class Assembler:
         self._lane = Lane(self, self._messages, settings)
         self._general = general
         self.ready = Ready(self._ledgers)  # complete, and not yet taken
-        #: Asked with a request's fields in lower case, from the newline before them on (or sooner): why its exchange is
-        #: not wanted (a reason of `INTENTIONAL`), "" to keep it.
-        self.leave_out: Callable[[bytes], str] | None = None
-        self.sheds: Callable[[bytes], bool] | None = None  # asked of each session id: is there no room for it?
+        #: Asked of a request: why its exchange is not wanted (a reason of `INTENTIONAL`), "" to keep it.
+        self.leave_out: Filter | None = None
+        self.sheds: Callable[[bytes], str] | None = None  # asked of each session id: why it is shed, "" to keep it
 
     # -- results
 
@@ -275,11 +275,11 @@ class Assembler:
             side.interface = interface
         self._packets.emitted += 1
         self._bytes.seen += size
+        if end > len(data) and size:
+            self._ledgers.account.note("cut_packets")  # by a snaplen, or by who mirrored them
         side.connection.segment(side, sequence, ack, flags, data[body:end] if size else b"", size, ts_ns)
 
     def _opened(self, first: str, second: str, link: str, midstream: bool) -> Connection:
-        if end > len(data) and size:
-            self._ledgers.account.note("cut_packets")  # by a snaplen, or by who mirrored them
         if len(self._open) >= self.settings.max_connections:
             oldest = heapq.nsmallest(max(1, len(self._open) // 100), self._open, key=lambda c: c.last_ns)
             for connection in oldest:
@@ -381,7 +381,9 @@ class Assembler:
             if not self.settings.keep_unpaired or response is None:
                 reason = reason or "unpaired_response"
         if not reason and self.leave_out is not None and request is not None:
-            reason = self.leave_out(request.low)
+            reason = self.leave_out(request)
+        if not reason and self.sheds is not None:  # before the record is made: it is to cost less
+            reason = self.sheds(self._maker.session(connection, pair))
         if reason:
             self._ledgers.drop_messages(reason, count)
             self.drop_bytes(reason, wire_bytes)
@@ -389,10 +391,6 @@ class Assembler:
         if response is None:
             self._ledgers.account.note("unanswered")
         exchange = self._maker.exchange(connection, pair)
-        if self.sheds is not None and self.sheds(exchange.session_id):
-            self._ledgers.drop_messages("no_room", count)
-            self.drop_bytes("no_room", wire_bytes)
-            return
         if self._masker is not None:
             exchange = self._masker.exchange(exchange)
         self.ready.add(exchange, count, wire_bytes)

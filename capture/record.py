@@ -23,10 +23,15 @@ from bus.ports import Bus, BusError, BusFull
 from capture.assembler import Assembler, Masker
 from capture.choose import choose, open_source
 from capture.dealer import LINGER_S, Clock, Dealer, after_crash
+from capture.governor import BOUNDS, Deaf, Governor, queue_bytes, use_now, within
+from capture.message import Message
 from capture.output import Output
-from capture.settings import BUS_BODY_BYTES, CaptureSettings, RecordSettings
+from capture.privileges import become, give, user_of
+from capture.sample import Filter, filter_of, sampled
+from capture.settings import BUS_BODY_BYTES, CaptureSettings, RecordSettings, SampleSettings
 from capture.shed import Shedder
 from capture.source import Source
+from capture.watch import LOOK_NS, KillFile, Links
 from capture.writer import QueuedWriter
 from livefire_shadow.marker import HEADER
 from wire import topics
@@ -83,6 +88,8 @@ def record(
     the end: what the bus did not take waits in the spool.
     """
     why = "given"
+    kill_file, user = KillFile(settings.kill_file), user_of(settings.user) if settings.user else None
+    leave_out = _leave_out(settings)
     if source is None:
         choice = choose(settings)
         why = choice.why
@@ -99,24 +106,28 @@ def record(
             skew_ns = (lambda: 0) if ahead or wall_ns is None else (lambda: wall_ns() - anchor_ns - monotonic_ns())
             folder, most = Path(settings.spool).expanduser() / settings.recording, settings.spool_max_bytes
             log = Dealer(bus, manifest, host, folder, most, monotonic_ns=monotonic_ns, skew_ns=skew_ns)
+        if user is not None:
+            give(Path(settings.to) if bus is None else folder, user)
+            become(user, None if bus is None else folder)
     except BaseException:
         source.close()
         if bus is not None:
             bus.close()
         raise
-    capture = msgspec.structs.replace(settings.capture, batch_ns=min(settings.capture.batch_ns, FLUSH_NS))
+    capture = within(settings.capture, settings.max_memory_bytes)
+    capture = msgspec.structs.replace(capture, batch_ns=min(capture.batch_ns, FLUSH_NS))
     tick, buffer_s = None, settings.buffer_s
     if isinstance(log, Dealer):
         capture = msgspec.structs.replace(capture, max_body_bytes=min(capture.max_body_bytes, BUS_BODY_BYTES))
         tick, buffer_s = log.tick, settings.bus_buffer_s
-    writer = QueuedWriter(log, buffer_ns=round(buffer_s * 1e9), monotonic_ns=monotonic_ns, tick=tick)
+    most = queue_bytes(settings.max_memory_bytes)
+    writer = QueuedWriter(log, buffer_ns=round(buffer_s * 1e9), max_bytes=most, monotonic_ns=monotonic_ns, tick=tick)
     try:
         assembler = Assembler(log.manifest.owner_id, capture, masker, key, host=host)
-        if not settings.keep_stress:
-            assembler.leave_out = stress
+        assembler.leave_out = leave_out
         if blind is not None:
             writer.write_records((), RecordType.ACCOUNT, increment=blind)
-        loop = _Loop(settings, capture, source, assembler, writer, log, why, anchor_ns, monotonic_ns)
+        loop = _Loop(settings, capture, source, assembler, writer, log, why, anchor_ns, monotonic_ns, kill_file)
         return loop.run(stop, progress)
     finally:
         writer.close()
@@ -129,6 +140,17 @@ def stress(low: bytes) -> str:
     return "stress" if _MARKER in low else ""
 
 
+def _leave_out(settings: RecordSettings) -> Filter | None:
+    wanted = filter_of(settings.sample)
+    if settings.keep_stress:
+        return wanted
+
+    def why(request: Message) -> str:
+        return stress(request.low) or (wanted(request) if wanted is not None else "")
+
+    return why
+
+
 def _manifest(settings: RecordSettings, masked: bool, source: Source, now_ns: int, host: str) -> Manifest:
     return Manifest(
         topic=topics.RAW,
@@ -137,8 +159,8 @@ def _manifest(settings: RecordSettings, masked: bool, source: Source, now_ns: in
         created_ns=now_ns,
         writer="livefire",
         hosts=settings.agents or ((host,) if host else ()),
-        scale=settings.scale,
-        settings=msgspec.to_builtins(settings),
+        scale=settings.scale * settings.sample.share,
+        settings=msgspec.to_builtins(msgspec.structs.replace(settings, sample=settings.sample.without_values)),
         inputs=source.inputs,
         masked=masked,
     )
@@ -152,9 +174,19 @@ def _open(path: Path, manifest: Manifest) -> tuple[LogWriter, Increment | None]:
     if found.masked and not manifest.masked:
         raise BusError(f"{path}: was begun masked, and would go on unmasked; write to another file")
     log = LogWriter(path, msgspec.structs.replace(manifest, owner_id=found.owner_id))
+    if (found.scale, _sample_of(found)) != (manifest.scale, _sample_of(manifest)):
+        log.close()
+        raise BusError(
+            f"{path}: was begun with {found.scale:.3%} of production, and would go on with {manifest.scale:.3%}, or "
+            "with other requests of it (--scale, --sample, --only-...); write to another file"
+        )
     account = account_of(path)
     in_flight = {name: ledger.in_flight for name, ledger in account.ledgers.items() if ledger.in_flight}
     return log, after_crash(in_flight, max(0, manifest.created_ns - max(log.last_ns, found.created_ns)))
+
+
+def _sample_of(manifest: Manifest) -> SampleSettings:
+    return msgspec.convert(manifest.settings.get("sample", {}), SampleSettings)
 
 
 def _manifest_of(path: Path) -> Manifest | None:
@@ -176,6 +208,7 @@ class _Loop:
         why: str,
         anchor_ns: int,
         monotonic_ns: Callable[[], int],
+        kill_file: KillFile,
     ) -> None:
         self._settings = settings
         self._source = source
@@ -190,16 +223,21 @@ class _Loop:
         self._last_exchanges = 0
         self._last_tick_ns = self._started_ns
         self._shedder = Shedder()
+        self._governor = Governor(settings, self._shedder, lambda: use_now(log.next_offset))
+        self._deaf = Deaf(assembler)
+        self._links = Links(source.inputs)
+        self._kill_file = kill_file
         self._clock: Clock | None = None
+        sheds = self._shedder.sheds if isinstance(log, Dealer) or settings.bounded else None
+        assembler.sheds = sampled(settings.sample.share, sheds)
         if isinstance(log, Dealer):
-            assembler.sheds = self._shedder.sheds
             self._follow_bus(log)
 
     def run(self, stop: Callable[[], bool], progress: Callable[[Progress], None] | None) -> Account:
         source, assembler, settings = self._source, self._assembler, self._settings
         now = self._started_ns
         ends_ns = now + settings.for_ns if settings.for_ns else 0
-        next_tick, next_expire, heard_ns = now, now, now
+        next_tick, next_expire, next_look, heard_ns = now, now, now, now
         reason = "done"
         while True:
             now = self._monotonic_ns()
@@ -217,7 +255,15 @@ class _Loop:
             if stop():
                 reason = "stopped"
                 break
-            if source.feed(assembler, _WAIT_S):
+            if now >= next_look:
+                next_look = now + LOOK_NS
+                self._governor.look(now)
+                self._links.look(now, assembler.account)
+                if self._kill_file.there():
+                    assembler.account.note("stopped.kill_file")
+                    reason = "stopped"
+                    break
+            if source.feed(self._deaf if self._governor.deaf else assembler, _WAIT_S):
                 heard_ns = self._monotonic_ns()
             if now >= next_expire:
                 # The packets' own clock, carried on while there are none: the wall clock may be set meanwhile.
@@ -231,6 +277,8 @@ class _Loop:
         self._pump()
         if not self._writer.settle(LINGER_S if isinstance(self._log, Dealer) else self._settings.buffer_s):
             self._output.shed(assembler)
+        self._links.end(self._monotonic_ns(), assembler.account)
+        self._governor.account(assembler.account)
         self._output.end(assembler, reason)
         if progress is not None:
             progress(self._progress(self._monotonic_ns()))
@@ -273,7 +321,7 @@ class _Loop:
             connections=self._assembler.connections,
             file_bytes=self._log.next_offset,
             lost_packets=account.ledger("packets").drops.get("kernel", 0),
-            shed=sum(account.ledger("messages").drops.get(name, 0) for name in ("shed", "no_room")),
+            shed=sum(account.ledger("messages").drops.get(name, 0) for name in ("shed", "no_room", *BOUNDS)),
             recording_id=self._log.manifest.owner_id,
             waiting_bytes=self._log.waiting_bytes if isinstance(self._log, Dealer) else 0,
             away=isinstance(self._log, Dealer) and self._log.away,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from fractions import Fraction
 from typing import Any, Final
 
 import click
@@ -40,6 +41,42 @@ class Rate(click.ParamType):
         if rate <= 0:
             self.fail(f"{text!r} is not above 0", param, ctx)
         return rate
+
+
+class Share(click.ParamType):
+    """'10%', '3/10' or '0.1': a share above 0 and, unless `above_all`, at most 1."""
+
+    name = "SHARE"
+
+    def __init__(self, *, above_all: bool = False) -> None:
+        self._above_all = above_all
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value).strip()
+        try:
+            share = float(Fraction(text.removesuffix("%").strip()) / (100 if text.endswith("%") else 1))
+        except (ValueError, ZeroDivisionError, OverflowError):
+            self.fail(f"{text!r} is not a share (as in 10%, 3/10, 0.1)", param, ctx)
+        if share <= 0 or (share > 1 and not self._above_all) or share > 1e6:
+            meant = f": did you mean {text}%?" if 1 < share <= 100 and not text.endswith("%") else ""
+            self.fail(f"{text!r} is not above 0{'' if self._above_all else ' and at most 1 (100%)'}{meant}", param, ctx)
+        return share
+
+
+class BytesRate(click.ParamType):
+    """'10MB/s': bytes a second."""
+
+    name = "RATE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value)
+        try:
+            per_s = config.size_bytes(text.strip().removesuffix("/s").strip())
+        except config.ConfigError:
+            per_s = 0
+        if not per_s:
+            self.fail(f"{text!r} is not a rate of bytes above 0 (as in 10MB/s)", param, ctx)
+        return float(per_s)
 
 
 class Positive(click.ParamType):
