@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +15,7 @@ from kafka.admin import KafkaAdminClient
 
 from bus import kafka_layout as layout
 from bus.address import KafkaAddress, KafkaSecurity
+from bus.kafka_words import Words
 from bus.ports import BusAway, BusError
 
 CONNECT_S: Final = 3.0  # for a first connection
@@ -31,62 +30,8 @@ _SPENT: Final = (
 _FETCH_BYTES: Final = 2 << 20  # a partition; one message may be larger, and comes whole all the same
 
 
-_WHY: Final = re.compile(
-    r"(?:Connection failed|Bootstrap connection to \S+ failed): (\w+)(?:: (?:\d+ )?([^\n]*?))?(?: \(backoff.*)?"
-)
-_CONNECTION: Final = "kafka.net.connection"
-_PLAIN: Final = {"ECONNREFUSED": "connection refused", "ETIMEDOUT": "timed out", "EHOSTUNREACH": "no route to the host"}
-
-
 class Gone(BusError):
     """What should be read is not there any more."""
-
-
-class _LastWords(logging.Handler):
-    """Keeps why the driver could not connect. Its log is not for the user's terminal: an outage would fill it."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self._asked: set[int] = set()  # connections on which the broker has been told who we are, and has not answered
-        self.forget()
-
-    def forget(self) -> None:
-        """A connection is to be made."""
-        self._denied = False
-        self._hung_up = self._others = 0
-        self._text, self._at = "", 0.0
-
-    def emit(self, record: logging.LogRecord) -> None:
-        line = record.getMessage().partition("\n")[0]
-        self._denied |= "SaslAuthenticationFailedError" in line
-        if match := _WHY.fullmatch(line):
-            self._text = " ".join(_PLAIN.get(word, word) for word in (match[2] or match[1]).split())
-            self._at = time.monotonic()
-            self._hung_up += "disconnected" in self._text
-            self._others += "disconnected" not in self._text
-
-    def refused(self, met: bool) -> bool:
-        """Whether the brokers did not take user or password. While connecting the driver only logs that, and loses the
-        answer when it comes together with the end of the connection: then the brokers hang up, each time. Who was let
-        in before (`met`) is hung up on because a broker ends."""
-        return self._denied or (not met and self._hung_up > 1 and not self._others)
-
-    @property
-    def text(self) -> str:
-        """What was said in the last seconds: older words are about something else."""
-        return self._text if time.monotonic() - self._at < 5.0 else ""
-
-
-_words = _LastWords()
-
-
-def listen() -> None:
-    """A connection is to be made: from now on what the driver says of it is about this one."""
-    driver = logging.getLogger("kafka")
-    if _words not in driver.handlers:
-        driver.addHandler(_words)
-        driver.propagate = False
-    _words.forget()
 
 
 def security_options(security: KafkaSecurity) -> dict[str, Any]:
@@ -120,9 +65,10 @@ def security_options(security: KafkaSecurity) -> dict[str, Any]:
     }
 
 
-def client_options(address: KafkaAddress, security: KafkaSecurity) -> dict[str, Any]:
+def client_options(address: KafkaAddress, security: KafkaSecurity, words: Words) -> dict[str, Any]:
     """What producer, consumer and admin client share."""
     return {
+        "client_id": words.client,
         "bootstrap_servers": list(address.servers),
         "bootstrap_timeout_ms": int(CONNECT_S * 1000),
         "reconnect_backoff_max_ms": 500,
@@ -131,11 +77,13 @@ def client_options(address: KafkaAddress, security: KafkaSecurity) -> dict[str, 
     }
 
 
-def told(address: KafkaAddress, error: Exception, *, sasl: bool = False, met: bool = True) -> BusError:
+def told(address: KafkaAddress, error: Exception, words: Words, *, sasl: bool = False, met: bool = True) -> BusError:
     """The driver's error as one of ours. `sasl`: a password is used; `met`: these brokers have taken it before."""
     name = type(error).__name__.removesuffix("Error")
-    if isinstance(error, kafka_errors.SaslAuthenticationFailedError) or (sasl and _words.refused(met)):
+    if isinstance(error, kafka_errors.SaslAuthenticationFailedError):
         return BusError(f"{address}: the brokers refuse user or password (kafka_security)")
+    if (verdict := words.verdict(address, sasl=sasl, met=met)) is not None:
+        return verdict
     if isinstance(error, kafka_errors.AuthorizationError):
         return BusError(f"{address}: not allowed: {name} (what this user may do is set on the brokers)")
     if isinstance(error, kafka_errors.OffsetOutOfRangeError | kafka_errors.NoOffsetForPartitionError):
@@ -146,7 +94,9 @@ def told(address: KafkaAddress, error: Exception, *, sasl: bool = False, met: bo
         return BusError(f"{address}: a message is larger than the topic takes (livefire topics check --bus {address})")
     if isinstance(error, kafka_errors.KafkaConfigurationError):
         return BusError(f"{address}: {error}")
-    said = f" ({_words.text[:160]})" if _words.text else ""
+    said = f" ({words.text[:160]})" if words.text else ""
+    if not met and "disconnected" in words.text:
+        said += "; if that is a broker, does it want TLS or a password (kafka_security)?"
     if isinstance(error, kafka_errors.KafkaTimeoutError) or getattr(error, "retriable", False):
         return BusAway(f"{address}: no broker answers{said}")
     return BusAway(f"{address}: {name}: {str(error).splitlines()[0][:160] if str(error) else 'no reason given'}")
@@ -172,7 +122,8 @@ class Link:
     def __init__(self, address: KafkaAddress, security: KafkaSecurity) -> None:
         self.address = address
         self.lock = threading.RLock()
-        self._options = client_options(address, security)
+        self._words = Words()
+        self._options = client_options(address, security, self._words)
         self._sasl, self._met = "sasl_mechanism" in self._options, False
         self._producer: KafkaProducer | None = None
         self._consumer: KafkaConsumer | None = None
@@ -183,14 +134,13 @@ class Link:
         self._glances = _Glances()
         self._answer_ms = int(CONNECT_S * 1000)  # until the consumer knows its way about
         self._closed = False
-        listen()
 
     @contextlib.contextmanager
     def _talk(self) -> Iterator[None]:
         try:
             yield
         except kafka_errors.KafkaError as error:
-            raise told(self.address, error, sasl=self._sasl, met=self._met) from None
+            raise told(self.address, error, self._words, sasl=self._sasl, met=self._met) from None
         except OSError as error:
             raise BusAway(f"{self.address}: {error}") from None
 
@@ -203,7 +153,7 @@ class Link:
         return self._counts[topic]
 
     def _describe(self, names: Sequence[str]) -> None:
-        listen()
+        self._words.forget()
         with self._talk():
             admin = KafkaAdminClient(**self._options)
             try:
@@ -217,7 +167,7 @@ class Link:
             if code == kafka_errors.UnknownTopicOrPartitionError.errno:
                 gone.append(topic["name"])
             elif code:
-                raise told(self.address, kafka_errors.for_code(code)())
+                raise told(self.address, kafka_errors.for_code(code)(), self._words)
             else:
                 self._counts[topic["name"]] = len(topic["partitions"])
         if gone:
@@ -233,7 +183,7 @@ class Link:
                 spent, self._producer = self._producer, None
                 _let_go(spent, 0)
             if self._producer is None:
-                listen()
+                self._words.forget()
                 with self._talk():
                     self._producer = KafkaProducer(
                         **self._options,
@@ -288,7 +238,7 @@ class Link:
         if self._closed:
             raise BusError(f"{self.address}: is closed")
         if self._consumer is None:
-            listen()
+            self._words.forget()
             with self._talk():
                 self._consumer = KafkaConsumer(
                     **self._options,

@@ -13,7 +13,8 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from bus import kafka_layout as layout
 from bus.address import KafkaAddress, KafkaSecurity
-from bus.kafka_link import client_options, listen, told
+from bus.kafka_link import client_options, told
+from bus.kafka_words import Words
 from bus.ports import BusAway, BusError
 
 _DAY_MS: Final = 86_400_000
@@ -68,9 +69,9 @@ class Topics:
 
     def __init__(self, address: KafkaAddress, security: KafkaSecurity | None = None) -> None:
         self.address = address
-        options = client_options(address, security or KafkaSecurity())
+        self._words = Words()
+        options = client_options(address, security or KafkaSecurity(), self._words)
         self._sasl = "sasl_mechanism" in options
-        listen()
         with self._talk():
             self._admin = KafkaAdminClient(**options)
 
@@ -83,7 +84,7 @@ class Topics:
                 f"{self.address}: there are fewer brokers than copies (--replication: at most as many as brokers)"
             ) from None
         except kafka_errors.KafkaError as error:
-            raise told(self.address, error, sasl=self._sasl, met=hasattr(self, "_admin")) from None
+            raise told(self.address, error, self._words, sasl=self._sasl, met=hasattr(self, "_admin")) from None
 
     def create(self, wanted: Wanted, extra: Sequence[str] = ()) -> list[Finding]:
         """Make what is missing; what is there is left as it is, and checked."""
@@ -142,7 +143,7 @@ class Topics:
             if not topic["error_code"]:
                 there[topic["name"]] = len(topic["partitions"])
             elif topic["error_code"] != kafka_errors.UnknownTopicOrPartitionError.errno:
-                raise told(self.address, kafka_errors.for_code(topic["error_code"])())
+                raise told(self.address, kafka_errors.for_code(topic["error_code"])(), self._words)
         return there
 
     def _configs(self, topics_there: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -201,6 +201,25 @@ def test_no_broker_at_all_is_told_in_one_line(address: KafkaAddress) -> None:
     nobody.close()
 
 
+def test_two_clusters_in_one_process_have_words_of_their_own() -> None:
+    """What one driver says is not told of the other's brokers."""
+    servers = ("127.0.0.1:9", "nobody.invalid:9092")
+    buses = [KafkaBus(KafkaAddress((server,), "livefire"), "run-1") for server in servers]
+    said = ["", ""]
+
+    def ask(number: int) -> None:
+        said[number] = bounded(lambda: buses[number].partitions(topics.RAW))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for bus in buses:
+        bus.close()
+    assert "connection refused" in said[0] and "DNS" in said[1]
+
+
 @pytest.mark.parametrize(
     ("security", "says"),
     [
@@ -211,7 +230,7 @@ def test_no_broker_at_all_is_told_in_one_line(address: KafkaAddress) -> None:
         (KafkaSecurity(mechanism="MAGIC", user="agent", password="right"), "mechanism is 'MAGIC', not one of"),
         (KafkaSecurity(ca="/nowhere/ca.pem"), "no file /nowhere/ca.pem"),
         (KafkaSecurity(), "no broker answers"),
-        (KafkaSecurity(tls=True), "no broker answers"),
+        (KafkaSecurity(tls=True), "does not speak TLS"),
     ],
 )
 def test_who_is_not_let_in_is_told_why_and_soon(
@@ -245,7 +264,7 @@ def test_a_bus_with_many_writers_is_closed_in_bounded_time_also_while_no_broker_
     bus = KafkaBus(address, f"run-{uuid.uuid4().hex[:8]}")
     for number in range(8):
         bus.writer(topics.OUTCOMES, f"w{number}", Manifest(topics.OUTCOMES, f"w{number}", "run-1", 5, "test"))
-    assert any("kafka-python-producer" in thread.name for thread in set(threading.enumerate()) - threads)
+    assert any("kafka-io-livefire" in thread.name for thread in set(threading.enumerate()) - threads)
     server.freeze()
     try:
         until_stopped(server.pid)
@@ -253,7 +272,7 @@ def test_a_bus_with_many_writers_is_closed_in_bounded_time_also_while_no_broker_
         bus.close()
         assert time.monotonic() - began < 2 * _BOUND_S
         deadline = time.monotonic() + 10
-        while any("kafka-python-producer" in thread.name for thread in set(threading.enumerate()) - threads):
+        while any("kafka-io-livefire" in thread.name for thread in set(threading.enumerate()) - threads):
             assert time.monotonic() < deadline, "the driver goes on behind our back"
     finally:
         server.thaw()
