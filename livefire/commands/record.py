@@ -7,7 +7,7 @@ import re
 import socket
 import time
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import Any, Final
 
 import click
 
@@ -15,13 +15,16 @@ from bus.address import KafkaSecurity
 from bus.spool import MIN_SPOOL_BYTES
 from capture.app import drain, record
 from capture.record import Progress
+from capture.sample import described
 from capture.settings import RecordSettings
 from livefire.commands.masking import masker_for, masking_options
 from livefire.commands.show import show_account
 from livefire.errors import UserError
+from livefire.limits import cost_line, limit_options, limits_of, stays_root
 from livefire.options import Duration, asked_bus, on_bus
 from livefire.recording import masked_line
 from livefire.settings import Resolved
+from livefire.sources import source_options, sources_of
 from livefire.story import Story
 from livefire.supervisor import StopFlag
 from livefire.tables import size
@@ -38,18 +41,11 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 )
 @click.option("--agent", metavar="NAME", help="This recorder's name in it (default: the name of this machine).")
 @click.option("--agents", metavar="NAME,...", help="All recorders that take part, so that readers wait for each.")
-@click.option("--scale", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Share of production seen here.")
+@limit_options
 @click.option("--spool", metavar="DIR", help="Where what the bus cannot take waits (default: see docs/cli.md).")
 @click.option("--spool-max", default="512MB", metavar="SIZE", help="Its bound; beyond it whole sessions are shed.")
 @click.option("--drain", "drain_only", is_flag=True, help="Record nothing: bring to the bus what waits in the spool.")
-@click.option("--interface", "-i", multiple=True, metavar="NAME", help="Where to listen; repeatable (default: all).")
-@click.option(
-    "--port", multiple=True, metavar="PORT", type=click.IntRange(1, 65535), help="The server's port; repeatable."
-)
-@click.option("--host", multiple=True, metavar="ADDRESS", help="Only traffic from or to it; repeatable.")
-@click.option("--not-host", multiple=True, metavar="ADDRESS", help="Leave this address out; repeatable.")
-@click.option("--proxy", multiple=True, metavar="LISTEN=UPSTREAM", help="A recording proxy; repeatable.")
-@click.option("--engine", type=click.Choice(["auto", "ring", "proxy"]), help="Default: the proxies named, else auto.")
+@source_options
 @click.option("--for", "for_", type=Duration(), help="Stop after this time (default: until Ctrl-C).")
 @click.option("--keep-stress", is_flag=True, help="Record marked stress traffic, too.")
 @click.option("--stdin-guard", is_flag=True, help="Stop when stdin closes: for a supervisor.")
@@ -58,41 +54,29 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 @click.pass_obj
 def command(
     resolved: Resolved,
+    /,
     to: Path | None,
     recording: str | None,
     agent: str | None,
     agents: str | None,
-    scale: float,
     spool: str | None,
     spool_max: str,
     drain_only: bool,
-    interface: tuple[str, ...],
-    port: tuple[int, ...],
-    host: tuple[str, ...],
-    not_host: tuple[str, ...],
-    proxy: tuple[str, ...],
-    engine: str | None,
     for_: str | None,
     keep_stress: bool,
     stdin_guard: bool,
     unmasked: bool,
     mask: Path | None,
     as_json: bool,
+    **sources: Any,
 ) -> None:
-    """Record live HTTP traffic: from the packet ring where this process may open one, else through a proxy.
+    """Record live HTTP traffic: from the wire where this process may read it, or of what is sent here.
 
     \b
     livefire record --interface eth0 --port 8080 --for 10m --to monday.lf
     livefire record --proxy 0.0.0.0:8080=127.0.0.1:8081 --to monday.lf
     livefire record --port 8080 --bus kafka://k1:9092 --recording monday --agent web-1 --agents web-1,web-2
     """
-    pairs = []
-    for text in proxy:
-        listen, equals, upstream = text.partition("=")
-        if not equals:
-            raise UserError(f"--proxy {text!r}: write it as LISTEN=UPSTREAM, as in 0.0.0.0:8080=127.0.0.1:8081")
-        pairs.append((listen, upstream))
-    source = cast(Literal["given", "auto", "ring", "proxy"], engine or "given")
     address = asked_bus(resolved) if to is not None else resolved.settings.bus
     names = _names(to, address, recording, agent, agents)
     settings = RecordSettings(
@@ -103,15 +87,10 @@ def command(
         agents=names[1] if address else (),
         spool=spool or _default_spool(),
         spool_max_bytes=max(MIN_SPOOL_BYTES, config.size_bytes(spool_max)),
-        scale=scale,
-        interfaces=interface,
-        ports=port,
-        hosts=host,
-        not_hosts=not_host,
-        proxies=tuple(pairs),
         for_ns=config.duration_ns(for_) if for_ else 0,
-        source=source,
         keep_stress=keep_stress,
+        **sources_of(sources),
+        **limits_of(sources),
     )
     security = resolved.settings.kafka_security
     if drain_only:
@@ -127,7 +106,9 @@ def command(
         nonlocal latest
         if latest is None:
             until = f"for {for_}" if for_ else "until Ctrl-C"
-            story.line(f"{now.why}; {now.source}; {until}")
+            part = described(settings.sample)
+            only = f"; only {part}" if part else ""
+            story.line(f"{now.why}; {now.source}; {until}{only}{stays_root(settings.user)}")
         latest = now
         lost = f", {now.lost_packets:,} packets lost" if now.lost_packets else ""
         shed = f", {now.shed:,} shed" if now.shed else ""
@@ -143,6 +124,7 @@ def command(
     balanced = "balanced" if account.balanced else "NOT BALANCED"
     where = str(to) if to is not None else f"{recording}, {settings.agent}"
     story.line(f"{where}: {exchanges:,} exchanges in {time.monotonic() - began:,.1f} s; account {balanced}")
+    story.line(cost_line(account, time.monotonic() - began))
     if masked := masked_line(account):
         story.line(masked)
     if not exchanges:
