@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import logging
 import os
@@ -22,6 +23,7 @@ from bus.address import KafkaAddress, KafkaSecurity
 from bus.kafka_layout import Entry
 from bus.logfile import LogReader, LogWriter
 from bus.order import Sorter
+from bus.parts import parts_of
 from bus.ports import BusAway, BusError
 from cleanse.learned import Learned
 from cleanse.pipeline import Pipeline
@@ -42,6 +44,8 @@ if TYPE_CHECKING:  # drivers are imported where they are used: cleansing a file 
 __all__ = ["CleanseResult", "StreamResult", "cleanse", "cleanse_stream", "summary_lines"]
 
 _TOPICS: Final = (topics.RAW, topics.CLEAN, topics.DEAD, layout.STREAMS)
+_PART_BITS: Final = 44  # of the tag of a record: its batch's offset in its file; above them the file's number
+_OFFSET: Final = (1 << _PART_BITS) - 1
 _SESSION_S: Final = 8.0
 _STOP_S: Final = 10.0  # for Faust to commit, and to leave its group
 _LOOK_S: Final = 0.1  # how often `stop` is asked
@@ -54,7 +58,8 @@ def cleanse(
     until_ns: int | None = None,
     from_ns: int | None = None,
 ) -> CleanseResult:
-    """Read the raw recording `source` as far as it is written now, write the clean one `to`, sorted by time.
+    """Read the raw recording `source` (a file, or a folder of its files) as far as it is written now, write the clean
+    one `to`, sorted by time.
 
     Exchanges that began after `until_ns` or before `from_ns` (epoch ns) are left out. `to` appears when it is whole:
     until then its name ends in .part. Raises BusError for files that cannot be used, ConfigError for rules that
@@ -64,17 +69,22 @@ def cleanse(
     if to.exists():
         raise BusError(f"{to}: exists already; remove it, or write to another file")
     part = to.with_name(to.name + ".part")
-    with LogReader(source, topic=topics.RAW) as reader:
-        manifest = _manifest_of(reader, source)
+    parts = parts_of(source)
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(LogReader(path, topic=topics.RAW)) for path in parts]
+        manifests = [_manifest_of(reader, path) for reader, path in zip(readers, parts, strict=True)]
+        manifest = manifests[0]
         pipeline = Pipeline(settings, manifest.owner_id, until_ns, from_ns)
         sorter = Sorter(settings.memory_bytes, to.with_name(to.name + ".runs"), started_ns)
         try:
-            _read(reader, pipeline, sorter)
+            for number, reader in enumerate(readers):
+                _read(reader, pipeline, sorter, number << _PART_BITS)
             for entry in sorter:
                 pipeline.learn(entry.record)
             # Left over by a cleanse that was killed: its work is done again from the start.
             part.unlink(missing_ok=True)
-            result = _write(part, manifest, source, pipeline, sorter, settings)
+            partitions = [manifest.partition for manifest in manifests]
+            result = _write(part, manifest, source, pipeline, sorter, settings, partitions)
             os.replace(part, to)
         except BaseException:
             part.unlink(missing_ok=True)
@@ -95,7 +105,7 @@ def _manifest_of(reader: LogReader, source: Path) -> Manifest:
     return manifest
 
 
-def _read(reader: LogReader, pipeline: Pipeline, sorter: Sorter[Exchange]) -> None:
+def _read(reader: LogReader, pipeline: Pipeline, sorter: Sorter[Exchange], first: int) -> None:
     # A recorder may go on writing as fast as this reads: what is there now is enough.
     size = os.stat(reader.path).st_size
     while reader.next_offset < size and (messages := reader.read(1)):
@@ -112,13 +122,19 @@ def _read(reader: LogReader, pipeline: Pipeline, sorter: Sorter[Exchange]) -> No
             pipeline.lose(header.count if header is not None else 0)
             continue
         for exchange in pipeline.sift(records):
-            sorter.add(exchange, message.offset)
+            sorter.add(exchange, first + message.offset)
     if reader.corrupt_frames:
         pipeline.account.note("damaged_frames", reader.corrupt_frames)
 
 
 def _write(
-    part: Path, raw: Manifest, source: Path, pipeline: Pipeline, sorter: Sorter[Exchange], settings: CleanseSettings
+    part: Path,
+    raw: Manifest,
+    source: Path,
+    pipeline: Pipeline,
+    sorter: Sorter[Exchange],
+    settings: CleanseSettings,
+    partitions: Sequence[str],
 ) -> CleanseResult:
     now_ns = time.time_ns()
     manifest = msgspec.structs.replace(
@@ -137,7 +153,7 @@ def _write(
     with LogWriter(part, manifest) as writer:
         writer.write_records((routes,))
         writer.write_records((flows,), increment=pipeline.account.take())
-        for batch, sources in _batches(pipeline, sorter, settings):
+        for batch, sources in _batches(pipeline, sorter, settings, partitions):
             last_offset_ns = batch[-1].offset_ns
             writer.write_records(
                 batch,
@@ -154,22 +170,29 @@ def _write(
 
 
 def _batches(
-    pipeline: Pipeline, sorter: Sorter[Exchange], settings: CleanseSettings
+    pipeline: Pipeline, sorter: Sorter[Exchange], settings: CleanseSettings, partitions: Sequence[str]
 ) -> Iterator[tuple[list[Stamped], tuple[SourceRange, ...]]]:
     batch: list[Stamped] = []
     size = 0
-    low = high = 0
-    for _, _, offset, exchange in sorter:
+    ranges: dict[int, tuple[int, int]] = {}  # by part: the least offset, the greatest
+
+    def sources() -> tuple[SourceRange, ...]:
+        return tuple(
+            SourceRange(topics.RAW, partitions[part], low, high + 1) for part, (low, high) in sorted(ranges.items())
+        )
+
+    for _, _, tag, exchange in sorter:
         stamped = pipeline.stamp(exchange)
-        low = min(low, offset) if batch else offset
-        high = max(high, offset) if batch else offset
+        part, offset = tag >> _PART_BITS, tag & _OFFSET
+        low, high = ranges.get(part, (offset, offset))
+        ranges[part] = min(low, offset), max(high, offset)
         batch.append(stamped)
         size += len(stamped.request.head) + len(stamped.request.body) + len(stamped.baseline.body) + 400
         if len(batch) >= settings.batch_records or size >= settings.batch_bytes:
-            yield batch, (SourceRange(topics.RAW, "0", low, high + 1),)
-            batch, size = [], 0
+            yield batch, sources()
+            batch, size, ranges = [], 0, {}
     if batch:
-        yield batch, (SourceRange(topics.RAW, "0", low, high + 1),)
+        yield batch, sources()
 
 
 # ---------------------------------------------------------------------------- on Kafka

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ import msgspec
 from bus.logfile import LogReader
 from bus.merge import Merge
 from bus.order import Sorter
+from bus.parts import parts_of
 from bus.ports import Bus, BusAway, BusError
 from cleanse.learned import TOPIC, WRITER, Learned
 from cleanse.pipeline import Pipeline
@@ -37,14 +39,16 @@ class Lesson(msgspec.Struct, frozen=True):
 
 
 def of_file(source: Path, folder: Path, settings: CleanseSettings, first: int | None = None) -> Lesson:
-    """Of a raw file, as far as it is written now. `folder` takes what does not fit in memory; `first`: how many
-    exchanges are enough. Raises BusError."""
-    with LogReader(source, topic=topics.RAW) as reader:
-        manifest = reader.manifest
+    """Of a raw file, or a folder of them, as far as it is written now. `folder` takes what does not fit in memory;
+    `first`: how many exchanges are enough. Raises BusError."""
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(LogReader(path, topic=topics.RAW)) for path in parts_of(source)]
+        manifest = readers[0].manifest
         if manifest is None or manifest.topic != topics.RAW:
             holds = "no recording yet" if manifest is None else f"{manifest.topic}, not a raw recording"
             raise BusError(f"{source}: holds {holds}")
-        return _lesson(islice(_in_file(reader), first), manifest.owner_id, manifest, (source.name,), folder, settings)
+        exchanges = chain.from_iterable(map(_in_file, readers))
+        return _lesson(islice(exchanges, first), manifest.owner_id, manifest, (source.name,), folder, settings)
 
 
 def of_bus(

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from bus.logfile import LogReader
+from bus.parts import parts_of
 from bus.ports import BusError
 from livefire.tables import counted
 from wire import codec
@@ -37,12 +38,13 @@ class Place(msgspec.Struct, frozen=True, order=True, array_like=True):
     """Where one record is; sorts by time, then by the order in which it was written."""
 
     at_ns: int
+    part: int
     offset: int
     index: int
 
 
 class Recording:
-    """Opens a raw or clean file. Raises BusError for anything else."""
+    """Opens a raw or clean file, or a folder of the raw files of one recording. Raises BusError for anything else."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path("stdin") if str(path) == "-" else path
@@ -50,21 +52,35 @@ class Recording:
         self.end: End | None = None
         self.unreadable: list[str] = []  # messages that are whole and yet no batch of this version
         self._places: list[Place] = []
-        self._cache: OrderedDict[int, codec.Batch] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, int], codec.Batch] = OrderedDict()
+        self._unfinished: list[str] = []
         if str(path) == "-":
-            self._reader = LogReader("stdin", stream=sys.stdin.buffer)
+            self._readers = [LogReader("stdin", stream=sys.stdin.buffer)]
         else:
-            self._reader = LogReader(path)
+            self._readers = [LogReader(part) for part in parts_of(path)]
         self._streamed: dict[int, bytes] | None = {} if str(path) == "-" else None
-        self._scan()
+        manifests = [manifest for manifest in map(self._scan, range(len(self._readers))) if manifest is not None]
+        if not manifests:
+            raise BusError(
+                f"{self.path}: {self.unreadable[0] if self.unreadable else 'holds no manifest: nothing whole is in it'}"
+            )
+        self.manifest = manifests[0]
+        #: Of a ring of time: what had gone of it when its last segment began (segments, exchanges, bytes).
+        self.removed: dict[str, int] = {}
+        for manifest in {m.partition.partition(".")[0]: m for m in manifests}.values():
+            for name, count in manifest.settings.get("removed", {}).items():
+                self.removed[name] = self.removed.get(name, 0) + count
+        self._places.sort()
 
-    def _scan(self) -> None:
+    def _scan(self, part: int) -> Manifest | None:
+        reader, account = self._readers[part], Account()
         manifest: Manifest | None = None
-        while messages := self._reader.read():
+        self.end = None
+        while messages := reader.read():
             for message in messages:
                 try:
                     header = codec.decode_header(message.data)
-                    self.account.add(header.increment)
+                    account.add(header.increment)
                     if header.type is RecordType.MANIFEST:
                         manifest = manifest or codec.decode(message.data, header).records[0]
                     elif header.type is RecordType.END:
@@ -72,36 +88,34 @@ class Recording:
                     elif header.type in (RecordType.EXCHANGE, RecordType.STAMPED):
                         batch = codec.decode(message.data, header)
                         self._places += [
-                            Place(_time_of(record), message.offset, index) for index, record in enumerate(batch.records)
+                            Place(_time_of(record), part, message.offset, index)
+                            for index, record in enumerate(batch.records)
                         ]
                         if self._streamed is not None:
                             self._streamed[message.offset] = message.data
                 except codec.CodecError as error:
-                    self.unreadable.append(f"{self.path}: at byte {message.offset}: {error.detail}")
-        if manifest is None:
-            raise BusError(
-                f"{self.path}: {self.unreadable[0] if self.unreadable else 'holds no manifest: nothing whole is in it'}"
-            )
-        self.manifest = manifest
-        self._places.sort()
+                    self.unreadable.append(f"{reader.path}: at byte {message.offset}: {error.detail}")
+        self.account.merge(account)
+        if self.end is None:
+            self._unfinished.append(f"{reader.path}: has no end mark: still being written, or its writer was killed")
+        return manifest
 
     @property
     def warnings(self) -> list[str]:
         """One line for each thing that is wrong with the file."""
         found = list(self.unreadable)
-        if self._reader.corrupt_frames:
-            found.append(
-                f"{self.path}: {self._reader.corrupt_frames} damaged places, "
-                f"{self._reader.corrupt_bytes} bytes skipped; all else was read"
-            )
-        if self._reader.waiting_bytes:
-            found.append(
-                f"{self.path}: the last {self._reader.waiting_bytes} bytes are no whole frame "
-                "(cut off, or still being written)"
-            )
-        if self.end is None:
-            found.append(f"{self.path}: has no end mark: still being written, or its writer was killed")
-        return found
+        for reader in self._readers:
+            if reader.corrupt_frames:
+                found.append(
+                    f"{reader.path}: {reader.corrupt_frames} damaged places, "
+                    f"{reader.corrupt_bytes} bytes skipped; all else was read"
+                )
+            if reader.waiting_bytes:
+                found.append(
+                    f"{reader.path}: the last {reader.waiting_bytes} bytes are no whole frame "
+                    "(cut off, or still being written)"
+                )
+        return found + self._unfinished
 
     @property
     def count(self) -> int:
@@ -121,19 +135,19 @@ class Recording:
 
     def _records(self) -> Iterator[Exchange | Stamped]:
         for place in self._places:
-            yield self._batch(place.offset).records[place.index]
+            yield self._batch(place.part, place.offset).records[place.index]
 
-    def _batch(self, offset: int) -> codec.Batch:
-        found = self._cache.get(offset)
+    def _batch(self, part: int, offset: int) -> codec.Batch:
+        found = self._cache.get((part, offset))
         if found is not None:
-            self._cache.move_to_end(offset)
+            self._cache.move_to_end((part, offset))
             return found
         if self._streamed is not None:
             data = self._streamed[offset]
         else:
-            self._reader.seek(offset)
-            data = self._reader.read(1)[0].data
-        batch = self._cache[offset] = codec.decode(data)
+            self._readers[part].seek(offset)
+            data = self._readers[part].read(1)[0].data
+        batch = self._cache[part, offset] = codec.decode(data)
         if len(self._cache) > _KEPT_BATCHES:
             self._cache.popitem(last=False)
         return batch

@@ -1,0 +1,254 @@
+"""A recording as a folder of log files: a new one by size or time; of a ring the oldest go by age, or for room.
+
+Each segment balances by itself, so any may be removed: what is in flight is a gauge of the whole recorder, and a
+segment is given what changed of it since the one before (as `capture.dealer` does between streams). What it began with
+stands in its manifest (`settings.carried`), for a recorder that goes on after a kill; so does what had been removed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from bus.logfile import FileBus, LogReader, LogWriter, account_of
+from bus.ports import BusError, BusFull
+from capture.dealer import after_crash
+from wire import codec, topics
+from wire.account import Increment, Ledger
+from wire.records import End, Manifest
+
+ROTATED: Final = "rotated"  # the reason in the end mark of a segment that another one follows
+_SHARE: Final = 10  # of a ring's time or room in one segment: what is kept varies by so much
+
+
+def check_goes_on(path: Path, found: Manifest, manifest: Manifest) -> None:
+    """Raises BusError when a recorder with `manifest` would make something else of what was begun with `found`."""
+    if found.masked and not manifest.masked:
+        raise BusError(f"{path}: was begun masked, and would go on unmasked; write somewhere else")
+    if (found.scale, found.settings.get("sample", {})) != (manifest.scale, manifest.settings.get("sample", {})):
+        raise BusError(
+            f"{path}: was begun with {found.scale:.3%} of production, and would go on with {manifest.scale:.3%}, or "
+            "with other requests of it (--scale, --sample, --only-...); write somewhere else"
+        )
+
+
+def used_bytes(log: object) -> int:
+    """What a recording takes on the disk: of a file its length."""
+    found: int = getattr(log, "used_bytes", None) or getattr(log, "next_offset", 0)
+    return found
+
+
+class Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a segment is followed by the next, and when it goes. 0: not for that reason."""
+
+    bytes: int = 0
+    ns: int = 0
+    keep_ns: int = 0
+    max_bytes: int = 0  # with keep_ns: beyond it the oldest go first
+
+    def settled(self) -> Rotation:
+        """With the lengths of segments that a ring needs."""
+        bytes_, ns = self.bytes, self.ns
+        if self.keep_ns:
+            ns = min(ns or self.keep_ns, max(self.keep_ns // _SHARE, 1))
+            if self.max_bytes:
+                bytes_ = min(bytes_ or self.max_bytes, max(self.max_bytes // _SHARE, 1))
+        return msgspec.structs.replace(self, bytes=bytes_, ns=ns)
+
+
+class _Kept(msgspec.Struct):
+    """A segment that is whole."""
+
+    path: Path
+    bytes: int
+    exchanges: int
+    ended_ns: int
+
+
+class Segments:
+    """What the writer's thread writes to. `now_ns` is unix time that never goes back."""
+
+    def __init__(self, folder: Path, manifest: Manifest, rotation: Rotation, *, process: int = 0,
+                 now_ns: Callable[[], int]) -> None:  # fmt: skip
+        """Raises BusError for a folder that cannot be used, or holds a recording that is whole, or another one."""
+        self.path = folder
+        self._bus = FileBus(folder)
+        self._process = process
+        self._rotation = rotation.settled()
+        self._now_ns = now_ns
+        self._kept: list[_Kept] = []
+        self._kept_bytes = self._written = 0
+        self._removed: dict[str, int] = {}
+        self._carried: dict[str, int] = {}  # in flight when the segment began
+        self._in_flight: dict[str, int] = {}  # now, of the whole recorder
+        self._log: LogWriter | None = None
+        self._number = 0
+        self._began_ns = 0
+        self._manifest = manifest
+        self.blind: Increment | None = None  # what must be said of the time since a recorder was killed here
+        self._find()
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._manifest
+
+    @property
+    def next_offset(self) -> int:
+        """Bytes written so far, by this process."""
+        return self._written
+
+    @property
+    def used_bytes(self) -> int:
+        """On the disk now."""
+        return self._kept_bytes + (self._log.next_offset if self._log is not None else 0)
+
+    # -- what is there already
+
+    def _find(self) -> None:
+        start = f"{self._process}."
+        found = sorted(name for name in self._bus.partitions(topics.RAW) if name.startswith(start))
+        for name in found:
+            path = self._bus.path(topics.RAW, name)
+            with LogReader(path) as reader:
+                manifest, end, count, last_ns = reader.manifest, None, 0, 0
+                while messages := reader.read():
+                    for message in messages:
+                        header = codec.decode_header(message.data)
+                        last_ns = max(last_ns, header.last_ns)
+                        if header.type is codec.RecordType.EXCHANGE:
+                            count += header.count
+                        elif header.type is codec.RecordType.END:
+                            end = codec.decode(message.data, header).records[0]
+            if manifest is None:
+                path.unlink()  # nothing whole was ever in it
+                continue
+            check_goes_on(self.path, manifest, self._manifest)
+            if end is not None and end.reason != ROTATED:
+                raise BusError(f"{self.path}: holds a recording that is whole already; write to another folder")
+            stat = path.stat()
+            self._number = int(name.removeprefix(start))
+            self._kept.append(_Kept(path, stat.st_size, count, stat.st_mtime_ns))
+            self._kept_bytes += stat.st_size
+            self._manifest = msgspec.structs.replace(self._manifest, owner_id=manifest.owner_id)
+            self._removed = dict(manifest.settings.get("removed", {}))
+            self._carried = dict(manifest.settings.get("carried", {}))
+            of_it = {ledger: book.in_flight for ledger, book in account_of(path).ledgers.items()}
+            self._in_flight = {
+                ledger: self._carried.get(ledger, 0) + of_it.get(ledger, 0) for ledger in {*self._carried, *of_it}
+            }
+            last_ns, whole = max(last_ns, manifest.created_ns), end is not None
+        if not self._kept:
+            return
+        lost = {ledger: count for ledger, count in self._in_flight.items() if count}
+        self.blind = after_crash(lost, max(0, self._manifest.created_ns - last_ns))
+        if whole:
+            self._carried = dict(self._in_flight)
+        else:
+            last = self._kept.pop()
+            self._kept_bytes -= last.bytes
+            self._began_ns = self._now_ns()
+            self._log = LogWriter(last.path, msgspec.structs.replace(self._manifest, partition=found[-1]))
+
+    # -- for the writer's thread
+
+    def write(self, data: bytes) -> int:
+        """Append one batch, to a new segment if it is time. Raises BusFull, BusError."""
+        if self._log is not None and self._due(len(data)):
+            self._end(ROTATED)
+        header = codec.decode_header(data)
+        for name, ledger in header.increment.ledgers.items():
+            self._in_flight[name] = ledger.in_flight
+        log = self._log or self._next()
+        books = {
+            name: msgspec.structs.replace(
+                header.increment.ledgers.get(name) or Ledger(), in_flight=count - self._carried.get(name, 0)
+            )
+            for name, count in self._in_flight.items()
+        }
+        data = codec.with_increment(data, header, Increment(books, header.increment.notes))
+        while True:
+            try:
+                log.write(data)
+                break
+            except BusFull:
+                if not (self._rotation.keep_ns and self._kept):
+                    raise
+                self._remove(self._kept[0])  # the disk is full before the budget is
+        self._written += len(data)
+        self._remove_old()
+        return self._written
+
+    def tick(self) -> None:
+        """Called often, also when nothing comes: what is too old goes."""
+        if self._log is not None and self._log.count and self._due(0):
+            self._end(ROTATED)
+        self._remove_old()
+
+    def end(self, end: End | None = None, *, reason: str = "done", sorted: bool = False) -> None:
+        """The last segment is the recording's last."""
+        if self._log is None:
+            self._next()
+        self._end(reason)
+
+    def close(self) -> None:
+        if self._log is not None:
+            self._log.close()
+
+    # -- segments
+
+    def _due(self, more: int) -> bool:
+        log, rotation = self._log, self._rotation
+        assert log is not None
+        if rotation.bytes and log.count and log.next_offset + more > rotation.bytes:
+            return True
+        return bool(rotation.ns) and self._now_ns() - self._began_ns >= rotation.ns
+
+    def _next(self) -> LogWriter:
+        self._remove_old()
+        self._number += 1
+        partition = f"{self._process}.{self._number:06d}"
+        now_ns = self._now_ns()
+        settings: dict[str, Any] = {**self._manifest.settings}
+        for name, counts in (("carried", self._carried), ("removed", self._removed)):
+            if any(counts.values()):
+                settings[name] = dict(counts)
+        manifest = msgspec.structs.replace(
+            self._manifest, partition=partition, created_ns=now_ns, settings=settings
+        )  # fmt: skip
+        self._began_ns = now_ns
+        self._log = self._bus.writer(topics.RAW, partition, manifest)
+        return self._log
+
+    def _end(self, reason: str) -> None:
+        log = self._log
+        assert log is not None
+        log.end(reason=reason)
+        self._log = None
+        self._carried = dict(self._in_flight)
+        self._kept.append(_Kept(log.path, log.next_offset, log.count, self._now_ns()))
+        self._kept_bytes += log.next_offset
+
+    def _remove_old(self) -> None:
+        rotation = self._rotation
+        if not rotation.keep_ns:
+            return
+        now_ns = self._now_ns()
+        while self._kept and (
+            now_ns - self._kept[0].ended_ns > rotation.keep_ns
+            or (rotation.max_bytes and self.used_bytes > rotation.max_bytes)
+        ):
+            self._remove(self._kept[0])
+
+    def _remove(self, segment: _Kept) -> None:
+        try:
+            os.unlink(segment.path)
+        except FileNotFoundError:
+            pass  # somebody was faster
+        self._kept.remove(segment)
+        self._kept_bytes -= segment.bytes
+        for name, count in (("segments", 1), ("exchanges", segment.exchanges), ("bytes", segment.bytes)):
+            self._removed[name] = self._removed.get(name, 0) + count
