@@ -38,7 +38,9 @@ _SAME: Final = Verdict.SAME
 _NO_VERDICT: Final = Verdict.NONE
 EMPTY_SKETCH: Final = Sketch(SCALE, 0, (), ())
 
-_Group = dict[tuple[int, str, int], "_Counts"]  # second, route, status class
+# second -> status, or None for what has failed -> route. The status as it is: its class is made once a pane, not once
+# an outcome. Dicts in dicts: a key of three would be made, and hashed whole, for each outcome.
+_Group = dict[int, dict["int | None", dict[str, "_Counts"]]]
 PaneKey = tuple[int, str, int, str, str, int]  # second, run, step, route, kind, status class
 
 
@@ -47,7 +49,7 @@ def key_of(pane: Pane) -> PaneKey:
 
 
 class _Counts:
-    """A pane being made."""
+    """What one second, route and status have come to."""
 
     __slots__ = (
         "bytes_in",
@@ -65,9 +67,21 @@ class _Counts:
     def __init__(self) -> None:
         self.offered = self.completed = self.errors = self.shed = self.unknown = self.differing = 0
         self.bytes_out = self.bytes_in = 0
-        # Latencies in ns as they are: counting them all at once costs half of adding each to a sketch.
+        # Latencies in ns as they are: counting them all at once costs less than half of adding each to a sketch.
         self.from_due: list[int] = []
         self.from_send: list[int] = []
+
+    def add(self, other: _Counts) -> None:
+        self.offered += other.offered
+        self.completed += other.completed
+        self.errors += other.errors
+        self.shed += other.shed
+        self.unknown += other.unknown
+        self.differing += other.differing
+        self.bytes_out += other.bytes_out
+        self.bytes_in += other.bytes_in
+        self.from_due += other.from_due
+        self.from_send += other.from_send
 
     def freeze(self, key: PaneKey) -> Pane:
         second, run_id, step, route, kind, status_class = key
@@ -95,7 +109,7 @@ class PaneBuilder:
     """Adds outcomes up. `take()` gives what was added since, as panes to be added to those that are stored."""
 
     def __init__(self) -> None:
-        # Two levels, because neighbours share the run, the step and the kind: only the rest is looked up for each.
+        # By run, step and kind first, because neighbours share them: only the rest is looked up for each.
         self._groups: dict[tuple[str, int, str], _Group] = {}
 
     def add(self, outcome: Outcome) -> None:
@@ -104,55 +118,97 @@ class PaneBuilder:
     def add_all(self, outcomes: Iterable[Outcome]) -> None:
         run_id, step, kind = "", 0, None
         group: _Group = {}
+        here: dict[int | None, dict[str, _Counts]] = {}
+        begin_ns = end_ns = 0  # of the second that `here` is of; neighbours are due in the same one, mostly
         for outcome in outcomes:
             if outcome.kind is not kind or outcome.step != step or outcome.run_id != run_id:
                 run_id, step, kind = outcome.run_id, outcome.step, outcome.kind
                 group = self._groups.setdefault((run_id, step, kind.value), {})
-            failure, status, route, due_ns = outcome.failure, outcome.status, outcome.route, outcome.due_ns
-            answered = failure is _ANSWERED
-            status_class = status // 100 if answered else 0
-            second = due_ns // NS
-            due = group.get((second, route, status_class))
-            if due is None:
-                due = group[second, route, status_class] = _Counts()
-            due.offered += 1
-            if not answered:
-                if failure in SHED:
-                    due.shed += 1
-                    continue
-                if failure is _UNKNOWN:
-                    due.unknown += 1
-                    continue
-            done_ns = outcome.done_ns or due_ns
-            done = due
-            done_s = done_ns // NS
-            if done_s != second:
-                found = group.get((done_s, route, status_class))
-                done = found if found is not None else group.setdefault((done_s, route, status_class), _Counts())
-            done.bytes_out += outcome.bytes_out
-            done.bytes_in += outcome.bytes_in
+                begin_ns = end_ns = 0
+            due_ns = outcome.due_ns
+            if not begin_ns <= due_ns < end_ns:
+                second = due_ns // NS
+                begin_ns, end_ns = second * NS, second * NS + NS
+                here = group.setdefault(second, {})
+            if outcome.failure is not _ANSWERED:
+                _add_failed(outcome, here, group)
+                continue
+            status, route, done_ns = outcome.status, outcome.route, outcome.done_ns or due_ns
+            try:
+                counts = here[status][route]
+            except KeyError:
+                counts = here.setdefault(status, {}).setdefault(route, _Counts())
+            counts.offered += 1
+            if done_ns >= end_ns or done_ns < begin_ns:
+                counts = _counts(group, done_ns // NS, status, route)
+            counts.bytes_out += outcome.bytes_out
+            counts.bytes_in += outcome.bytes_in
             verdict = outcome.verdict
             if verdict is not _SAME and verdict is not _NO_VERDICT:
-                done.differing += 1
-            if answered:
-                done.completed += 1
-                if status >= 500:
-                    done.errors += 1
-            else:
-                done.errors += 1
-                if failure not in _SLOW:
-                    continue
-            done.from_due.append(done_ns - due_ns)
-            done.from_send.append(done_ns - (outcome.sent_ns or due_ns))
+                counts.differing += 1
+            # Each of these has a latency: how many were completed is told by that.
+            counts.from_due.append(done_ns - due_ns)
+            counts.from_send.append(done_ns - (outcome.sent_ns or due_ns))
 
     def take(self) -> list[Pane]:
         panes = [
             counts.freeze((second, run_id, step, route, kind, status_class))
             for (run_id, step, kind), group in self._groups.items()
-            for (second, route, status_class), counts in group.items()
+            for (second, route, status_class), counts in _by_class(group).items()
         ]
         self._groups.clear()
         return panes
+
+
+def _counts(group: _Group, second: int, status: int | None, route: str) -> _Counts:
+    routes = group.setdefault(second, {}).setdefault(status, {})
+    found = routes.get(route)
+    if found is None:
+        found = routes[route] = _Counts()
+    return found
+
+
+def _add_failed(outcome: Outcome, here: dict[int | None, dict[str, _Counts]], group: _Group) -> None:
+    """`here` is of the second in which it was due."""
+    routes, route, failure = here.setdefault(None, {}), outcome.route, outcome.failure
+    due = routes.get(route)
+    if due is None:
+        due = routes[route] = _Counts()
+    due.offered += 1
+    if failure in SHED:
+        due.shed += 1
+        return
+    if failure is _UNKNOWN:
+        due.unknown += 1
+        return
+    due_ns = outcome.due_ns
+    done_ns = outcome.done_ns or due_ns
+    done = _counts(group, done_ns // NS, None, route)
+    done.bytes_out += outcome.bytes_out
+    done.bytes_in += outcome.bytes_in
+    if outcome.verdict is not _SAME and outcome.verdict is not _NO_VERDICT:
+        done.differing += 1
+    done.errors += 1
+    if failure in _SLOW:
+        done.from_due.append(done_ns - due_ns)
+        done.from_send.append(done_ns - (outcome.sent_ns or due_ns))
+
+
+def _by_class(group: _Group) -> dict[tuple[int, str, int], _Counts]:
+    """By second, route and status class; what was answered is counted whole."""
+    found: dict[tuple[int, str, int], _Counts] = {}
+    for second, statuses in group.items():
+        for status, routes in statuses.items():
+            for route, counts in routes.items():
+                if status is not None:
+                    counts.completed = len(counts.from_due)
+                    counts.errors = counts.completed if status >= 500 else 0
+                key = second, route, status // 100 if status is not None else 0
+                if key in found:
+                    found[key].add(counts)
+                else:
+                    found[key] = counts
+    return found
 
 
 def add_panes(one: Pane, other: Pane) -> Pane:

@@ -155,6 +155,20 @@ class KafkaBus:
             self.streams.refresh()
             return self.streams.held(layout.key_of(self.scope, topic, partition))
 
+    def whole(self, topic: str, partition: str) -> bool:
+        """The directory says so; where it does not, only what came after its last word is read."""
+        check_names(topic, partition)
+        with self.link.lock:
+            self.streams.refresh()
+            known = self.streams.get(layout.key_of(self.scope, topic, partition))
+            if known is None or known.entry.state == "ended":
+                return known is not None
+            with contextlib.closing(self.reader(topic, partition)) as reader:
+                reader.seek(max(known.entry.last, 0))
+                while reader.read():
+                    pass
+                return reader.ended
+
     def discard(self, topic: str, partition: str) -> None:
         if self.held(topic, partition):
             raise BusHeld(f"{self.link.address} {self.scope}/{topic}/{partition}: another process is writing it")

@@ -48,10 +48,11 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Known(NamedTuple):
-    """An entry and when the broker got it (ms since 1970)."""
+    """An entry, when the broker got it (ms since 1970), and its place in the directory."""
 
     entry: Entry
     at_ms: int
+    offset: int
 
 
 _encoder = msgspec.msgpack.Encoder()

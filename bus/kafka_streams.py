@@ -17,6 +17,7 @@ from bus.kafka_link import Link
 from bus.ports import BusError
 
 _WRITE_S = 2.0
+_LOOK_ENTRIES = 10_000  # renewals of holds are entries, too: a writer makes one a second
 
 
 class Streams:
@@ -30,6 +31,7 @@ class Streams:
         self._entries: dict[bytes, Known] = {}
         self._names: dict[tuple[str, str], set[str]] = {}  # of streams, by owner and topic
         self._position = -1
+        self._applied = 0  # entries since what retention took was looked for
 
     def refresh(self, end: int | None = None) -> None:
         """Read what is there, or up to a known `end`. Raises BusAway, BusError when there is no directory."""
@@ -43,6 +45,21 @@ class Streams:
             records, self._position = self._link.fetch(self._at, self._position)
             for record in records:
                 self._apply(record)
+            self._applied += len(records)
+        if self._applied >= _LOOK_ENTRIES:
+            self._applied = 0
+            self._forget(self._link.beginning(self._at))
+
+    def _forget(self, beginning: int) -> None:
+        """What retention has taken from the directory: who reads it now does not hear of those streams, either."""
+        for key in [key for key, known in self._entries.items() if known.offset < beginning]:
+            del self._entries[key]
+            place = layout.stream_of(key)
+            if place is not None:
+                names = self._names[place[:2]]
+                names.discard(place[2])
+                if not names:
+                    del self._names[place[:2]]
 
     def _apply(self, record: Any) -> None:
         if not record.key or not record.value or not record.key.startswith(self._of):
@@ -57,7 +74,7 @@ class Streams:
                 return
             if entry.epoch == old.epoch and old.state == "ended":
                 return  # nothing undoes an end
-        self._entries[record.key] = Known(entry, record.timestamp)
+        self._entries[record.key] = Known(entry, record.timestamp, record.offset)
         self._names.setdefault(place[:2], set()).add(place[2])
 
     def get(self, key: bytes) -> Known | None:

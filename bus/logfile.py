@@ -89,6 +89,14 @@ class FileBus:
         """Files say at once what is there."""
         return contextlib.nullcontext()
 
+    def whole(self, topic: str, partition: str) -> bool:
+        if partition not in self.partitions(topic):
+            return False
+        with self.reader(topic, partition) as reader:
+            while reader.read():
+                pass
+            return reader.ended
+
     def spread(self, topic: str) -> int:
         """One: a file is read by one process."""
         return 1

@@ -130,6 +130,9 @@ class Bus(Protocol):
     def held(self, topic: str, partition: str) -> bool:
         """Whether the partition has a writer now. Between machines the hold of a killed writer lapses in seconds."""
 
+    def whole(self, topic: str, partition: str) -> bool:
+        """Whether the partition is there, and has its end mark."""
+
     def discard(self, topic: str, partition: str) -> None:
         """Nobody needs this partition any more: a folder removes it, a cluster's retention does. Readers that have it
         open read on. Raises BusHeld while it has a writer; one that is not there is fine."""

@@ -18,7 +18,6 @@ import msgspec
 from bus.batchwriter import BatchWriter
 from bus.ports import Bus, BusAway, BusError, BusFull, BusHeld, Writer
 from bus.spool import Lane, Mark, Spool
-from bus.topic import is_whole
 from wire import codec
 from wire.account import Increment
 from wire.codec import RecordType
@@ -166,7 +165,7 @@ class SpooledWriter(BatchWriter):
         except BusAway:
             raise
         except BusError:
-            if first is not None and is_whole(self._bus, self.topic, self.partition):
+            if first is not None and self._bus.whole(self.topic, self.partition):
                 self._lane.discard()  # killed between marking the stream whole and removing these
             raise
         try:

@@ -75,16 +75,3 @@ class TopicReader:
     def close(self) -> None:
         for reader in self._readers.values():
             reader.close()
-
-
-def is_whole(bus: Bus, topic: str, partition: str) -> bool:
-    """Whether a partition is there, and has its end mark. Raises BusAway, BusError."""
-    if partition not in bus.partitions(topic):
-        return False
-    reader = bus.reader(topic, partition)
-    try:
-        while reader.read():
-            pass
-        return reader.ended
-    finally:
-        reader.close()

@@ -12,7 +12,6 @@ from typing import Final
 import msgspec
 
 from bus.ports import Bus, BusError, Message
-from bus.topic import is_whole
 from cleanse.sieve import LEDGER, lose
 from cleanse.stream import WRITER, StreamPipeline, count_of
 from wire import codec, topics
@@ -131,7 +130,7 @@ def _retry(bus: Bus, dead: Dead, pipeline: StreamPipeline) -> None:
         try:
             writer = bus.writer(topics.CLEAN, clean.partition, clean)
         except BusError:
-            if is_whole(bus, topics.CLEAN, clean.partition):
+            if bus.whole(topics.CLEAN, clean.partition):
                 continue  # a retry before this one got as far as here
             raise
         if j in by_partition:

@@ -11,7 +11,6 @@ import msgspec
 from bus.address import open_bus
 from bus.logfile import FileBus
 from bus.ports import BusAway, BusHeld
-from bus.topic import is_whole
 from livefire.settings import Settings
 from replay.home import Home
 from replay.recover import recover, unfinished
@@ -97,7 +96,7 @@ def ended(folder: Path) -> bool:
     """Whether a run's load is over: it has a result, or its conductor wrote the end mark."""
     if (folder / "result.json").exists():
         return True
-    return is_whole(FileBus(folder), topics.CONTROL, CONDUCTOR)
+    return FileBus(folder).whole(topics.CONTROL, CONDUCTOR)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from typing import Final
 
 from bus.logfile import FileBus
 from bus.ports import Bus, BusError, BusHeld
-from bus.topic import is_whole
 from replay.book import end_partition, unknown, unsettled, write_outcomes
 from replay.conductor import CONDUCTOR
 from wire import topics
@@ -51,7 +50,7 @@ def recover(run: Bus | Path | str) -> int:
 def unfinished(bus: Bus) -> bool:
     """Whether a worker of the run has a partition without an end mark."""
     return not all(
-        is_whole(bus, topic, worker)
+        bus.whole(topic, worker)
         for topic in (topics.CLAIMS, topics.OUTCOMES)
         for worker in bus.partitions(topics.CLAIMS)
     )
@@ -62,7 +61,7 @@ def _settle(bus: Bus, run_id: str, worker: str, kind: Kind, *, end: bool) -> tup
         return 0, 0
     # The lock comes first: what is read under it has no other writer any more.
     writer = None
-    if is_whole(bus, topics.OUTCOMES, worker):
+    if bus.whole(topics.OUTCOMES, worker):
         if end:
             return 0, 0  # in order already: its books need not be read
     else:
@@ -87,7 +86,7 @@ def _settle(bus: Bus, run_id: str, worker: str, kind: Kind, *, end: bool) -> tup
 
 def _end(bus: Bus, topic: str, worker: str, reason: str) -> None:
     """End a partition that has neither an end nor a writer."""
-    if is_whole(bus, topic, worker):
+    if bus.whole(topic, worker):
         return
     reader = bus.reader(topic, worker)
     manifest = reader.manifest

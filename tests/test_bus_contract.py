@@ -217,6 +217,19 @@ def test_nothing_is_written_behind_an_end_mark(bus: Bus) -> None:
     reader.close()
 
 
+def test_a_partition_is_whole_once_its_end_mark_is_written(bus: Bus, other_bus: Bus) -> None:
+    assert not bus.whole("outcomes", "w0")
+    writer = bus.writer("outcomes", "w0", manifest())
+    for number in range(5):
+        writer.write_records((drop(number),))
+        assert not bus.whole("outcomes", "w0") and not other_bus.whole("outcomes", "w0")
+    writer.close()
+    assert not bus.whole("outcomes", "w0") and not bus.whole("outcomes", "w1")
+    writer = bus.writer("outcomes", "w0", manifest())
+    writer.write(codec.encode((End("run-1", "w0", 5, 0, 0),)))  # and killed, before it could say so anywhere else
+    assert bus.whole("outcomes", "w0") and other_bus.whole("outcomes", "w0")
+
+
 def test_an_absent_partition_is_an_error_and_an_absent_topic_is_empty(bus: Bus) -> None:
     with pytest.raises(BusError):
         bus.reader("outcomes", "w0")

@@ -91,6 +91,28 @@ def test_a_message_that_brokers_refuse_is_told_and_those_behind_it_are_written(
     assert read == written + 2  # and the manifest
 
 
+def test_streams_that_retention_took_from_the_directory_are_forgotten(
+    address: KafkaAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who stands by for weeks keeps no more than who comes now would find."""
+    monkeypatch.setattr("bus.kafka_streams._LOOK_ENTRIES", 1)
+    scope = f"run-{uuid.uuid4().hex[:8]}"
+    with contextlib.closing(KafkaBus(address, scope)) as bus:
+        for name in ("w0", "w1"):
+            bus.writer(topics.OUTCOMES, name, manifest(name)).end(End(scope, name, 0, 0, 0))
+        assert bus.partitions(topics.OUTCOMES) == ["w0", "w1"]
+        directory = layout.kafka_topic(address.prefix, layout.STREAMS)
+        known = bus.streams.get(layout.key_of(scope, topics.OUTCOMES, "w0"))
+        assert known is not None
+        admin = KafkaAdminClient(bootstrap_servers=address.servers)
+        admin.delete_records({TopicPartition(directory, 0): known.offset + 1})
+        admin.close()
+        bus.writer(topics.OUTCOMES, "w2", manifest("w2")).close()
+        assert bus.partitions(topics.OUTCOMES) == ["w1", "w2"]
+        with contextlib.closing(KafkaBus(address, scope)) as now:
+            assert now.partitions(topics.OUTCOMES) == ["w1", "w2"]
+
+
 def test_what_is_written_twice_is_read_once(bus: KafkaBus) -> None:
     """As after a producer that had to be made anew: it cannot know whether its last message had been written."""
     writer = bus.writer(topics.OUTCOMES, "w0", manifest())

@@ -394,6 +394,9 @@ class AwayBus:
     def spread(self, topic: str) -> int:
         return self._ask().spread(topic)
 
+    def whole(self, topic: str, partition: str) -> bool:
+        return self._ask().whole(topic, partition)
+
     def partitions(self, topic: str) -> list[str]:
         return self._ask().partitions(topic)
 

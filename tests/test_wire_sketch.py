@@ -119,3 +119,11 @@ def test_what_cannot_be_answered_is_refused() -> None:
 @given(st.lists(VALUES, max_size=40))
 def test_counting_all_at_once_is_adding_one_by_one(values: list[int]) -> None:
     assert sketch.sketch_of(values) == sketch_of(values)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.integers(-1, 62 * 64), st.integers(-3, 3)), min_size=1, max_size=30))
+def test_counting_all_at_once_goes_by_the_same_bounds(near: list[tuple[int, int]]) -> None:
+    """Values at, just below and just beyond the bounds of buckets, as a double has them."""
+    values = [int(2.0 ** ((index + 1) / 64)) + off * (1 + (int(2.0 ** (index / 64)) >> 52)) for index, off in near]
+    assert sketch.sketch_of(values) == sketch_of(values)

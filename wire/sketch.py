@@ -8,7 +8,7 @@ relative error is the same at both ends: 2*low*high/(low+high), so the error is 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -75,16 +75,31 @@ class SketchBuilder:
         return quantile(self.freeze(), q)
 
 
+_first_after: Final[dict[int, int]] = {}  # bucket -> the least value beyond it, as far as it was asked for
+
+
+def _bound(index: int) -> int:
+    """The least value beyond a bucket, as `bucket_of` has it: not where the power lies, but where its rounding does."""
+    near = int(2.0 ** ((index + 1) / _FACTOR))
+    around = range(max(1, near - (near >> 40) - 2), near + (near >> 40) + 2)
+    found = _first_after[index] = around[bisect_left(around, index + 1, key=bucket_of)]
+    return found
+
+
 def sketch_of(values: Sequence[int]) -> Sketch:
     """The sketch of all these values, as adding them one by one would make it."""
-    positive = values if not values or min(values) >= 1 else [value for value in values if value >= 1]
-    # `bucket_of` of each, one step of it for all values at a time: a third of the cost.
-    counts = Counter(map(math.ceil, map(_FACTOR.__mul__, map(math.log2, positive))))
-    above = sorted(counts)
-    return Sketch(
-        SCALE, len(values) - len(positive), tuple(i - 1 for i in above), tuple(counts[i] for i in above),
-        max(positive, default=0), sum(positive),
-    )  # fmt: skip
+    # Sorted, those of a bucket stand together: a logarithm a bucket in place of one a value, half of the cost.
+    held = sorted(values)
+    at = zero = bisect_left(held, 1)
+    above, counts = [], []
+    while at < len(held):
+        index = bucket_of(held[at])
+        end = bisect_left(held, _first_after.get(index) or _bound(index), at)
+        above.append(index)
+        counts.append(end - at)
+        at = end
+    positive = held[zero:] if zero else held
+    return Sketch(SCALE, zero, tuple(above), tuple(counts), positive[-1] if positive else 0, sum(positive))
 
 
 def merged(sketches: Iterable[Sketch]) -> Sketch:
