@@ -21,6 +21,7 @@ from capture.fragments import Fragments
 from capture.frames import PacketClock
 from capture.lane import Lane
 from capture.ledgers import Ledgers
+from capture.other import Others
 from capture.pair import Pair
 from capture.ready import Ready
 from capture.sample import Filter
@@ -71,6 +72,7 @@ class Assembler:
         self._bytes = self._ledgers.bytes
         self._messages = self._ledgers.messages
         self.drop_bytes = self._ledgers.drop_bytes
+        self.other = Others(self._ledgers.account).note
         self._flows = Flows(self._opened)
         self._sides = self._flows.side_of
         self._open: dict[Connection, None] = {}

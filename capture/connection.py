@@ -12,6 +12,7 @@ from typing import Protocol
 
 from capture.http1 import Reader
 from capture.message import REQUEST, RESPONSE, UNKNOWN
+from capture.other import ASKED, Other, finish, upgraded_to
 from capture.pair import Pair, Pairer
 from capture.reassemble import Piece, Stream
 from capture.settings import CaptureSettings
@@ -35,6 +36,9 @@ class Host(Protocol):
     def keep(self, pair: Pair | None, count: int) -> bool: ...
 
     def gap(self, count: int) -> None: ...
+
+    def other(self, protocol: str, port: str, name: str) -> None:
+        """What a connection speaks that is no HTTP/1."""
 
     def holes(self, connection: Connection) -> None:
         """It waits for bytes: `sweep` it."""
@@ -91,6 +95,8 @@ class Connection:
         self.exchange_ids: ExchangeIds | None = None
         self.session = b""  # of the exchange before, and the fields that told
         self.session_low = b""
+        self.other: Other | None = None  # what it speaks that is no HTTP
+        self.upgrade = ""  # and what it is after an upgrade
         self.keys: tuple[bytes, ...] = ()  # that its packets are found by
         self.handshake = b""  # five-tuple and first sequence number
         self.pairer = Pairer(self, settings.max_pipelined)
@@ -106,6 +112,8 @@ class Connection:
 
     def pair(self, pair: Pair) -> None:
         self._host.pair(self, pair)
+        if pair.response is not None and pair.response.status == 101:
+            self.upgrade = upgraded_to(pair.response.low)
         if not self.pairer.open:
             first, second = self.sides
             if first.reader.message is None:
@@ -113,7 +121,13 @@ class Connection:
             if second.reader.message is None:
                 second.stream.forget()
 
+    def note_other(self, protocol: str, port: str, name: str) -> None:
+        self._host.other(protocol, port, name)
+
     def junk(self, reason: str, count: int) -> None:
+        if reason in ASKED:
+            self.other = self.other or Other(self)
+            reason = self.other.reason(reason)
         self._host.drop_bytes(reason, count)
 
     def keep(self, pair: Pair | None, count: int) -> bool:
@@ -299,6 +313,7 @@ class Connection:
             side.reader.end(ts_ns, closed=closed and (side.ended or self.was_reset))
             side.ended = True
         self.pairer.finish()
+        finish(self)
         for side in self.sides:
             side.stream.forget()
         self._host.over(self)

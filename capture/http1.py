@@ -31,6 +31,7 @@ from capture.message import (
     message_of,
     promising,
 )
+from capture.other import ENOUGH, FIRST_BYTES, listened, proxy_header
 from wire.records import Framing
 
 
@@ -72,7 +73,7 @@ class Reader:
 
     __slots__ = (
         "_ack", "_lost_reason", "_max_body", "_max_head", "_offset", "_sink", "_ts_ns", "buffer", "kind", "left",
-        "message", "next", "state", "synced",
+        "message", "next", "opening", "state", "synced",
     )  # fmt: skip
 
     def __init__(self, sink: Sink, max_head: int, max_body: int, *, midstream: bool = False) -> None:
@@ -90,23 +91,11 @@ class Reader:
         self._ts_ns = 0
         self._ack = -1
         self.next = 0  # the offset after what was fed
+        self.opening: bytes | None = b""  # the first bytes that are no HTTP; None when nobody asks what they are
 
     @property
     def waiting_bytes(self) -> int:
         return len(self.buffer)
-
-    @property
-    def tunnel(self) -> bool:
-        return self.state == _TUNNEL
-
-    @property
-    def until_close(self) -> bool:
-        return self.state == _CLOSE
-
-    @property
-    def idle(self) -> bool:
-        """Between messages, with nothing begun."""
-        return self.state == BOUNDARY and not self.buffer
 
     def expect(self, framing: Framing) -> None:
         """Called by the sink inside `head`: the body is framed so, whatever the head says (only NONE and CLOSE)."""
@@ -129,6 +118,7 @@ class Reader:
 
     def feed(self, offset: int, data: bytes, ts_ns: int, ack: int) -> None:
         if self.state == _TUNNEL:
+            self.opening = listened(self.opening, data)
             self._sink.junk(self, "tunnel", len(data))
             return
         first_ts, first_ack = ts_ns, ack
@@ -363,6 +353,14 @@ class Reader:
         self._lost_reason = reason
 
     def _not_http(self, data: bytes, at: int) -> int:
+        if not self.synced:
+            if len(data) - at < ENOUGH and data[at] in FIRST_BYTES:
+                return -1
+            self.opening = listened(self.opening, data[at:])
+            header = proxy_header(data, at)
+            if header:
+                self._sink.junk(self, "not_http", header)
+                return at + header
         self.state = _LOST
         self._lost_reason = landmarks.other_protocol(data, at)
         return self._search(data, at, at + 1)
@@ -373,6 +371,8 @@ class Reader:
             self.state = BOUNDARY
             return True
         if not landmarks.may_hold(data):
+            if not self.synced:
+                self.opening = listened(self.opening, data)
             self._sink.junk(self, self._lost_reason, len(data))
             return False
         return True

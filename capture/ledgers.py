@@ -18,6 +18,7 @@ INTENTIONAL = frozenset(
         "tls", "http2", "not_http", "tunnel", "not_tcp", "not_ip", "not_selected", "blank", "keepalive", "duplicate",
         "stress",
         "not_sampled", "not_method", "not_path", "not_header", "not_cookie",
+        "thrift", "dubbo", "redis", "mysql", "postgresql", "mongodb", "amqp", "mqtt", "ssh",
     }
 )  # fmt: skip
 

@@ -289,7 +289,7 @@ def test_tls_and_other_protocols_are_told_apart() -> None:
     h2 = Conversation(("10.0.0.9", 3)).open().client(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
     found, assembler = assembled(tls.close(), ssh.close(), h2.close())
     assert found == []
-    assert set(assembler.account.ledger("bytes").intentional) == {"tls", "not_http", "http2"}
+    assert set(assembler.account.ledger("bytes").intentional) == {"tls", "ssh", "http2"}
     assert assembler.account.ledger("bytes").drops == {}
 
 
