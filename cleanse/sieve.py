@@ -27,7 +27,7 @@ class Sieve:
         """Those of the batch that stay, counted as seen and in flight; the others as dropped, by reason."""
         kept: list[Exchange] = []
         for exchange in batch:
-            found = self._reason(exchange)
+            found = self.reason(exchange)
             if found is None:
                 kept.append(exchange)
             else:
@@ -36,14 +36,22 @@ class Sieve:
         ledger.in_flight += len(kept)
         return kept
 
-    def _reason(self, exchange: Exchange) -> tuple[str, bool] | None:
+    def reason(self, exchange: Exchange) -> tuple[str, bool] | None:
+        """(why it is left out, whether that was asked for); None to keep it."""
+        return self._outside(exchange) or self._rules.reason(exchange)
+
+    def asked(self, exchange: Exchange) -> tuple[str, bool] | None:
+        """The same of an exchange that is sound (`cleanse.plain`)."""
+        return self._outside(exchange) or self._rules.asked(exchange)
+
+    def _outside(self, exchange: Exchange) -> tuple[str, bool] | None:
         if self._from_ns is not None or self._until_ns is not None:
             start = started_ns(exchange)
             if self._from_ns is not None and 0 < start < self._from_ns:
                 return "earlier", True
             if self._until_ns is not None and start > self._until_ns:
                 return "later", True
-        return self._rules.reason(exchange)
+        return None
 
 
 def lose(account: Account, count: int) -> None:

@@ -18,6 +18,8 @@ import msgspec
 
 from bus.ports import Message
 from cleanse.learned import Learned
+from cleanse.plain import Row
+from cleanse.plain import row as plain_row
 from cleanse.settings import CleanseSettings
 from cleanse.sieve import LEDGER, Sieve, lose
 from cleanse.stamp import stamped
@@ -32,6 +34,8 @@ WRITER: Final = "livefire cleanse"
 STAGE: Final = "cleanse"
 #: More is not written into a dead letter: it must fit into a message, and the bytes are still where they came from.
 MAX_DEAD_BYTES: Final = 7 << 20
+_SESSION: Final = Stamped.__struct_fields__.index("session_id")
+_OFFSET_NS: Final = Stamped.__struct_fields__.index("offset_ns")
 
 
 class Output(msgspec.Struct, frozen=True):
@@ -67,6 +71,7 @@ class StreamPipeline:
         self._learned = learned
         self._sieve = Sieve(settings, from_ns, until_ns)
         self._matcher = RouteMatcher(learned.routes)
+        self._of_path = self._matcher.of_path
 
     def apply(self, message: Message) -> list[Output]:
         """What a message of `raw` becomes, to be written in this order; `partition` names its stream.
@@ -103,25 +108,31 @@ class StreamPipeline:
     def _exchanges(self, message: Message, batch: tuple[Exchange, ...]) -> list[Output]:
         account = Account()
         ledger = account.ledger(LEDGER)
-        parts: dict[int, list[Stamped]] = {}
-        name, limit = self._matcher.name, self._settings.max_baseline_bytes
+        parts: dict[int, list[Row]] = {}
         servers: set[str] = set()
-        for exchange in self._sieve.keep(batch, ledger):
-            line = exchange.request.head
-            route = name(head.method_of(line), head.target_of(line))
-            record = stamped(exchange, route, 0, 0, 0, limit)
-            parts.setdefault(partition_of(record.session_id, self.width), []).append(record)
+        width, limit, asked, route_of = self.width, self._settings.max_baseline_bytes, self._sieve.asked, self._of_path
+        for exchange in batch:
+            row = plain_row(exchange, route_of, limit)
+            found = asked(exchange) if row is not None else self._sieve.reason(exchange)
+            if found is not None:
+                ledger.drop(found[0], intentional=found[1])
+                continue
+            if row is None:
+                row = self._row(exchange)
+            parts.setdefault(partition_of(row[_SESSION], width), []).append(row)
             servers.add(exchange.server)
         for server in sorted(servers):
             account.note(SERVER_NOTE + server)
-        ledger.emitted, ledger.in_flight = ledger.in_flight, 0
+        ledger.seen = len(batch)
+        ledger.emitted = sum(map(len, parts.values()))
         if not parts:
             return [self._account(message, self._home(message), account)] if batch else []
         outputs: list[Output] = []
         for j in sorted(parts):
-            times = [record.offset_ns for record in parts[j]]
+            times = [row[_OFFSET_NS] for row in parts[j]]
             data = codec.encode(
                 parts[j],
+                RecordType.STAMPED,
                 first_ns=min(times),
                 last_ns=max(times),
                 sources=_sources(message),
@@ -129,6 +140,12 @@ class StreamPipeline:
             )
             outputs.append(self._clean(message, j, data, RecordType.STAMPED))
         return outputs
+
+    def _row(self, exchange: Exchange) -> Row:
+        """What stays, whatever it looks like."""
+        line = exchange.request.head
+        route = self._matcher.name(head.method_of(line), head.target_of(line))
+        return msgspec.structs.astuple(stamped(exchange, route, 0, 0, 0, self._settings.max_baseline_bytes))
 
     def heads(self, manifest: Manifest, raw: str) -> list[Manifest]:
         """The manifests of the clean streams that are made of one raw stream."""

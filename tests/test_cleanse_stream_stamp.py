@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cleanse.stamp import _framed, _framed_plain, framed
-from wire.records import Request
+from cleanse.plain import framed_head
+from cleanse.stamp import _framed, framed
+from wire.records import Framing, Request
 
 NAMES = st.sampled_from(
     [b"Host", b"Connection", b"connection", b"Keep-Alive", b"Content-Length", b"content-length", b"Transfer-Encoding",
@@ -37,6 +38,7 @@ def test_both_ways_give_the_same(
 def test_what_is_common_goes_the_short_way() -> None:
     head = b"POST /a HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\nContent-Length: 9\r\nCookie: a=b; c=d\r\n\r\n"
     expected = b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nCookie: a=b; c=d\r\n\r\n"
-    assert _framed_plain(head, 5) == expected
-    assert _framed_plain(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 0) == b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-    assert _framed_plain(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: x-own\r\nX-Own: 1\r\n\r\n", 0) is None
+    assert framed_head(head, 5) == (expected, Framing.LENGTH)
+    head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert framed_head(head, 0) == (head, Framing.NONE)
+    assert framed_head(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: x-own\r\nX-Own: 1\r\n\r\n", 0) is None

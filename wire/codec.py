@@ -173,7 +173,7 @@ def max_body_bytes(type: RecordType) -> int:
 
 
 def encode(
-    records: Sequence[r.Record],
+    records: Sequence[r.Record] | Sequence[tuple[Any, ...]],
     type: RecordType | None = None,
     *,
     first_ns: int = 0,
@@ -182,15 +182,16 @@ def encode(
     increment: Increment | None = None,
     compress: bool = True,
 ) -> bytes:
-    """One message. All records are of one type, which must be named when there are none.
+    """One message. All records are of one type, which must be named when there are none, or where they are given as
+    their fields in order (and those of the records in them): the bytes are the same, and not checked.
 
     `compress=False` leaves that to `compressed`, for who has a better place for the work.
 
     Raises CodecError (too_large) for more than `max_body_bytes`, or more than 64 KiB of sources and increment.
     """
-    if type is None and not records:
+    if type is None and not (records and isinstance(records[0], r.Record)):
         raise ValueError("a batch without records must name its type")
-    number = type if type is not None else TYPE_OF[records[0].__class__]
+    number = type if type is not None else TYPE_OF[records[0].__class__]  # type: ignore[index]
     body = _encoder.encode(records)
     limit = max_body_bytes(number)
     if len(body) > limit:
