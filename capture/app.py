@@ -16,11 +16,15 @@ from bus.ports import BusError
 from capture import goreplay_kafka
 from capture.assembler import Assembler, Masker
 from capture.dealer import Dealer
+from capture.hearing import StopHeard
+from capture.imported import Imported
+from capture.importing import Choice, check, gor_values, import_entries, import_gor
 from capture.output import Output
 from capture.record import Progress
 from capture.record import record as record_live
 from capture.settings import CaptureSettings, RecordSettings
 from capture.source_pcap import PcapSource, digest_of, in_time_order
+from wire import topics
 from wire.account import Account
 from wire.ids import recording_id_of, ulid
 from wire.records import Manifest
@@ -131,18 +135,26 @@ def record(
     `capture.record`.
     """
     anchor_ns = time.time_ns() - time.monotonic_ns()
-    bus = open_bus(settings.bus, settings.recording, security) if settings.bus else None
-    return record_live(
-        settings,
-        masker,
-        key,
-        stop,
-        progress,
-        anchor_ns=anchor_ns,
-        host=socket.gethostname(),
-        bus=bus,
-        wall_ns=time.time_ns,
-    )
+    if not settings.bus:
+        bus, heard = None, None
+    else:
+        bus = open_bus(settings.bus, settings.recording, security)
+        heard = StopHeard(lambda: open_bus(settings.bus, topics.FLEET, security), settings.recording, time.time_ns())
+    try:
+        return record_live(
+            settings,
+            masker,
+            key,
+            (lambda: stop() or heard()) if heard is not None else stop,
+            progress,
+            anchor_ns=anchor_ns,
+            host=socket.gethostname(),
+            bus=bus,
+            wall_ns=time.time_ns,
+        )
+    finally:
+        if heard is not None:
+            heard.close()
 
 
 def drain(settings: RecordSettings, *, security: KafkaSecurity | None = None) -> int:

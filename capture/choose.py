@@ -77,9 +77,10 @@ def _listens(settings: RecordSettings) -> list[tuple[str, Kind]]:
 def open_source(settings: RecordSettings, choice: Choice, *, anchor_ns: int, monotonic_ns: Callable[[], int]) -> Source:
     """Begin to capture. `anchor_ns` is unix time at monotonic 0. Raises ConfigError, BusError."""
     if choice.kind == "proxy":
-        return ProxySource(pairs_of(settings.proxies), anchor_ns, monotonic_ns=monotonic_ns)
+        return ProxySource(pairs_of(settings.proxies), anchor_ns, monotonic_ns=monotonic_ns, user=settings.user)
     if choice.kind == "mirror":
-        return MirrorSource(listeners_of(settings.mirrors), anchor_ns, monotonic_ns=monotonic_ns)
+        listeners = listeners_of(settings.mirrors)
+        return MirrorSource(listeners, anchor_ns, monotonic_ns=monotonic_ns, user=settings.user)
     if choice.kind == "socket":
         return SocketSource(settings.socket, anchor_ns, monotonic_ns=monotonic_ns)
     selection = Selection(settings.ports, settings.hosts, settings.not_hosts)

@@ -40,6 +40,7 @@ from capture.handover import (
     TOTALS,
     HandOver,
 )
+from capture.privileges import become, user_of
 
 _PIPE_BYTES = 1 << 20
 _QUIET_NS = 100_000_000
@@ -59,6 +60,7 @@ class ProxySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hand_over_bytes: int = 16 << 20
     drain_ns: int = 1_000_000_000  # how long busy connections may go on when the lifeline ends
     connect_timeout_s: float = 10.0
+    user: str = ""  # who goes on when it listens
 
 
 class Totals(msgspec.Struct, array_like=True):
@@ -262,6 +264,8 @@ class Proxy:
                     self._factory(pair), pair.listen_host or None, pair.listen_port, backlog=1024
                 )
             )
+        if self.settings.user and (user := user_of(self.settings.user)) is not None:
+            become(user)
         ports = [server.sockets[0].getsockname()[1] for server in self._servers]
         self.hand_over.offer(READY, 0, self.now_ns(), msgspec.json.encode(ports))
 

@@ -42,6 +42,7 @@ class ProxySource:
         *,
         hand_over_bytes: int = 16 << 20,
         monotonic_ns: Callable[[], int],
+        user: str = "",
     ) -> None:
         """Listens when this returns. Raises ConfigError for an address that cannot be listened on."""
         self.totals = Totals()
@@ -53,7 +54,7 @@ class ProxySource:
         self._half_closed: set[int] = set()
         self._buffer = bytearray()
         self._over = False
-        settings = ProxySettings(pairs, anchor_ns, hand_over_bytes)
+        settings = ProxySettings(pairs, anchor_ns, hand_over_bytes, user=user)
         home = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH", ""))))
         self._process = subprocess.Popen(

@@ -17,8 +17,7 @@ from wire.codec import RecordType
 from wire.ids import ulid_ms
 from wire.records import Action, Control
 
-#: The scope of what concerns no single run: idle workers, plans, `livefire stop --all`.
-FLEET: Final = "fleet"
+FLEET: Final = topics.FLEET
 #: How long a worker that stands by writes its beats into one partition.
 TURN_NS: Final = 3600 * 1_000_000_000
 #: Speakers name their partition with a ULID; one that is this much older than the listening is not even opened.

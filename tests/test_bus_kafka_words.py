@@ -1,39 +1,66 @@
-"""What a driver that only logs lets one tell: who is refused, and who is merely hung up on."""
+"""What a driver that only logs lets one tell: who is refused, who is merely hung up on, and whose words they are."""
 
 from __future__ import annotations
 
 import logging
+import threading
 
 import pytest
 from kafka.errors import KafkaTimeoutError
 
 from bus.address import parse_kafka
-from bus.kafka_link import listen, told
+from bus.kafka_link import told
+from bus.kafka_words import Words
 from bus.ports import BusAway
 
 ADDRESS = parse_kafka("kafka://127.0.0.1:9")
 HUNG_UP = "Connection failed: KafkaConnectionError: socket disconnected"
 DENIED = "Bootstrap connection to x failed: SaslAuthenticationFailedError: no"
+NO_TLS = (
+    "Connection failed: KafkaConnectionError: Handshake failed: [SSL: UNEXPECTED_EOF_WHILE_READING] EOF (_ssl.c:1006)"
+)
+UNTRUSTED = (
+    "Connection failed: KafkaConnectionError: Handshake failed: [SSL: CERTIFICATE_VERIFY_FAILED] "
+    "certificate verify failed: self-signed certificate (_ssl.c:1006)"
+)
+
+
+def said_of(words: Words, *lines: str) -> None:
+    """As the driver's thread of that client says it."""
+
+    def say() -> None:
+        for line in lines:
+            logging.getLogger("kafka.net.manager").error("%s", line)
+
+    thread = threading.Thread(target=say, name=f"kafka-io-{words.client}")
+    thread.start()
+    thread.join()
 
 
 @pytest.mark.parametrize(
-    ("lines", "sasl", "met", "refused"),
+    ("lines", "sasl", "met", "says"),
     [
-        ([HUNG_UP, HUNG_UP], True, False, True),
-        ([HUNG_UP, HUNG_UP], True, True, False),  # let in before: a broker ends
-        ([HUNG_UP, HUNG_UP], False, False, False),  # no password that could be wrong
-        ([HUNG_UP], True, False, False),
-        ([DENIED], True, True, True),
-        ([DENIED], False, False, False),  # said of another connection of this process
+        ([HUNG_UP, HUNG_UP], True, False, "refuse user or password"),
+        ([HUNG_UP, HUNG_UP], True, True, ""),  # let in before: a broker ends
+        ([HUNG_UP, HUNG_UP], False, False, ""),  # no password that could be wrong
+        ([HUNG_UP], True, False, ""),
+        ([DENIED], True, True, "refuse user or password"),
+        ([NO_TLS, NO_TLS], True, False, "does not speak TLS"),
+        ([NO_TLS, NO_TLS], True, True, ""),  # a broker ends in the middle of a handshake
+        ([NO_TLS], True, False, ""),
+        ([UNTRUSTED], False, False, "certificate is not trusted: self-signed certificate (kafka_security: ca)"),
     ],
 )
-def test_only_who_was_never_let_in_is_refused_by_being_hung_up_on(
-    lines: list[str], sasl: bool, met: bool, refused: bool
-) -> None:
-    listen()
-    for line in lines:
-        logging.getLogger("kafka.net.connection").error(line)
-    error = told(ADDRESS, KafkaTimeoutError(), sasl=sasl, met=met)
-    assert isinstance(error, BusAway) != refused
-    assert ("refuse user or password" in str(error)) == refused
-    listen()
+def test_what_waiting_does_not_mend_is_told_apart(lines: list[str], sasl: bool, met: bool, says: str) -> None:
+    words = Words()
+    said_of(words, *lines)
+    error = told(ADDRESS, KafkaTimeoutError("x"), words, sasl=sasl, met=met)
+    assert isinstance(error, BusAway) == (not says) and says in str(error)
+
+
+def test_words_are_those_of_one_connection() -> None:
+    """Two clusters in one process: what is said of one is not told of the other."""
+    ours, others = Words(), Words()
+    said_of(others, DENIED, HUNG_UP)
+    assert (ours.text, ours.verdict(ADDRESS, sasl=True, met=False)) == ("", None)
+    assert others.verdict(ADDRESS, sasl=True, met=False) is not None

@@ -139,7 +139,7 @@ def test_stop_all_needs_no_run_and_ends_the_load_within_a_second(fleet: Fleet) -
         timeout=30, check=True,
     )  # fmt: skip
     told_ns = time.time_ns()
-    assert stop.stdout == "every run on the bus: told to stop\n"
+    assert stop.stdout == "every run and recorder on the bus: told to stop\n"
     assert drill.ended() == 96, drill.err()
     last_ns = max(request["at_ns"] for request in fleet.target.requests())
     assert before < last_ns, "there was load when it was stopped"

@@ -17,6 +17,9 @@ SAMPLES: Final = "samples"
 EXEMPLARS: Final = "exemplars"
 AUDIT: Final = "audit"
 
+#: The scope of what concerns no single run: idle workers, plans, recorders, `livefire stop --all`.
+FLEET: Final = "fleet"
+
 ALL: Final = (
     RAW, CLEAN, CLAIMS, OUTCOMES, PANES, DROPPED, DEAD, CONTROL, BEATS, SAMPLES, EXEMPLARS, AUDIT,
 )  # fmt: skip

@@ -10,7 +10,9 @@ import click
 from bus.address import open_bus
 from bus.logfile import FileBus
 from bus.ports import Bus
+from capture.hearing import named
 from livefire import VERSION, runs
+from livefire.errors import UserError
 from livefire.options import on_bus
 from livefire.settings import Resolved, Settings
 from replay.hearing import FLEET
@@ -21,17 +23,24 @@ from wire.records import Action, Control, End, Manifest
 @click.command("stop")
 @click.argument("run", required=False)
 @click.option("--all", "everything", is_flag=True, help="Every run that has not ended; needs no run id.")
+@click.option("--recording", metavar="NAME", help="With --bus: stop the recorders of this recording instead of a run.")
 @click.option("--reason", default="livefire stop", show_default=True, help="Written into the run.")
 @on_bus
 @click.pass_obj
-def command(resolved: Resolved, run: str | None, everything: bool, reason: str) -> None:
+def command(resolved: Resolved, run: str | None, everything: bool, recording: str | None, reason: str) -> None:
     """Stop a run (the latest, unless another is named): nothing more is sent. With --bus also those of other machines.
+
+    --all --bus stops every run and every recorder on the bus.
 
     \b
     livefire stop
     livefire stop --all
     livefire stop --all --bus kafka://broker:9092
+    livefire stop --recording monday --bus kafka://broker:9092
     """
+    if recording is not None:
+        _stop_recording(resolved.settings, run, everything, recording, reason)
+        return
     if resolved.settings.bus:
         _stop_on_bus(resolved.settings, run, everything, reason)
         return
@@ -53,7 +62,22 @@ def _stop_on_bus(settings: Settings, run: str | None, everything: bool, reason: 
         write_stop(bus, FLEET, run_id, reason)
     finally:
         bus.close()
-    click.echo("every run on the bus: told to stop" if everything else f"run {run_id}: told to stop")
+    click.echo("every run and recorder on the bus: told to stop" if everything else f"run {run_id}: told to stop")
+
+
+def _stop_recording(settings: Settings, run: str | None, everything: bool, recording: str, reason: str) -> None:
+    if run is not None or everything:
+        raise UserError("--recording names what is to stop: leave the run and --all out")
+    if not settings.bus:
+        raise UserError(
+            "--recording: recorders are told over a bus, --bus ADDRESS; one that writes a file has a --kill-file"
+        )
+    bus = open_bus(settings.bus, FLEET, settings.kafka_security)
+    try:
+        write_stop(bus, FLEET, named(recording), reason)
+    finally:
+        bus.close()
+    click.echo(f"recording {recording}: its recorders are told to stop")
 
 
 def send_stop(folder: Path, reason: str) -> None:
