@@ -12,6 +12,7 @@ from capture.settings import CaptureSettings
 from livefire.commands.masking import masker_for, masking_options
 from livefire.commands.show import show_account
 from livefire.errors import UserError
+from livefire.protocols import other_protocols
 from livefire.recording import masked_line
 from livefire.settings import Resolved
 from livefire.story import Story
@@ -67,6 +68,8 @@ def command(
         story.line(masked)
     if packets and not written:
         story.line("no HTTP was in it: is it plain HTTP/1.1, and captured in full (tcpdump -s 0)?")
+        for line in other_protocols(account):
+            story.line(f"  there was {line}")
     if as_json:
         show_account(account, as_json=True)
 

@@ -22,6 +22,7 @@ from livefire.commands.show import show_account
 from livefire.errors import UserError
 from livefire.limits import cost_line, limit_options, limits_of, stays_root
 from livefire.options import Duration, asked_bus, on_bus
+from livefire.protocols import other_protocols
 from livefire.recording import masked_line
 from livefire.settings import Resolved
 from livefire.sources import source_options, sources_of
@@ -129,6 +130,8 @@ def command(
         story.line(masked)
     if not exchanges:
         story.line("no HTTP was seen: is this the interface, and the port, of plain HTTP? (livefire doctor)")
+        for line in other_protocols(account):
+            story.line(f"  there was {line}")
     if as_json:
         show_account(account, as_json=True)
 

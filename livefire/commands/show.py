@@ -13,6 +13,7 @@ import click
 from capture.show import exchange_json
 from cleanse import learned as learned_file
 from livefire.learned import learned
+from livefire.protocols import WHERE, is_told, other_protocols
 from livefire.recording import Recording, masked_line
 from livefire.tables import counted, milliseconds, size, table
 from wire import head
@@ -102,8 +103,12 @@ def show_account(account: Account, as_json: bool) -> None:
     if masked := masked_line(account):
         click.echo(f"  {masked}")
     for name, count in sorted(account.notes.items()):
-        if not name.startswith("masked."):
+        if not name.startswith("masked.") and not is_told(name):
             click.echo(f"  {name.replace('_', ' ')}: {count:,}")
+    if others := other_protocols(account):
+        click.echo(f"other protocols, not recorded; what to do for each: {WHERE}")
+        for line in others:
+            click.echo(f"  {line}")
     click.echo("balanced" if account.balanced else "NOT BALANCED: something that was seen is unaccounted for")
 
 
