@@ -51,6 +51,16 @@ class Tally:
         if hit and last_ns is not None:
             self.worst_ns = max(last_ns, self.worst_ns or last_ns)
 
+    def join(self, other: Tally) -> None:
+        """Tries of the same fault on other ground."""
+        self.wanted += other.wanted
+        self.problems += other.problems
+        self.hits += other.hits
+        self.in_flight += other.in_flight
+        self.skipped = self.skipped or other.skipped
+        if other.worst_ns is not None:
+            self.worst_ns = max(other.worst_ns, self.worst_ns or other.worst_ns)
+
     def verdict(self) -> list[str]:
         """Every reason why this fault has not passed."""
         if self.skipped:

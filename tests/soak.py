@@ -83,6 +83,18 @@ def _at_most(most: int, fault: Fault) -> Fault:
     return lambda count, seed: fault(min(count, most), seed)
 
 
+def _in_rounds(most: int, fault: Fault) -> Fault:
+    """So many at a time on one ground: what hours of load leave behind would be all that is tried in the end."""
+
+    def rounds(count: int, seed: int) -> Tally:
+        tally = Tally()
+        while tally.wanted < count and not tally.skipped:
+            tally.join(fault(min(most, count - tally.wanted), seed + 1000 * tally.wanted))
+        return tally
+
+    return rounds
+
+
 def _linux(fault: Fault) -> Fault:
     """Limits of a running process, and the descriptors of another one, are Linux's."""
     return fault if LINUX else lambda count, seed: Tally(skipped="only on Linux")
@@ -104,11 +116,11 @@ FAULTS: dict[str, Fault] = {
     "conductor stands still for 4 s": _each(fault_target.stalled_conductor, 4),
     "target dies and comes back": _each(fault_target.dead_target, 4),
     "target hangs for 2 s": _each(fault_target.hung_target, 4),
-    "kill -9: recorder, Kafka": fault_record_bus.recorder_kills,
+    "kill -9: recorder, Kafka": _in_rounds(20, fault_record_bus.recorder_kills),
     "broker of a recorder dies and comes back": fault_record_bus.outages,
     "disk under a recorder's spool is full": _linux(fault_record_bus.full_spools),
-    "kill -9: Faust cleanser": fault_cleanse.cleanser_kills,
-    **{name: _at_most(25, fault) for name, fault in fault_fleet.FAULTS.items()},  # each is a whole drill
+    "kill -9: Faust cleanser": _in_rounds(20, fault_cleanse.cleanser_kills),
+    **{name: _at_most(25, _in_rounds(5, fault)) for name, fault in fault_fleet.FAULTS.items()},  # each is a whole drill
     "recorder's disk is full": _linux(_each(fault_record.full_disk, 4)),
     "a run's disk is full": _linux(_each(fault_target.full_run_disk, 4)),
     "damaged bytes in outcomes": _each(fault_panes.damage, 4),
