@@ -19,7 +19,7 @@ import msgspec
 from bus.logfile import account_of
 from bus.logreader import LogReader
 from bus.logwriter import LogWriter
-from bus.ports import Bus, BusError, BusFull
+from bus.ports import Bus, BusFull
 from capture.assembler import Assembler, Masker
 from capture.choose import choose, open_source
 from capture.dealer import LINGER_S, Clock, Dealer, after_crash
@@ -28,7 +28,8 @@ from capture.message import Message
 from capture.output import Output
 from capture.privileges import become, give, user_of
 from capture.sample import Filter, filter_of, sampled
-from capture.settings import BUS_BODY_BYTES, CaptureSettings, RecordSettings, SampleSettings
+from capture.segments import Rotation, Segments, check_goes_on, used_bytes
+from capture.settings import BUS_BODY_BYTES, CaptureSettings, RecordSettings
 from capture.shed import Shedder
 from capture.source import Source
 from capture.watch import LOOK_NS, KillFile, Links
@@ -62,6 +63,7 @@ class Progress(msgspec.Struct, frozen=True):
     recording_id: str
     waiting_bytes: int = 0  # in the spool, till the bus takes them
     away: bool = False  # the bus cannot be reached now
+    written_bytes: int = 0  # so far; those that were removed too
 
 
 def record(
@@ -95,11 +97,20 @@ def record(
         why = choice.why
         source = open_source(settings, choice, anchor_ns=anchor_ns, monotonic_ns=monotonic_ns)
     host = settings.agent or host
-    log: LogWriter | Dealer
+    log: LogWriter | Segments | Dealer
     blind: Increment | None = None
     try:
         manifest = _manifest(settings, masker is not None, source, anchor_ns + monotonic_ns(), host)
-        if bus is None:
+        if settings.segmented:
+            folder = Path(settings.to)
+            rotation = Rotation(
+                settings.rotate_bytes, settings.rotate_ns, settings.keep_last_ns, settings.max_disk_bytes
+            )
+            log = Segments(
+                folder, manifest, rotation, process=settings.process, now_ns=lambda: anchor_ns + monotonic_ns()
+            )
+            blind = log.blind
+        elif bus is None:
             log, blind = _open(Path(settings.to), manifest)
         else:
             ahead = source.kernel_times or wall_ns is None
@@ -108,7 +119,9 @@ def record(
             log = Dealer(bus, manifest, host, folder, most, monotonic_ns=monotonic_ns, skew_ns=skew_ns)
         if user is not None:
             give(Path(settings.to) if bus is None else folder, user)
-            become(user, None if bus is None else folder)
+            if settings.socket:
+                give(Path(settings.socket), user)
+            become(user, folder if bus is not None or settings.segmented else None)
     except BaseException:
         source.close()
         if bus is not None:
@@ -120,6 +133,8 @@ def record(
     if isinstance(log, Dealer):
         capture = msgspec.structs.replace(capture, max_body_bytes=min(capture.max_body_bytes, BUS_BODY_BYTES))
         tick, buffer_s = log.tick, settings.bus_buffer_s
+    elif isinstance(log, Segments):
+        tick = log.tick
     most = queue_bytes(settings.max_memory_bytes)
     writer = QueuedWriter(log, buffer_ns=round(buffer_s * 1e9), max_bytes=most, monotonic_ns=monotonic_ns, tick=tick)
     try:
@@ -171,22 +186,11 @@ def _open(path: Path, manifest: Manifest) -> tuple[LogWriter, Increment | None]:
     found = _manifest_of(path)
     if found is None:
         return LogWriter(path, manifest), None
-    if found.masked and not manifest.masked:
-        raise BusError(f"{path}: was begun masked, and would go on unmasked; write to another file")
+    check_goes_on(path, found, manifest)
     log = LogWriter(path, msgspec.structs.replace(manifest, owner_id=found.owner_id))
-    if (found.scale, _sample_of(found)) != (manifest.scale, _sample_of(manifest)):
-        log.close()
-        raise BusError(
-            f"{path}: was begun with {found.scale:.3%} of production, and would go on with {manifest.scale:.3%}, or "
-            "with other requests of it (--scale, --sample, --only-...); write to another file"
-        )
     account = account_of(path)
     in_flight = {name: ledger.in_flight for name, ledger in account.ledgers.items() if ledger.in_flight}
     return log, after_crash(in_flight, max(0, manifest.created_ns - max(log.last_ns, found.created_ns)))
-
-
-def _sample_of(manifest: Manifest) -> SampleSettings:
-    return msgspec.convert(manifest.settings.get("sample", {}), SampleSettings)
 
 
 def _manifest_of(path: Path) -> Manifest | None:
@@ -204,7 +208,7 @@ class _Loop:
         source: Source,
         assembler: Assembler,
         writer: QueuedWriter,
-        log: LogWriter | Dealer,
+        log: LogWriter | Segments | Dealer,
         why: str,
         anchor_ns: int,
         monotonic_ns: Callable[[], int],
@@ -247,13 +251,13 @@ class _Loop:
                 self._writer.check()
                 if progress is not None:
                     progress(self._progress(now))
-                if settings.max_disk_bytes and not settings.bus and self._log.next_offset >= settings.max_disk_bytes:
-                    assembler.account.note("disk_limit_reached")
-                    break
             if ends_ns and now >= ends_ns:
                 break
             if stop():
                 reason = "stopped"
+                break
+            if self._disk_is_used_up():
+                assembler.account.note("disk_limit_reached")
                 break
             if now >= next_look:
                 next_look = now + LOOK_NS
@@ -283,6 +287,13 @@ class _Loop:
         if progress is not None:
             progress(self._progress(self._monotonic_ns()))
         return assembler.account
+
+    def _disk_is_used_up(self) -> bool:
+        """A ring makes room by itself. What waits is counted as it is, though it is going to be compressed."""
+        most = self._settings.max_disk_bytes
+        if not most or self._settings.keep_last_ns:
+            return False
+        return used_bytes(self._log) + self._writer.waiting_bytes >= most
 
     def _follow_bus(self, dealer: Dealer) -> None:
         """Its clock, and how much room is left while it is away."""
@@ -319,7 +330,8 @@ class _Loop:
             exchanges=exchanges,
             exchanges_per_s=rate,
             connections=self._assembler.connections,
-            file_bytes=self._log.next_offset,
+            file_bytes=used_bytes(self._log),
+            written_bytes=self._log.next_offset,
             lost_packets=account.ledger("packets").drops.get("kernel", 0),
             shed=sum(account.ledger("messages").drops.get(name, 0) for name in ("shed", "no_room", *BOUNDS)),
             recording_id=self._log.manifest.owner_id,

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from bus.logfile import FileBus, LogReader, LogWriter, account_of
 from bus.ports import BusError, BusFull
 from capture.dealer import after_crash
+from capture.settings import SampleSettings
 from wire import codec, topics
 from wire.account import Increment, Ledger
 from wire.records import End, Manifest
@@ -29,17 +30,25 @@ def check_goes_on(path: Path, found: Manifest, manifest: Manifest) -> None:
     """Raises BusError when a recorder with `manifest` would make something else of what was begun with `found`."""
     if found.masked and not manifest.masked:
         raise BusError(f"{path}: was begun masked, and would go on unmasked; write somewhere else")
-    if (found.scale, found.settings.get("sample", {})) != (manifest.scale, manifest.settings.get("sample", {})):
+    if (found.scale, _sample_of(found)) != (manifest.scale, _sample_of(manifest)):
         raise BusError(
             f"{path}: was begun with {found.scale:.3%} of production, and would go on with {manifest.scale:.3%}, or "
             "with other requests of it (--scale, --sample, --only-...); write somewhere else"
         )
 
 
-def used_bytes(log: object) -> int:
+def _sample_of(manifest: Manifest) -> SampleSettings:
+    return msgspec.convert(manifest.settings.get("sample", {}), SampleSettings)
+
+
+class _Log(Protocol):
+    @property
+    def next_offset(self) -> int: ...
+
+
+def used_bytes(log: _Log) -> int:
     """What a recording takes on the disk: of a file its length."""
-    found: int = getattr(log, "used_bytes", None) or getattr(log, "next_offset", 0)
-    return found
+    return log.used_bytes if isinstance(log, Segments) else log.next_offset
 
 
 class Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,6 +99,10 @@ class Segments:
         self._began_ns = 0
         self._manifest = manifest
         self.blind: Increment | None = None  # what must be said of the time since a recorder was killed here
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise BusError(f"{folder}: cannot be made a folder: {os.strerror(error.errno or 0).lower()}") from None
         self._find()
 
     @property

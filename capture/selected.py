@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from capture.bpf import Network, Selection, networks
 from capture.decode import decode
-from capture.layers import Fragment
+from capture.segment import Fragment
 from capture.source import PacketSink
 from wire.config import ConfigError
 

@@ -81,7 +81,15 @@ class RecordSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     geneve: tuple[str, ...] = ()
     socket: str = ""  # the path of a unix socket that services hand bytes to
     buffer_s: float = 2.0  # of traffic that may wait for the disk
-    max_disk_bytes: int = 0  # 0: as much as there is
+    max_disk_bytes: int = 0  # 0: as much as there is; then recording stops, or the oldest segments go
+    #: With one of these `to` is a folder of segments.
+    rotate_bytes: int = 0  # a new segment after so much
+    rotate_ns: int = 0  # or after this time
+    keep_last_ns: int = 0  # segments that are older are removed
+    #: Several recorders share the interfaces, by the hash of a connection, and the folder.
+    processes: int = 1
+    process: int = 0  # which of them this is
+    fanout: int = 0  # names their group, to the kernel
     scale: float = 1.0  # the share of production that passes where this recording is made, by all its recorders
     capture: CaptureSettings = msgspec.field(default_factory=CaptureSettings)
     #: `given`: the listeners that are named, else the ring; `auto`: the ring where it is permitted, else the proxies.
@@ -104,6 +112,11 @@ class RecordSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     user: str = ""  # who goes on when all sockets are open; "" = who began
 
     @property
+    def segmented(self) -> bool:
+        """Whether `to` is a folder."""
+        return bool(self.rotate_bytes or self.rotate_ns or self.keep_last_ns or self.processes > 1)
+
+    @property
     def bounded(self) -> bool:
         """Whether there is a bound to what recording may cost."""
         return bool(self.max_cpu or self.max_memory_bytes or self.max_rate)
@@ -111,6 +124,8 @@ class RecordSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if bool(self.to) == bool(self.bus):
             raise ValueError("a recording goes either to a file (to) or to a bus (bus, recording, agent)")
+        if self.bus and (self.segmented or self.max_disk_bytes):
+            raise ValueError("segments and a budget of disk are of a folder (to); a bus has a spool (spool_max_bytes)")
         if self.bus and not (self.recording and self.agent and self.spool):
             raise ValueError("a recording on a bus needs a name (recording), this recorder's (agent), and a spool")
         if self.max_memory_bytes and self.max_memory_bytes < MIN_MEMORY_BYTES:

@@ -19,6 +19,7 @@ from capture.sample import described
 from capture.settings import RecordSettings
 from livefire.commands.masking import masker_for, masking_options
 from livefire.commands.show import show_account
+from livefire.disk import check_to, disk_of, disk_options, forecast, used_up
 from livefire.errors import UserError
 from livefire.limits import cost_line, limit_options, limits_of, stays_root
 from livefire.options import Duration, asked_bus, on_bus
@@ -31,11 +32,14 @@ from livefire.supervisor import StopFlag
 from livefire.tables import size
 from wire import config
 
+_FORECAST_NS: Final = 5_000_000_000
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 
 @click.command("record")
-@click.option("--to", type=click.Path(path_type=Path, dir_okay=False), help="The recording to write: a file.")
+@click.option(
+    "--to", type=click.Path(path_type=Path), help="The recording to write: a file; a folder of files if so asked."
+)
 @on_bus
 @click.option(
     "--recording", metavar="NAME", help="With --bus: the recording's name on the bus, the same for all recorders of it."
@@ -48,6 +52,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 @click.option("--drain", "drain_only", is_flag=True, help="Record nothing: bring to the bus what waits in the spool.")
 @source_options
 @click.option("--for", "for_", type=Duration(), help="Stop after this time (default: until Ctrl-C).")
+@disk_options
 @click.option("--keep-stress", is_flag=True, help="Record marked stress traffic, too.")
 @click.option("--stdin-guard", is_flag=True, help="Stop when stdin closes: for a supervisor.")
 @masking_options
@@ -75,6 +80,7 @@ def command(
 
     \b
     livefire record --interface eth0 --port 8080 --for 10m --to monday.lf
+    livefire record --port 8080 --keep-last 30m --max-disk 20GB --to ring
     livefire record --proxy 0.0.0.0:8080=127.0.0.1:8081 --to monday.lf
     livefire record --port 8080 --bus kafka://k1:9092 --recording monday --agent web-1 --agents web-1,web-2
     """
@@ -92,7 +98,9 @@ def command(
         keep_stress=keep_stress,
         **sources_of(sources),
         **limits_of(sources),
+        **disk_of(sources, to),
     )
+    check_to(settings)
     security = resolved.settings.kafka_security
     if drain_only:
         return _drain(settings, security)
@@ -101,16 +109,22 @@ def command(
     if stdin_guard:
         stop.with_stdin()
     story = Story(click.get_text_stream("stderr"))
+    first: Progress | None = None
     latest: Progress | None = None
+    told = False
 
     def progress(now: Progress) -> None:
-        nonlocal latest
+        nonlocal first, latest, told
+        first = first or now
         if latest is None:
             until = f"for {for_}" if for_ else "until Ctrl-C"
             part = described(settings.sample)
             only = f"; only {part}" if part else ""
             story.line(f"{now.why}; {now.source}; {until}{only}{stays_root(settings.user)}")
         latest = now
+        if not told and now.elapsed_ns - first.elapsed_ns >= _FORECAST_NS:
+            told = True
+            story.line(forecast(settings, first, now))
         lost = f", {now.lost_packets:,} packets lost" if now.lost_packets else ""
         shed = f", {now.shed:,} shed" if now.shed else ""
         waits = f", the bus is away, {size(now.waiting_bytes)} wait" if now.away else ""
@@ -125,6 +139,8 @@ def command(
     balanced = "balanced" if account.balanced else "NOT BALANCED"
     where = str(to) if to is not None else f"{recording}, {settings.agent}"
     story.line(f"{where}: {exchanges:,} exchanges in {time.monotonic() - began:,.1f} s; account {balanced}")
+    if ended := used_up(settings, account):
+        story.line(ended)
     story.line(cost_line(account, time.monotonic() - began))
     if masked := masked_line(account):
         story.line(masked)

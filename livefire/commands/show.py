@@ -150,6 +150,10 @@ def _summary(recording: Recording) -> None:
     scale = "" if manifest.scale == 1 else f"; {manifest.scale:.1%} of production"
     held = f"{counted(recording.count, 'exchange')} in {counted(len(sessions), 'session')}"
     click.echo(f"{held} over {seconds:,.1f} s{rate}{scale}")
+    if gone := recording.removed:
+        click.echo(
+            f"a ring of time: {gone.get('exchanges', 0):,} older exchanges had been removed when its last file began"
+        )
     if servers:
         click.echo("servers: " + ", ".join(f"{server} ({n:,})" for server, n in servers.most_common(8)))
     if unsafe:

@@ -1,0 +1,175 @@
+"""`livefire record` into a folder: rotation, a ring that survives kills, a budget."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bus.parts import parts_of
+from capture.record import Progress
+from capture.settings import RecordSettings
+from livefire.disk import forecast
+from livefire.recording import Recording
+
+DEADLINE_S = 20.0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+class Recorder:
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.port = free_port()
+        keys = folder.parent / "keys"
+        command = [sys.executable, "-m", "livefire", "--keys", str(keys), "record", "--to", str(folder)]
+        self.process = subprocess.Popen(
+            [*command, "--mirror", f"127.0.0.1:{self.port}", "--unmasked", "--json", *options],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        end = time.monotonic() + DEADLINE_S
+        while True:
+            try:
+                self.socket = socket.create_connection(("127.0.0.1", self.port), 1.0)
+                return
+            except OSError:
+                assert time.monotonic() < end and self.process.poll() is None, self.process.communicate()
+                time.sleep(0.02)
+
+    def send(self, name: str, size: int = 0) -> None:
+        body = random.Random(name).randbytes(size)  # that does not compress
+        self.socket.sendall(
+            b"POST /%b HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (name.encode(), size) + body
+        )
+        assert self.socket.recv(1000).startswith(b"HTTP/1.1 200")
+
+    def ended(self) -> tuple[str, dict[str, object]]:
+        out, err = self.process.communicate(timeout=DEADLINE_S)
+        assert self.process.returncode == 0, err
+        return err, json.loads(out)
+
+
+@contextmanager
+def recording(folder: Path, *options: str) -> Iterator[Recorder]:
+    recorder = Recorder(folder, *options)
+    try:
+        yield recorder
+    finally:
+        recorder.socket.close()
+        if recorder.process.poll() is None:
+            recorder.process.kill()
+            recorder.process.wait()
+        for pipe in (recorder.process.stdout, recorder.process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+def names(folder: Path) -> list[str]:
+    return [e.request.head.split(b" ")[1].decode()[1:] for e in Recording(folder).exchanges()]
+
+
+def wait_for(folder: Path, name: str) -> None:
+    end = time.monotonic() + DEADLINE_S
+    while not (folder.is_dir() and list(folder.glob("*.lf")) and name in names(folder)):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_ring_goes_on_after_kills_and_all_that_was_written_is_there(tmp_path: Path) -> None:
+    folder = tmp_path / "ring"
+    sent = []
+    for life in range(3):
+        with recording(folder, "--keep-last", "30m", "--rotate", "100kB") as recorder:
+            for number in range(6):
+                sent.append(f"{life}-{number}")
+                recorder.send(sent[-1], 30_000)
+            if life == 2:
+                recorder.process.send_signal(signal.SIGTERM)
+                err, account = recorder.ended()
+                assert account["balanced"], err
+            else:
+                wait_for(folder, sent[-1])
+                recorder.process.kill()
+                recorder.process.wait()
+    assert names(folder) == sent
+    found = Recording(folder)
+    assert found.account.balanced and found.account.notes["blind"] == 2
+    assert len(parts_of(folder)) >= 3 and len(found.warnings) == 0
+    shown = subprocess.run(
+        [sys.executable, "-m", "livefire", "show", str(folder)], capture_output=True, text=True, timeout=60
+    )
+    assert "18 exchanges" in shown.stdout and "account balanced" in shown.stdout
+
+
+def test_a_budget_ends_the_recording_with_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "r.lf"
+    with recording(file, "--max-disk", "1MB") as recorder:
+        end = time.monotonic() + DEADLINE_S
+        number = 0
+        while recorder.process.poll() is None:
+            assert time.monotonic() < end
+            try:
+                recorder.send(str(number), 100_000)
+            except (OSError, AssertionError):
+                break  # it has ended
+            number += 1
+            time.sleep(0.05)
+        err, account = recorder.ended()
+    assert re.search(r"stopped: --max-disk 1.0 MB is used up", err), err
+    assert account["balanced"] and os.stat(file).st_size <= 1_200_000
+    assert 5 <= len(names(file)) <= number
+    assert not Recording(file).warnings
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--to", "{file}", "--keep-last", "30m"), "is a file; --rotate, --keep-last and --processes write a folder"),
+        (("--to", "{folder}"), "is a folder; a file is written"),
+        (("--to", "x", "--rotate", "10"), "is not a duration: did you mean 10s?"),
+        (("--to", "x", "--rotate", "5kB"), "at least --rotate 100kB"),
+        (("--bus", "b", "--recording", "m", "--max-disk", "1GB"), "--max-disk is of a recording on this disk (--to)"),
+    ],
+)
+def test_what_does_not_fit_together_is_one_line(tmp_path: Path, options: tuple[str, ...], says: str) -> None:
+    (tmp_path / "file").write_text("x")
+    named = [word.format(file=tmp_path / "file", folder=tmp_path) for word in options]
+    result = subprocess.run(
+        [sys.executable, "-m", "livefire", "record", *named], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert result.returncode == 2 and says in result.stderr and result.stderr.count("\n") == 1, result.stderr
+
+
+def progress(seconds: float, written: int) -> Progress:
+    return Progress(round(seconds * 1e9), "", "", round(seconds * 100), 100.0, 1, written, 0, 0, "", 0, False, written)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"max_disk_bytes": 10_000_000}, "100 exchanges/s, 10.0 kB/s written: --max-disk 10.0 MB is full in 16.6 min"),
+        ({"keep_last_ns": 600 * 10**9, "max_disk_bytes": 10_000_000}, "what is kept takes about 6.0 MB"),
+        (
+            {"keep_last_ns": 3600 * 10**9, "max_disk_bytes": 10_000_000},
+            "--max-disk 10.0 MB holds about 16.7 min of the 60 min to keep: the oldest go first",
+        ),
+        ({}, "the disk ("),
+    ],
+)
+def test_what_is_said_after_five_seconds(tmp_path: Path, options: dict[str, int], says: str) -> None:
+    settings = RecordSettings(to=str(tmp_path / "r.lf"), **options)
+    assert says in forecast(settings, progress(0, 0), progress(5, 50_000))
+    assert "nothing to tell yet" in forecast(settings, progress(0, 0), progress(5, 0))
