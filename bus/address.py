@@ -62,6 +62,10 @@ def parse_kafka(address: str) -> KafkaAddress:
     return KafkaAddress(named, prefix)
 
 
+def not_a_bus(address: str) -> BusError:
+    return BusError(f"{address}: a bus is a folder or kafka://host:port[,host:port...][/prefix]")
+
+
 def open_bus(address: str, scope: str, security: KafkaSecurity | None = None) -> Bus:
     """The bus of one owner's data: a run's id, a recording's name, `fleet`. Raises BusError for a bad address.
 
@@ -76,5 +80,5 @@ def open_bus(address: str, scope: str, security: KafkaSecurity | None = None) ->
             raise BusError(f"{address}: {error.name} is not installed: pip install 'livefire[kafka]'") from None
         return KafkaBus(parse_kafka(address), scope, security or KafkaSecurity())
     if "://" in address:
-        raise BusError(f"{address}: a bus is a folder or kafka://host:port[,host:port...][/prefix]")
+        raise not_a_bus(address)
     return FileBus(Path(address).expanduser() / scope)

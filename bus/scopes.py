@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from bus.address import KafkaSecurity, is_kafka, parse_kafka
+from bus.address import KafkaSecurity, is_kafka, not_a_bus, parse_kafka
 from bus.logfile import FileBus
 
 
@@ -22,6 +22,8 @@ def open_scopes(address: str, security: KafkaSecurity | None = None) -> Scopes:
         from bus.kafka_scopes import KafkaScopes
 
         return KafkaScopes(parse_kafka(address), security or KafkaSecurity())
+    if "://" in address:
+        raise not_a_bus(address)
     return FileScopes(Path(address).expanduser())
 
 

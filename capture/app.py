@@ -17,8 +17,6 @@ from capture import goreplay_kafka
 from capture.assembler import Assembler, Masker
 from capture.dealer import Dealer
 from capture.hearing import StopHeard
-from capture.imported import Imported
-from capture.importing import Choice, check, gor_values, import_entries, import_gor
 from capture.output import Output
 from capture.record import Progress
 from capture.record import record as record_live

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from bus.address import open_bus
 from bus.logfile import FileBus, LogWriter
 from bus.ports import BusError
+from bus.scopes import open_scopes
 from bus.topic import TopicReader
 from wire import codec
 from wire.records import Action, Control, Drop, Manifest
@@ -92,3 +94,9 @@ def test_a_partition_that_cannot_be_read_is_named_and_the_others_lose_nothing(tm
     (tmp_path / "control-b.lf").unlink()
     assert drops(topic) == [5]
     topic.close()
+
+
+def test_an_address_that_is_no_folder_is_not_taken_for_one() -> None:
+    for way in (lambda: open_scopes("http://kafka:9092"), lambda: open_bus("http://kafka:9092", "monday")):
+        with pytest.raises(BusError, match="http://kafka:9092: a bus is a folder or kafka://host:port"):
+            way()

@@ -112,6 +112,9 @@ def test_dead_letters_are_listed_dropped_and_audited(tmp_path: Path) -> None:
     assert (audit.action, audit.detail["offset"]) == ("dead.dropped", two["offset"]) and audit.who and audit.at_ns
     assert run("dead", "drop", *where, "--all").stdout == "dropped 1 dead letter\n"
     assert run("dead", "list", *where).stdout == f"recording {NAME}: no dead letters\n"
+    wrong = run("dead", "list", *where[:2], "--recording", "mondai")
+    assert wrong.returncode == 2
+    assert wrong.stderr == f"livefire: {tmp_path}/bus: holds no recording mondai (did you mean {NAME!r}?)\n"
 
 
 def test_what_can_be_read_by_now_comes_back_and_the_count_of_it(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import time
@@ -14,8 +15,10 @@ import click
 
 from bus.address import open_bus
 from bus.ports import Bus
+from bus.scopes import open_scopes
 from cleanse import dead, learned
 from cleanse.dead import Letter
+from cleanse.relay import NOBODY
 from cleanse.stream import StreamPipeline
 from livefire.commands.cleanse import settings_of
 from livefire.errors import Exit, Group, UserError
@@ -50,7 +53,13 @@ def _choice(function: Callable[..., Any]) -> Callable[..., Any]:
 def _opened(resolved: Resolved, name: str) -> Bus:
     if not (found := resolved.settings.bus):
         raise UserError("--bus ADDRESS is missing: where the recording is")
-    return open_bus(found, name, resolved.settings.kafka_security)
+    security = resolved.settings.kafka_security
+    bus = open_bus(found, name, security)
+    if name == NOBODY or any(bus.partitions(topic) for topic in (topics.RAW, topics.DEAD)):
+        return bus
+    bus.close()
+    with contextlib.closing(open_scopes(found, security)) as scopes:
+        raise UserError(f"{found}: holds no recording {name}{suggestion(name, scopes.of(topics.RAW))}")
 
 
 @command.command("list")
