@@ -32,6 +32,7 @@ from wire.account import Account
 from wire.records import Exchange
 
 _SWEEP_NS = 50_000_000
+_MOVED_NS = 1_000_000_000  # copies of a packet follow it sooner
 _TCP = struct.Struct(">IIBB").unpack_from
 #: Of Ethernet, IPv4 without options, TCP: EtherType, version and length of the header, length, fragment, protocol,
 #: addresses and ports, sequence, acknowledgement, offset of the data, flags.
@@ -272,8 +273,10 @@ class Assembler:
                 return
         if side.interface != interface:
             if side.interface is not None:
-                self._ledgers.drop_packet("other_interface")
-                return
+                if ts_ns - side.connection.last_ns < _MOVED_NS:
+                    self._ledgers.drop_packet("other_interface")
+                    return
+                side.other.interface = None  # it passes elsewhere now: another link of a bond, the next file
             side.interface = interface
         self._packets.emitted += 1
         self._bytes.seen += size

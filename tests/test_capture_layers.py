@@ -235,3 +235,21 @@ def test_segments_of_an_offload_beyond_64_kb(version: int) -> None:
             assembler.packet(ts_ns, data, len(data), linktype)
         assert shown(assembler.finish()) == [(b"/1", 200, body)]
         assert assembler.account.balanced
+
+
+def test_a_connection_that_goes_on_on_another_interface_is_followed() -> None:
+    """Files of several interfaces one after the other, links of a bond; but copies of its packets are still copies."""
+    talk = Conversation().open().client(get("/1")).server(answer(b"one"))
+    at = len(talk.packets)
+    talk.now_ns += 2_000_000_000
+    talk.client(get("/2")).server(answer(b"two")).close()
+    for copies in (False, True):
+        assembler = Assembler("r", CaptureSettings(), None, b"k")
+        for index, (ts_ns, packet) in enumerate(talk.packets):
+            names = ("a", "b") if copies else ("a" if index < at else "b",)
+            for name in names:
+                assembler.packet(ts_ns, packet, len(packet), 1, name)
+        assert shown(assembler.finish()) == [(b"/1", 200, b"one"), (b"/2", 200, b"two")]
+        drops = assembler.account.ledger("packets").drops
+        assert drops == ({"other_interface": len(talk.packets)} if copies else {})
+        assert assembler.account.balanced
