@@ -6,14 +6,13 @@ filled; all bounded by the settings. What is shed is whole exchanges, and counte
 
 from __future__ import annotations
 
-import heapq
 import struct
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 from capture.channel import Channel
-from capture.connection import FAR, Connection, Side
+from capture.connection import REACH, Connection, Side
+from capture.crowd import Crowd
 from capture.decode import decode
 from capture.exchange import ExchangeMaker
 from capture.flows import Flows
@@ -33,6 +32,7 @@ from wire.records import Exchange
 
 _SWEEP_NS = 50_000_000
 _MOVED_NS = 1_000_000_000  # copies of a packet follow it sooner
+_MANY_WAITS = 4096
 _TCP = struct.Struct(">IIBB").unpack_from
 #: Of Ethernet, IPv4 without options, TCP: EtherType, version and length of the header, length, fragment, protocol,
 #: addresses and ports, sequence, acknowledgement, offset of the data, flags.
@@ -76,13 +76,11 @@ class Assembler:
         self.other = Others(self._ledgers.account).note
         self._flows = Flows(self._opened)
         self._sides = self._flows.side_of
-        self._open: dict[Connection, None] = {}
-        self._closed: deque[tuple[int, Connection]] = deque()
-        self._waiting: dict[Connection, None] = {}
+        self._crowd = Crowd(settings, self._flows.forget, self._ledgers.account.note)
+        self._open = self._crowd.open
         self._fragments = Fragments()
         self._clock = PacketClock()
         self._next_sweep = 0
-        self._next_idle = 0
         self.kept = 0  # body bytes in memory
         self._lane = Lane(self, self._messages, settings)
         self._general = general
@@ -135,7 +133,7 @@ class Assembler:
 
     def close(self) -> None:
         """End everything that is open; what it gives is in `ready`."""
-        for connection in list(self._waiting):
+        for connection in list(self._crowd.waiting):
             connection.sweep(self._clock.now_ns, force=True)
         for connection in list(self._open):
             connection.close(self._clock.now_ns, closed=False)
@@ -216,7 +214,7 @@ class Assembler:
         expected = theirs.next
         ahead = ((ack - theirs.origin - expected + 0x80000000) & 0xFFFFFFFF) - 0x80000000
         received = expected + ahead
-        if received > theirs.acked and ahead < FAR:
+        if received > theirs.acked and (ahead < REACH or received - theirs.acked < REACH):
             theirs.acked = received
             if ahead > 1 and other.seen:
                 self.holes(connection)
@@ -283,13 +281,11 @@ class Assembler:
         if end > len(data) and size:
             self._ledgers.account.note("cut_packets")  # by a snaplen, or by who mirrored them
         side.connection.segment(side, sequence, ack, flags, data[body:end] if size else b"", size, ts_ns)
+        if self._crowd.waits > _MANY_WAITS:  # also where no time passes
+            self.expire(self._clock.now_ns)
 
     def _opened(self, first: str, second: str, link: str, midstream: bool) -> Connection:
-        if len(self._open) >= self.settings.max_connections:
-            oldest = heapq.nsmallest(max(1, len(self._open) // 100), self._open, key=lambda c: c.last_ns)
-            for connection in oldest:
-                connection.close(self._clock.now_ns, closed=False)
-            self._ledgers.account.note("evicted_connections", len(oldest))
+        self._crowd.make_room(self._clock.now_ns)
         connection = Connection(self, first, second, link, midstream=midstream)
         self._open[connection] = None
         return connection
@@ -313,20 +309,7 @@ class Assembler:
     def expire(self, now_ns: int) -> None:
         """Give up on holes, idle connections and fragments that are too old."""
         self._next_sweep = now_ns + _SWEEP_NS
-        if self._waiting:
-            waiting, self._waiting = self._waiting, {}
-            crowded = sum(c.waiting_bytes for c in waiting) > self.settings.max_total_bytes
-            for connection in waiting:
-                if not connection.closed and connection.sweep(now_ns, force=crowded):
-                    self._waiting[connection] = None
-        while self._closed and now_ns - self._closed[0][0] > self.settings.closed_ns:
-            self._flows.forget(self._closed.popleft()[1])
-        if now_ns < self._next_idle:
-            return
-        idle = self.settings.idle_ns
-        self._next_idle = now_ns + max(idle // 8, _SWEEP_NS)
-        for connection in [c for c in self._open if now_ns - c.last_ns > idle]:
-            connection.close(now_ns, closed=False)
+        self._crowd.sweep(now_ns)
         self._fragments.expire(now_ns)
         self._count_fragments()
 
@@ -358,13 +341,15 @@ class Assembler:
         self._ledgers.account.note("gap_bytes", count)
         self._ledgers.account.note("gaps")
 
+    def note(self, name: str, count: int = 1) -> None:
+        self._ledgers.account.note(name, count)
+
     def holes(self, connection: Connection) -> None:
-        self._waiting[connection] = None
+        self._crowd.waiting[connection] = None
+        self._crowd.waits += 1
 
     def over(self, connection: Connection) -> None:
-        self._open.pop(connection, None)
-        self._waiting.pop(connection, None)
-        self._closed.append((self._clock.now_ns, connection))
+        self._crowd.over(connection, self._clock.now_ns)
 
     def pair(self, connection: Connection, pair: Pair) -> None:
         """Make the exchange of it, or count why not."""

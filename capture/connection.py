@@ -14,12 +14,14 @@ from capture.http1 import Reader
 from capture.message import REQUEST, RESPONSE, UNKNOWN
 from capture.other import ASKED, Other, finish, upgraded_to
 from capture.pair import Pair, Pairer
-from capture.reassemble import Piece, Stream
+from capture.reassemble import PIECE_COST, Piece, Stream
 from capture.settings import CaptureSettings
 from wire.ids import ExchangeIds
 
-FAR = 1 << 30  # the largest window of TCP (RFC 7323 section 2.3)
+#: No sender is farther from what was acknowledged: receivers grant some 16 MB at most, of the 1 GB that TCP could.
+REACH = 1 << 26
 _RESET_REACH = 1 << 20
+_LITTLE = 2 << 10  # remembered where no message is under way
 
 
 class Host(Protocol):
@@ -40,6 +42,8 @@ class Host(Protocol):
     def other(self, protocol: str, port: str, name: str) -> None:
         """What a connection speaks that is no HTTP/1."""
 
+    def note(self, name: str, count: int = 1) -> None: ...
+
     def holes(self, connection: Connection) -> None:
         """It waits for bytes: `sweep` it."""
 
@@ -51,17 +55,9 @@ class Side:
     """One direction, and who sends in it."""
 
     __slots__ = (
-        "address",
-        "connection",
-        "ended",
-        "held",
-        "held_bytes",
-        "interface",
-        "other",
-        "reader",
-        "seen",
+        "address", "connection", "ended", "far", "held", "held_bytes", "interface", "other", "reader", "reset", "seen",
         "stream",
-    )
+    )  # fmt: skip
 
     other: Side
 
@@ -75,6 +71,10 @@ class Side:
         self.ended = False
         self.held: deque[Piece] = deque()  # a piece of length 0 is the end
         self.held_bytes = 0
+        self.far = -1  # the sequence number after a segment that was too far away
+        #: A reset beyond what has been seen: its offset, where the stream stood then, when. It holds when nothing else
+        #: comes, or what comes ends there.
+        self.reset: tuple[int, int, int] | None = None
 
 
 class Connection:
@@ -88,6 +88,8 @@ class Connection:
         self.syn_seen = False
         self.closed = False
         self.was_reset = False
+        self.replaced = False  # another one by now, whose beginning was not seen
+        self.little = False  # only little is remembered, as no message is under way
         self.requests_only = False  # a mirror: answers pass elsewhere
         self.last_ns = 0
         self.first_seq = 0
@@ -129,12 +131,20 @@ class Connection:
             self.other = self.other or Other(self)
             reason = self.other.reason(reason)
         self._host.drop_bytes(reason, count)
+        if not self.little and reason != "blank" and not self.pairer.open and not self.pairer.orphans:
+            self.little = True
+            for side in self.sides:
+                side.stream.remember_at_most(min(_LITTLE, self._host.settings.history_bytes))
 
     def keep(self, pair: Pair | None, count: int) -> bool:
         return self._host.keep(pair, count)
 
     def head(self) -> None:
         self._host.head()
+        if self.little:
+            self.little = False
+            for side in self.sides:
+                side.stream.remember_at_most(self._host.settings.history_bytes)
 
     # -- packets
 
@@ -153,6 +163,8 @@ class Connection:
                 stream.start(sequence, syn=False)
             offset = stream.in_order(sequence, data, wire_len)
             if offset < 0:
+                if self._far(side, sequence, wire_len, ts_ns):
+                    return
                 pieces = stream.segment(sequence, data, wire_len, ts_ns, received)
                 if pieces:
                     self.deliver(side, pieces)
@@ -177,11 +189,27 @@ class Connection:
                 return -1
             theirs.start(ack - 1, syn=True)  # the handshake: nothing but SYN can have been acknowledged
         offset = theirs.offset_of(ack)
-        if offset > theirs.acked and offset - theirs.next < FAR:
+        if offset > theirs.acked and (offset - theirs.next < REACH or offset - theirs.acked < REACH):
             theirs.acked = offset
             if offset > theirs.next + 1 and other.seen:
                 self._host.holes(self)
         return offset
+
+    def _far(self, side: Side, sequence: int, size: int, ts_ns: int) -> bool:
+        """Whether a segment is too far from where its stream stands to be of it; then it is counted, and not taken.
+
+        Where another one goes on from it, the addresses are those of a new connection by now."""
+        stream = side.stream
+        ahead = stream.offset_of(sequence) - stream.next
+        if -REACH < ahead < REACH or (stream.acked >= 0 and abs(stream.next + ahead - stream.acked) < REACH):
+            return False
+        self._host.drop_bytes("out_of_window", size)
+        goes_on = side.far == sequence
+        side.far = (sequence + size) & 0xFFFFFFFF
+        if goes_on:
+            self.replaced = True
+            self.close(ts_ns, closed=False)
+        return True
 
     def data(self, side: Side, data: bytes, ts_ns: int) -> None:
         """Bytes of a stream that arrives whole (a proxy)."""
@@ -206,7 +234,7 @@ class Connection:
             side.held.extend(pieces)
             side.held_bytes += sum(piece[2] for piece in pieces if piece[1] is not None)
             self._host.holes(self)
-            if side.held_bytes > self._host.settings.max_connection_bytes:
+            if side.held_bytes + PIECE_COST * len(side.held) > self._host.settings.max_connection_bytes:
                 self._give_up(other, pieces[-1][3])
             return
         self._read(side, pieces)
@@ -238,8 +266,9 @@ class Connection:
                 reader.feed(offset, data, ts_ns, ack)
             elif length:
                 self._host.gap(length)
-                self.pairer.lost_answers(reader)
-                reader.gap(offset, length, ts_ns)
+                head = reader.gap(offset, length, ts_ns)
+                if reader.lost:
+                    self.pairer.lost_answers(reader, head=head)
             else:
                 self._read_end(side, ts_ns, closed=True)
 
@@ -256,15 +285,46 @@ class Connection:
 
     def _read_end(self, side: Side, ts_ns: int, *, closed: bool) -> None:
         side.reader.end(ts_ns, closed=closed)
-        if side.reader.kind is RESPONSE and closed:
+        if not closed:
+            return
+        if side.reader.kind is RESPONSE:
             self.pairer.no_more_answers()
+        elif side.other.stream.acked >= side.other.stream.next:
+            self.pairer.all_received()
 
     def _reset(self, side: Side, sequence: int, ts_ns: int) -> None:
+        """RFC 5961 section 3: one that is not in the window is of another connection, or forged."""
         stream = side.stream
-        if stream.started and not -_RESET_REACH < stream.offset_of(sequence) - stream.next < _RESET_REACH:
-            return  # not of this connection (RFC 5961 section 3)
+        if stream.started:
+            offset = stream.offset_of(sequence)
+            oldest = stream.next - _RESET_REACH if stream.acked < 0 else min(stream.acked, stream.next)
+            if not oldest <= offset < stream.next + _RESET_REACH:
+                self._host.note("resets_out_of_window")
+                return
+            if offset > stream.next:
+                side.reset = (offset, stream.next, ts_ns)
+                self._host.holes(self)
+                return
         self.was_reset = True
         self.close(ts_ns, closed=True)
+
+    def _settle_reset(self, side: Side, now_ns: int, force: bool) -> bool:
+        """Believe a reset that was ahead, or not. Whether that waits."""
+        assert side.reset is not None
+        offset, stood, since_ns = side.reset
+        at = side.stream.next
+        if at < offset and not force and now_ns - since_ns <= self._host.settings.hole_ns:
+            return True
+        if at > offset or (at != stood and at != offset and force):
+            side.reset = None
+            self._host.note("resets_out_of_window")
+        elif at != stood and at != offset:
+            side.reset = (offset, at, now_ns)  # its sender went on, and may come to where it stands
+            return True
+        else:
+            self.was_reset = True
+            self.close(now_ns, closed=True)
+        return False
 
     # -- time
 
@@ -282,6 +342,8 @@ class Connection:
                     break
                 if not self._give_up(side, now_ns):
                     break
+            if side.reset is not None and not self.closed:
+                waits = self._settle_reset(side, now_ns, force) or waits
         return waits or any(side.held for side in self.sides)
 
     def _give_up(self, side: Side, ts_ns: int) -> bool:
@@ -310,7 +372,7 @@ class Connection:
             side.held_bytes = 0
             self._read(side, held)
         for side in self.sides:
-            side.reader.end(ts_ns, closed=closed and (side.ended or self.was_reset))
+            side.reader.end(ts_ns, closed=closed and side.ended)  # a reset is no end of a body (RFC 9112 section 8)
             side.ended = True
         self.pairer.finish()
         finish(self)
@@ -329,6 +391,27 @@ class Connection:
         return count, len(messages)
 
     @property
-    def waiting_bytes(self) -> int:
-        """Bytes that wait for a hole to be filled."""
-        return sum(side.stream.waiting_bytes + side.held_bytes for side in self.sides)
+    def half_open(self) -> bool:
+        """Whether not a byte has passed."""
+        return not any(side.reader.next or side.stream.waiting or side.held for side in self.sides)
+
+    @property
+    def waiting_cost(self) -> int:
+        """Bytes of memory taken by what waits for a hole to be filled."""
+        return sum(s.stream.waiting_cost + s.held_bytes + PIECE_COST * len(s.held) for s in self.sides)
+
+    @property
+    def memory_cost(self) -> int:
+        """Bytes of memory taken by what waits, is remembered, or is known of messages, without their bodies."""
+        count = self.waiting_cost
+        for side in self.sides:
+            count += side.stream.history_bytes + side.reader.waiting_bytes
+        for message in self.pairer.messages():
+            count += len(message.head) + len(message.trailers) + PIECE_COST * (2 + len(message.parts))
+        return count
+
+    def forget(self) -> None:
+        """There is no memory: what was seen cannot be compared any more."""
+        for side in self.sides:
+            side.stream.remember_at_most(0)
+        self.little = True

@@ -58,9 +58,10 @@ class Flows:
             return None  # nothing is known of it and nothing is in it: counted, not remembered
         if side is not None:
             stream = side.stream
-            if not side.connection.was_reset or (stream.started and stream.offset_of(sequence) < stream.next):
+            ended = not side.connection.was_reset or (stream.started and stream.offset_of(sequence) < stream.next)
+            if ended and not side.connection.replaced:
                 return None
-            # It goes on after a reset that its receiver did not believe.
+            # It goes on after a reset that its receiver did not believe, or after we had let it go.
         side = self._connect(key, found, version, answers=False, midstream=True)
         side.connection.first_seq = sequence
         return side

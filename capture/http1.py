@@ -169,19 +169,24 @@ class Reader:
                 return
             at = new
 
-    def gap(self, offset: int, length: int, ts_ns: int) -> None:
-        """`length` bytes at `offset` were never seen."""
+    @property
+    def lost(self) -> bool:
+        """It is not known where the next message begins."""
+        return self.state == _LOST
+
+    def gap(self, offset: int, length: int, ts_ns: int) -> bool:
+        """`length` bytes at `offset` were never seen. Whether a message began in them, as far as that is certain."""
         state, message = self.state, self.message
         self.next = offset + length
         if state == _TUNNEL:
-            return
+            return False
         if message is None:
             self._lose("after_gap")
-            return
+            return state == BOUNDARY
         message.gap = True
         if state == _CLOSE:
             message.missing_bytes += length
-            return
+            return False
         inside = min(length, self.left) if state in (IN_LENGTH, _CHUNK) else 0
         self.left -= inside
         if state == IN_LENGTH and not self.left:
@@ -189,6 +194,7 @@ class Reader:
             self._finish(message, offset + inside, ts_ns, complete=True)
             if length > inside:
                 self._lose("after_gap")
+                return True
         elif state in (IN_LENGTH, _CHUNK) and inside == length:
             message.missing_bytes += length
             if not self.left:
@@ -196,6 +202,7 @@ class Reader:
         else:  # the framing itself was lost
             message.missing_bytes += length
             self._give_up(message, offset, ts_ns, "after_gap")
+        return False
 
     def end(self, ts_ns: int, *, closed: bool) -> None:
         """No more bytes: the sender closed, or (`closed` false) the recording ended."""

@@ -95,19 +95,19 @@ class Lane:
             if size != left:
                 return True
         else:
-            if reader.state != BOUNDARY or reader.buffer:
+            if reader.state != BOUNDARY or reader.buffer or side.connection.little:
                 return False
             kind = reader.kind
             if kind is REQUEST:
                 line = _REQUEST_LINE.match(data)
-                if line is None or waiting or pairer.tunnel:
+                if line is None or waiting or pairer.tunnel or pairer.doubts:
                     return False
                 answers = False
                 status = 0
                 known = self._requests
             elif kind is RESPONSE:
                 line = _STATUS_LINE.match(data)
-                if line is None or len(waiting) != 1 or pairer.lost:
+                if line is None or len(waiting) != 1 or not pairer.sure:
                     return False
                 answers = True
                 pair = waiting[0]

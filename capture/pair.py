@@ -7,6 +7,14 @@ follows with the wrong request; so two facts of TCP are used instead:
 - an answer cannot begin before its sender has received the beginning of the request;
 - a client that sent its next request after it had received what is lost, was not waiting any more for the answer
   that was in it.
+
+Of requests that were sent one behind the other without waiting, these facts tell nothing. There answers after a loss
+are laid aside until they, with the least that can have been lost, are as many as the requests: then each has its place.
+Or until the client closes, having received all: then the last answer is to the last request. Else they stay unpaired:
+no pair is better than a wrong one.
+
+A request whose end two readers could see at two places makes all that follows it doubtful, too, until one follows
+that was sent after its answer had come: what looked like a request may have been its body.
 """
 
 from __future__ import annotations
@@ -19,6 +27,8 @@ import msgspec
 from capture.http1 import Reader
 from capture.message import NONE, REQUEST, Message
 
+_MAX_OWED = 1 << 20
+
 
 class Pair(msgspec.Struct, eq=False):
     """A request, what has been seen of its answer, and the answers before the answer."""
@@ -27,6 +37,7 @@ class Pair(msgspec.Struct, eq=False):
     response: Message | None = None
     interim: list[Message] = []
     shed: bool = False  # there was no memory for it: it is read to its end, and dropped
+    aside: bool = False  # an answer that may be to one of several requests
 
 
 class PairSink(Protocol):
@@ -46,7 +57,10 @@ class PairSink(Protocol):
 class Pairer:
     """The sink of both readers of a connection."""
 
-    __slots__ = ("_max_open", "_sink", "lost", "open", "orphans", "request_reader", "response_reader", "tunnel")
+    __slots__ = (
+        "_apart", "_aside", "_doubtful", "_max_open", "_sink", "_trusted_from", "lost", "open", "orphans",
+        "owed", "request_reader", "response_reader", "tunnel",
+    )  # fmt: skip
 
     def __init__(self, sink: PairSink, max_open: int) -> None:
         self.open: deque[Pair] = deque()
@@ -58,6 +72,21 @@ class Pairer:
         # Answers whose request was not seen, while they are read: one a direction, for both may send answers.
         self.orphans: dict[Reader, Pair] = {}
         self.lost = False  # answers may have been lost since the last one
+        self.owed = bytearray()  # answers to come to requests that had to make room; 1 for HEAD
+        self._apart = False  # it is not known which request the next answer is to
+        self._aside: list[Pair | None] = []  # then: answers in their order; None where one is known to be lost
+        self._doubtful: Message | None = None  # the last request that was ambiguous
+        self._trusted_from = -1  # the offset of its answer
+
+    @property
+    def sure(self) -> bool:
+        """Whether the next answer is to the first request that waits, and nothing else depends on it."""
+        return not (self.lost or self.owed or self._apart or self._doubtful)
+
+    @property
+    def doubts(self) -> bool:
+        """Whether the next request may be part of one before."""
+        return self._doubtful is not None
 
     # -- from the readers
 
@@ -65,27 +94,39 @@ class Pairer:
         if message.kind is REQUEST:
             self.request_reader = reader
             if len(self.open) >= self._max_open:
-                self._emit_unanswered()
+                self._make_room()
+            if message.ambiguous or (self._doubtful is not None and not 0 <= self._trusted_from < message.ack):
+                message.ambiguous = True
+                self._doubtful, self._trusted_from = message, -1
+            else:
+                self._doubtful = None
             self.open.append(Pair(message))
             self._sink.head()
             return
         self.response_reader = reader
         self._sink.head()
-        pair = self._asked_by(message)
+        if self.lost:
+            self._skip_lost(message)
+        owed = bool(self.owed) and not self._apart
+        pair = None if owed or self._apart else self._asked_by(message)
         if pair is None:
-            pair = self.orphans[reader] = Pair(None)
+            pair = self.orphans[reader] = self._aside_of(reader) or Pair(None, aside=self._apart)
         status = message.status
         if status < 200 and status != 101:
             reader.expect(NONE)
             return
         pair.response = message
         method = pair.request.method if pair.request is not None else b""
+        if owed:
+            method = b"HEAD" if self.owed.pop(0) else b""
+        elif pair.aside and all(p.request is not None and p.request.method == b"HEAD" for p in self.open):
+            method = b"HEAD"
+        if pair.request is not None and pair.request is self._doubtful:
+            self._trusted_from = message.start_offset
         if method == b"HEAD" or status in (101, 204, 304) or (method == b"CONNECT" and 200 <= status < 300):
             reader.expect(NONE)
 
     def _asked_by(self, answer: Message) -> Pair | None:
-        if self.lost:
-            self._skip_lost(answer)
         for pair in self.open:
             if pair.response is not None:
                 continue
@@ -99,6 +140,18 @@ class Pairer:
     def _skip_lost(self, answer: Message) -> None:
         """Requests whose answers were in what is lost, as what their client sent next shows."""
         self.lost = False
+        if self._apart:
+            return
+        if not self.owed:
+            self._skip_certain(answer)
+        # Asked before the answer was sent, as far as that can be told.
+        asked = [p.request for p in self.open if p.response is None and p.request is not None]
+        count = sum(1 for request in asked if answer.ack < 0 or request.start_offset < answer.ack)
+        self._apart = count > 1 or bool(self.owed)
+        if not self._apart:
+            self._aside.clear()
+
+    def _skip_certain(self, answer: Message) -> None:
         while self.open:
             first = self.open[0]
             request = first.request
@@ -112,6 +165,7 @@ class Pairer:
             if not sent_next and not (request.complete and until > request.end_offset):
                 return
             self._emit_first()
+            self._aside.clear()  # it was the one that is known to be lost
 
     def done(self, reader: Reader, message: Message) -> None:
         if message.kind is REQUEST:
@@ -121,9 +175,16 @@ class Pairer:
             self.lost = True
         orphan = self.orphans.pop(reader, None)
         if orphan is not None:
-            if message is not orphan.response:
+            final = message is orphan.response
+            if not final:
                 orphan.interim.append(message)
-            self._sink.pair(orphan)
+            if not (orphan.aside and self._apart):
+                self._sink.pair(orphan)
+            elif final:
+                self._aside.append(orphan)
+                self._settle()
+            else:
+                self.orphans[reader] = orphan  # its answer follows
             return
         if 100 <= message.status < 200 and message.status != 101:
             for pair in self.open:
@@ -148,10 +209,59 @@ class Pairer:
             self.lost = True
         self._sink.junk(reason, count)
 
-    def lost_answers(self, reader: Reader) -> None:
-        """Bytes of this direction were lost."""
-        if reader is not self.request_reader:
-            self.lost = True
+    def lost_answers(self, reader: Reader, *, head: bool) -> None:
+        """Bytes of this direction were lost, and with them where its messages begin; `head`: and the head of one."""
+        if reader is self.request_reader:
+            return
+        self.lost = True
+        if head and (self._apart or not self._aside):
+            self._aside.append(None)
+
+    def _aside_of(self, reader: Reader) -> Pair | None:
+        orphan = self.orphans.get(reader)
+        return orphan if orphan is not None and orphan.aside else None
+
+    def _settle(self, *, all_received: bool = False, over: bool = False) -> None:
+        """Pair what was laid aside, as far as it is certain; `over`: also give up where it is not."""
+        waiting = [pair for pair in self.open if pair.response is None]
+        asked: list[Pair | None] = [*([None] * len(self.owed)), *waiting]
+        aside = self._aside
+        if len(aside) == len(asked):
+            tail = aside
+        elif all_received and len(aside) < len(asked):
+            tail = aside[max((i for i, found in enumerate(aside) if found is None), default=-1) + 1 :]
+        elif over or len(aside) > len(asked):
+            tail = []
+        else:
+            return
+        self._apart, self._aside = False, []
+        self.owed.clear()
+        for found in aside[: len(aside) - len(tail)]:
+            if found is not None:
+                self._sink.pair(found)
+        last = None
+        for pair, found in zip(asked[len(asked) - len(tail) :], tail, strict=True):
+            if found is None:
+                continue
+            if pair is None or found.response is None:
+                self._sink.pair(found)
+                continue
+            pair.response, pair.interim, pair.shed = found.response, found.interim, pair.shed or found.shed
+            last = pair
+        # Those before it have no answer, nor has any, where nothing is certain: what comes is not theirs.
+        while self.open and self.open[0] is not last and (last is not None or not tail):
+            if self._being_read(self.open[0].request):
+                break
+            self._emit_first()
+        self._emit_finished()
+
+    def _being_read(self, request: Message | None) -> bool:
+        return self.request_reader is not None and self.request_reader.message is request is not None
+
+    def all_received(self) -> None:
+        """The client has closed, after it had received everything that was sent to it."""
+        if self._apart:
+            self._settle(all_received=True)
 
     def keep(self, message: Message, count: int) -> bool:
         return self._sink.keep(self.pair_of(message), count)
@@ -190,28 +300,40 @@ class Pairer:
         pair = self.open.popleft()
         self._sink.pair(pair)
 
-    def _emit_unanswered(self) -> None:
-        """Make room: the oldest request whose answer has not begun."""
+    def _make_room(self) -> None:
+        """The oldest request whose answer has not begun goes; its answer, which comes before all others, is owed."""
+        if self._apart:
+            self._settle(over=True)
         for index, pair in enumerate(self.open):
             if pair.response is None:
                 del self.open[index]
+                if len(self.owed) < _MAX_OWED:
+                    self.owed.append(pair.request is not None and pair.request.method == b"HEAD")
                 self._sink.pair(pair)
                 return
 
     def no_more_answers(self) -> None:
         """The server's direction is over: requests that are whole wait for nothing."""
+        if self._apart:
+            self._settle(over=True)
         reader = self.request_reader
         while self.open and not (reader is not None and reader.message is self.open[0].request):
             self._emit_first()
 
     def finish(self) -> None:
         """The connection is over: what is open goes as it is. Both readers have been ended."""
+        if self._apart:
+            self._settle(over=True)
+        for orphan in self.orphans.values():
+            self._sink.pair(orphan)
+        self.orphans.clear()
         while self.open:
             self._emit_first()
 
     def messages(self) -> list[Message]:
         """All messages that wait here, for the account."""
         found: list[Message] = []
-        for pair in (*self.open, *self.orphans.values()):
+        aside = [pair for pair in self._aside if pair is not None]
+        for pair in (*self.open, *self.orphans.values(), *aside):
             found.extend(m for m in (pair.request, pair.response, *pair.interim) if m is not None)
         return found

@@ -11,11 +11,14 @@ the others.
 
 Every payload byte that is offered is counted once: it comes out, waits (`waiting_bytes`), or is dropped by
 reason: duplicate, keepalive, snaplen, after_close.
+
+Bounded: what waits by `max_waiting`, what is remembered for comparing by `max_history`, both with the overhead of each
+piece. Where a bound is reached, the first hole is given up, or the oldest bytes are forgotten.
 """
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 
@@ -24,6 +27,8 @@ Piece = tuple[int, bytes | None, int, int, int]
 _MASK = 0xFFFFFFFF
 _HALF = 0x80000000
 _MAX_CONFLICTS = 64
+#: What a piece that waits, or is remembered, takes in memory besides its bytes: so many tiny segments are as many.
+PIECE_COST = 160
 
 
 def _end(piece: Piece) -> int:
@@ -79,7 +84,7 @@ class Stream:
         """The next `size` bytes, when that is known, and nothing waits."""
         self._history.append((self.next, data))
         self.next += size
-        self._history_bytes += size
+        self._history_bytes += size + PIECE_COST
         if self._history_bytes > self._max_history:
             self._trim_history()
 
@@ -106,19 +111,30 @@ class Stream:
             return []
         self._insert(offset, data, stop - offset, ts_ns, ack)
         out = self._drain()
-        if self.waiting and self.waiting_bytes > self._max_waiting:
-            out += self.give_up()
+        while self.waiting and self.waiting_cost > self._max_waiting:
+            given_up = self.give_up()
+            if not given_up:
+                break
+            out += given_up
         return out
+
+    @property
+    def waiting_cost(self) -> int:
+        """Bytes of memory that what waits takes."""
+        return self.waiting_bytes + PIECE_COST * len(self.waiting)
 
     def _trim(self, offset: int, data: bytes) -> bytes:
         """What of `data` is new; what has come out already is compared with what is remembered."""
         if not data:
             return data
-        if len(data) == 1 and offset == self.next - 1:
-            self._drop("keepalive", 1)  # a probe's byte may be garbage (RFC 1122 section 4.2.3.6)
+        if len(data) == 1 and offset == self.next - 1 and not 0 <= self.acked < self.next:
+            # A probe's byte may be garbage (RFC 1122 section 4.2.3.6). None is sent while data are not acknowledged.
+            self._drop("keepalive", 1)
             return b""
         old = min(self.next - offset, len(data))
-        for start, seen in self._history:
+        for start, seen in reversed(self._history):
+            if start + len(seen) <= offset:
+                break
             low, high = max(start, offset), min(start + len(seen), offset + old)
             if low < high:
                 self._compare(low, seen[low - start : high - start], data[low - offset : high - offset])
@@ -131,9 +147,14 @@ class Stream:
         at = offset
         fresh: list[Piece] = []
         dropped = 0
-        for start, seen, length, _, _ in self.waiting:
+        waiting = self.waiting
+        first = bisect_left(waiting, offset, key=_end)
+        last = first
+        while last < len(waiting) and waiting[last][0] < end:
+            start, seen, length, _, _ = waiting[last]
+            last += 1
             stop = start + length
-            if stop <= at or start >= end:
+            if stop <= at:
                 continue
             if start > at:
                 self._add(fresh, at, start, offset, data, ts_ns, ack)
@@ -142,16 +163,15 @@ class Stream:
                 dropped += high - low
                 if seen is not None:
                     self._compare(low, seen[low - start : high - start], data[low - offset : high - offset])
+            fresh.append(waiting[last - 1])
             at = max(at, stop)
         if at < end:
             self._add(fresh, at, end, offset, data, ts_ns, ack)
         if dropped:
             self._drop("duplicate", dropped)
-        for piece in fresh:
-            if self.waiting and piece[0] < self.waiting[-1][0]:
-                insort(self.waiting, piece, key=lambda p: p[0])
-            else:
-                self.waiting.append(piece)
+        while first < last and _end(waiting[first]) <= offset:
+            first += 1
+        waiting[first:last] = fresh
 
     def _add(self, fresh: list[Piece], low: int, high: int, offset: int, data: bytes, ts_ns: int, ack: int) -> None:
         known = offset + len(data)
@@ -166,18 +186,23 @@ class Stream:
     def _drain(self) -> list[Piece]:
         out: list[Piece] = []
         waiting = self.waiting
-        while waiting and waiting[0][0] == self.next:
-            piece = waiting.pop(0)
+        for piece in waiting:
+            if piece[0] != self.next:
+                break
             self.next += piece[2]
             if piece[1] is not None:
                 self.waiting_bytes -= piece[2]
                 self._remember(piece[0], piece[1])
             out.append(piece)
+        del waiting[: len(out)]
         return out
 
     def finish_at(self, offset: int) -> None:
-        """The sender said that nothing follows this offset. Not believed where more has been seen."""
-        if self.end < 0 and offset >= self.next and not (self.waiting and _end(self.waiting[-1]) > offset):
+        """The sender said that nothing follows this offset. Not believed where more has been seen; of two that say so
+        the one that is next."""
+        if (self.end >= 0 and offset != self.next) or offset < self.next:
+            return
+        if not (self.waiting and _end(self.waiting[-1]) > offset):
             self.end = offset
 
     def hole_age_ns(self, now_ns: int) -> int:
@@ -217,12 +242,17 @@ class Stream:
 
     def _remember(self, offset: int, data: bytes) -> None:
         self._history.append((offset, data))
-        self._history_bytes += len(data)
+        self._history_bytes += len(data) + PIECE_COST
         self._trim_history()
 
     def _trim_history(self) -> None:
         while self._history_bytes > self._max_history:
-            self._history_bytes -= len(self._history.popleft()[1])
+            self._history_bytes -= len(self._history.popleft()[1]) + PIECE_COST
+
+    def remember_at_most(self, size: int) -> None:
+        """From now on so much is remembered."""
+        self._max_history = size
+        self._trim_history()
 
     def forget(self) -> None:
         """Nothing that came out can be called ambiguous any more: its exchange is gone."""
@@ -240,8 +270,9 @@ class Stream:
         """Note the range from the first byte that differs to the last one."""
         if one == other:
             return
-        differing = [index for index, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
-        low, high = low + differing[0], low + differing[-1] + 1
+        difference = int.from_bytes(one, "big") ^ int.from_bytes(other, "big")
+        high = low + len(one) - ((difference & -difference).bit_length() - 1) // 8
+        low += len(one) - (difference.bit_length() + 7) // 8
         if len(self.conflicts) < _MAX_CONFLICTS:
             self.conflicts.append((low, high))
         else:
