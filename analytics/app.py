@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from operator import attrgetter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -22,7 +21,6 @@ from wire.codec import RecordType
 from wire.records import Beat, Exchange, Outcome, Pane, SourceRange
 
 PANES_FILE: Final = "panes.db"
-_sent_ns: Final = attrgetter("sent_ns")
 
 
 class Progress(msgspec.Struct):
@@ -148,7 +146,9 @@ class Aggregator:
         fresh = Progress()
         for messages in found:
             for message in messages:
-                builder.add_all(self._outcomes_of(message, fresh))
+                last_sent_ns = builder.add_all(self._outcomes_of(message, fresh))
+                if message.topic != topics.RAW:  # of which the outcomes are production's
+                    fresh.last_sent_ns = max(fresh.last_sent_ns, last_sent_ns)
         panes = builder.take()
         fresh.shed = sum(pane.shed for pane in panes)
         sources = []
@@ -161,19 +161,18 @@ class Aggregator:
         self._kept = _Portion(panes, tuple(sources), fresh)
         self._apply(self._kept)
 
-    def _outcomes_of(self, message: Message, fresh: Progress) -> list[Outcome]:
+    def _outcomes_of(self, message: Message, fresh: Progress) -> Sequence[Outcome]:
         try:
             header = codec.decode_header(message.data)
             if header.type is RecordType.OUTCOME:
-                outcomes: list[Outcome] = list(codec.decode(message.data, header).records)
+                outcomes: tuple[Outcome, ...] = codec.decode(message.data, header).records
                 fresh.outcomes += len(outcomes)
-                fresh.last_sent_ns = max(fresh.last_sent_ns, max(map(_sent_ns, outcomes), default=0))
                 return outcomes
             if header.type is RecordType.EXCHANGE and self._production is not None:
-                exchanges: list[Exchange] = list(codec.decode(message.data, header).records)
-                outcomes = [o for e in exchanges if (o := self._production.outcome(e)) is not None]
-                fresh.production += len(outcomes)
-                return outcomes
+                exchanges: tuple[Exchange, ...] = codec.decode(message.data, header).records
+                found = [o for e in exchanges if (o := self._production.outcome(e)) is not None]
+                fresh.production += len(found)
+                return found
         except codec.CodecError:
             fresh.unreadable += 1
         return []

@@ -115,7 +115,9 @@ class PaneBuilder:
     def add(self, outcome: Outcome) -> None:
         self.add_all((outcome,))
 
-    def add_all(self, outcomes: Iterable[Outcome]) -> None:
+    def add_all(self, outcomes: Iterable[Outcome]) -> int:
+        """Returns when the last of them was sent, ns; 0 when none was."""
+        last_sent_ns = 0
         run_id, step, kind = "", 0, None
         group: _Group = {}
         here: dict[int | None, dict[str, _Counts]] = {}
@@ -125,7 +127,9 @@ class PaneBuilder:
                 run_id, step, kind = outcome.run_id, outcome.step, outcome.kind
                 group = self._groups.setdefault((run_id, step, kind.value), {})
                 begin_ns = end_ns = 0
-            due_ns = outcome.due_ns
+            due_ns, sent_ns = outcome.due_ns, outcome.sent_ns
+            if sent_ns > last_sent_ns:
+                last_sent_ns = sent_ns
             if not begin_ns <= due_ns < end_ns:
                 second = due_ns // NS
                 begin_ns, end_ns = second * NS, second * NS + NS
@@ -138,17 +142,19 @@ class PaneBuilder:
                 counts = here[status][route]
             except KeyError:
                 counts = here.setdefault(status, {}).setdefault(route, _Counts())
-            counts.offered += 1
             if done_ns >= end_ns or done_ns < begin_ns:
+                counts.offered += 1
                 counts = _counts(group, done_ns // NS, status, route)
+                counts.offered -= 1
             counts.bytes_out += outcome.bytes_out
             counts.bytes_in += outcome.bytes_in
             verdict = outcome.verdict
             if verdict is not _SAME and verdict is not _NO_VERDICT:
                 counts.differing += 1
-            # Each of these has a latency: how many were completed is told by that.
+            # How many there are of these tells how many were completed, and offered, but for those of two seconds.
             counts.from_due.append(done_ns - due_ns)
-            counts.from_send.append(done_ns - (outcome.sent_ns or due_ns))
+            counts.from_send.append(done_ns - (sent_ns or due_ns))
+        return last_sent_ns
 
     def take(self) -> list[Pane]:
         panes = [
@@ -202,6 +208,7 @@ def _by_class(group: _Group) -> dict[tuple[int, str, int], _Counts]:
             for route, counts in routes.items():
                 if status is not None:
                     counts.completed = len(counts.from_due)
+                    counts.offered += counts.completed
                     counts.errors = counts.completed if status >= 500 else 0
                 key = second, route, status // 100 if status is not None else 0
                 if key in found:
