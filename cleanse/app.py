@@ -34,6 +34,7 @@ from cleanse.sieve import LEDGER
 from cleanse.stream import WRITER, StreamPipeline
 from cleanse.summary import CleanseResult, summary_lines
 from wire import codec, topics
+from wire.account import Account, kept_share
 from wire.codec import RecordType
 from wire.records import Exchange, Manifest, SourceRange, Stamped
 
@@ -77,13 +78,17 @@ def cleanse(
         pipeline = Pipeline(settings, manifest.owner_id, until_ns, from_ns)
         sorter = Sorter(settings.memory_bytes, to.with_name(to.name + ".runs"), started_ns)
         try:
+            captured = Account()
             for number, reader in enumerate(readers):
-                _read(reader, pipeline, sorter, number << _PART_BITS)
+                _read(reader, pipeline, sorter, number << _PART_BITS, captured)
             for entry in sorter:
                 pipeline.learn(entry.record)
             # Left over by a cleanse that was killed: its work is done again from the start.
             part.unlink(missing_ok=True)
             partitions = [manifest.partition for manifest in manifests]
+            # What the recorder shed was production's load, too: 1x is to be production's rate.
+            scale = manifest.scale * kept_share(captured.ledger("messages"))
+            manifest = msgspec.structs.replace(manifest, scale=scale)
             result = _write(part, manifest, source, pipeline, sorter, settings, partitions)
             os.replace(part, to)
         except BaseException:
@@ -105,7 +110,8 @@ def _manifest_of(reader: LogReader, source: Path) -> Manifest:
     return manifest
 
 
-def _read(reader: LogReader, pipeline: Pipeline, sorter: Sorter[Exchange], first: int) -> None:
+def _read(reader: LogReader, pipeline: Pipeline, sorter: Sorter[Exchange], first: int, captured: Account) -> None:
+    """`captured` becomes the account of who recorded it."""
     # A recorder may go on writing as fast as this reads: what is there now is enough.
     size = os.stat(reader.path).st_size
     while reader.next_offset < size and (messages := reader.read(1)):
@@ -113,6 +119,7 @@ def _read(reader: LogReader, pipeline: Pipeline, sorter: Sorter[Exchange], first
         header: codec.Header | None = None
         try:
             header = codec.decode_header(message.data)
+            captured.add(header.increment)
             if header.type is not RecordType.EXCHANGE:
                 continue
             records = codec.decode(message.data, header).records

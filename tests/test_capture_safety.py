@@ -30,7 +30,7 @@ from test_capture_record import (
     until,
 )
 
-from bus.logfile import LogReader, account_of
+from bus.logfile import LogReader, LogWriter, account_of
 from bus.ports import BusError
 from capture.assembler import Assembler
 from capture.message import REQUEST, Message, frame, message_of
@@ -40,9 +40,14 @@ from capture.sample import NOT_SAMPLED, SessionSample, described, filter_of, pat
 from capture.settings import CaptureSettings, RecordSettings, SampleSettings
 from capture.shed import Shedder
 from capture.watch import KillFile, Links, is_up
+from cleanse.app import cleanse as cleanse_file
+from cleanse.settings import CleanseSettings
+from drill.pressure import arithmetic
 from livefire.cli import cli
-from wire.account import Account
+from replay.recording import Recording
+from wire.account import Account, Ledger, kept_share
 from wire.config import ConfigError
+from wire.records import Manifest
 
 __all__ = ["server"]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -301,3 +306,37 @@ def test_the_time_that_an_interface_was_down_is_told() -> None:
     assert account.notes == {"down.eth0": 2, "down_ns.eth0": 4 + 11}
     assert is_up("no-such-link") is None
     assert is_up("lo") in (True, None)
+
+
+# ---------------------------------------------------------------------------- 1x is production's rate
+
+
+def test_what_was_sampled_and_shed_is_in_the_scale_all_the_way_to_the_replay(server: Counting, tmp_path: Path) -> None:
+    raw, clean = tmp_path / "raw.lf", tmp_path / "clean.lf"
+    manifest = Manifest("raw", "0", "rec-1", 1, "test", scale=0.3 * 0.5, masked=False)
+    conversation = Conversation()
+    assembler = Assembler("rec-1", CaptureSettings(), None, b"k" * 32)
+    conversation.open()
+    for number in range(30):
+        conversation.client(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % number)
+        conversation.server(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    for ts_ns, data in conversation.packets:
+        assembler.packet(ts_ns, data, len(data))
+    taken = assembler.finish()
+    ledger = assembler.account.ledger("messages")
+    for reason, count in (("max_cpu", 12), ("no_room", 8), ("gap", 40)):  # a gap is a loss, not a part left out
+        ledger.seen += count
+        ledger.drop(reason, count)
+    ledger.seen += 60
+    ledger.drop("not_path", 60, intentional=True)
+    assert ledger.emitted == 60 and kept_share(ledger) == 0.75
+    with LogWriter(raw, manifest) as writer:
+        writer.write_records(taken, increment=assembler.account.take())
+        writer.end()
+    cleanse_file(raw, clean, CleanseSettings())
+    survey = Recording(clean).survey()
+    assert survey.exchanges == 30 and survey.scale == pytest.approx(0.3 * 0.5 * 0.75)
+    told = arithmetic(scale=survey.scale, speed=1, load=1, recorded_rate=10)
+    assert told.recording_load == pytest.approx(1 / 0.1125), "1x fires 8.9 copies of what was recorded"
+    assert told.line().startswith("8.89 x 1 x 1")
+    assert kept_share(Ledger(emitted=5)) == 1.0 and kept_share(Ledger()) == 1.0

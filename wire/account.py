@@ -44,6 +44,16 @@ class Ledger(msgspec.Struct):
                 mine[reason] = mine.get(reason, 0) + count
 
 
+#: Drops of capture that are given up at random, by hash or by the moment: for want of room, or to keep to a bound.
+SHED = frozenset({"no_room", "shed", "max_cpu", "max_memory", "max_rate"})
+
+
+def kept_share(ledger: Ledger) -> float:
+    """Which share of what was to be recorded is there, of capture's ledger of messages: part of a recording's scale."""
+    shed = sum(count for reason, count in ledger.drops.items() if reason in SHED)
+    return ledger.emitted / (ledger.emitted + shed) if ledger.emitted else 1.0
+
+
 class Account:
     """The ledgers of one stage, and notes that are counted but balance nothing (e.g. "gap_bytes")."""
 
