@@ -14,7 +14,8 @@ import select
 import struct
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -25,12 +26,28 @@ _CHUNK: Final = 1 << 20
 _MAX_PACKET: Final = 16 << 20  # beyond it a length is damage, not a packet
 _MAX_BLOCK: Final = 64 << 20
 _MAX_INTERFACES: Final = 65_536
+_READ_AHEAD: Final = 32 << 20  # of all files that are merged
+_MAX_NS: Final = (1 << 63) - 1
+#: Blocks of pcapng that hold no packets: sections, names, statistics, journals, secrets, custom ones.
+_NO_PACKETS: Final = frozenset((0x0A0D0D0A, 4, 5, 7, 8, 9, 10, 0x0BAD, 0x40000BAD, 0x80000001))
 
 _PCAP: Final = {
     b"\xa1\xb2\xc3\xd4": (">", 1000, 16), b"\xd4\xc3\xb2\xa1": ("<", 1000, 16),
     b"\xa1\xb2\x3c\x4d": (">", 1, 16), b"\x4d\x3c\xb2\xa1": ("<", 1, 16),
     b"\xa1\xb2\xcd\x34": (">", 1000, 24), b"\x34\xcd\xb2\xa1": ("<", 1000, 24),  # Kuznetsov's patch
 }  # fmt: skip
+#: What is no capture that is read here, by how it begins.
+_HINTS: Final = {
+    b"LIVE": "it is a Livefire file already: livefire show, cleanse",
+    b"snoo": "Solaris snoop: editcap -F pcap makes a pcap of it",
+    b"GMBU": "NetMon: editcap -F pcap makes a pcap of it",
+    b"RTSS": "NetMon: editcap -F pcap makes a pcap of it",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd: zstdcat FILE | livefire import -",
+    b"\x04\x22\x4d\x18": "compressed by lz4: lz4cat FILE | livefire import -",
+    b"\xfd7zX": "compressed by xz: xzcat FILE | livefire import -",
+    b"BZh9": "compressed by bzip2: bzcat FILE | livefire import -",
+    b"PK\x03\x04": "a zip archive: unzip -p FILE | livefire import -",
+}
 _PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
 _BYTE_ORDER: Final = {b"\x1a\x2b\x3c\x4d": ">", b"\x4d\x3c\x2b\x1a": "<"}
 
@@ -54,20 +71,26 @@ class PcapSource:
         self.faults: dict[str, int] = {}
         self.lines: list[str] = []  # what there is to say about the input, one line each
         self.packets = 0
+        self.chunk = _CHUNK  # bytes that are read at a time
         self._wait_s = wait_s
         self._poll = False
         self._poll_fd = -1
+        self._path = None if stream is not None or self.name == "stdin" else Path(path)
+        self._resting = False
+        self._begin(stream)
+
+    def _begin(self, stream: _Readable | None = None) -> None:
         self._buffer = b""
         self._at = 0
         self._before = 0  # bytes before the buffer
         if stream is not None:
             self._file: _Readable = stream
+        elif self._path is not None:
+            self._file = _open(self._path)
         elif self.name == "stdin":
             self._poll_fd = os.dup(sys.stdin.fileno())
             self._file = os.fdopen(self._poll_fd, "rb", buffering=0)
             self._poll = True
-        else:
-            self._file = _open(Path(path))
         try:
             magic = self._peek(4)
             if magic[:2] == b"\x1f\x8b":
@@ -78,16 +101,28 @@ class PcapSource:
         except _Cut:
             raise ConfigError(f"{self.name}: is empty: there is no capture in it") from None
         if magic not in _PCAP and magic != _PCAPNG:
-            hint = " (it is a Livefire file already: livefire show, cleanse)" if magic == b"LIVE" else ""
-            hint = hint or " (pcap and pcapng are read, also gzipped)"
-            raise ConfigError(f"{self.name}: is not a capture{hint}")
+            hint = _HINTS.get(magic, "pcap and pcapng are read, also gzipped")
+            raise ConfigError(f"{self.name}: is not a capture ({hint})")
         self._magic = magic
+
+    def begins_ns(self) -> int:
+        """The time of its first packet, 0 where it has none or cannot be read twice; then it is shut until `frames`."""
+        if self._path is None:
+            return 0
+        self._file.close()
+        self._buffer, self._resting = b"", True
+        probe = PcapSource(self._path)
+        probe.chunk = 64 << 10
+        frames = probe.frames()
+        first = next(frames, None)
+        frames.close()
+        return first[0] if first is not None else 0
 
     # -- bytes
 
     def _fill(self) -> bool:
         try:
-            data = self._file.read(_CHUNK)
+            data = self._file.read(self.chunk)
         except (EOFError, zlib.error, OSError) as error:
             self.lines.append(f"{self.name}: cannot be read on after byte {self._before + len(self._buffer)}: {error}")
             data = b""
@@ -126,7 +161,10 @@ class PcapSource:
 
     # -- frames
 
-    def frames(self) -> Iterator[Frame | None]:
+    def frames(self) -> Generator[Frame | None, None, None]:
+        if self._resting:
+            self._resting = False
+            self._begin()
         try:
             yield from self._pcapng() if self._magic == _PCAPNG else self._pcap()
         except _Cut:
@@ -155,6 +193,11 @@ class PcapSource:
                 while not self._ready(header):
                     yield None
             seconds, fraction, size, wire_len = record(self._buffer, self._at)
+            if not (seconds or fraction or size or wire_len):
+                self._fault(
+                    "cut", f"ends in zeros from byte {self._before + self._at}; {self.packets} packets were read"
+                )
+                return
             if size > _MAX_PACKET:
                 self._damaged(f"a packet of {size} bytes")
                 return
@@ -220,6 +263,8 @@ class PcapSource:
                     wire_len = struct.unpack_from(order + "I", body)[0]
                     caught = min(wire_len, interfaces[0].snaplen or wire_len)
                     frame = (last_ns, body[4 : 4 + caught], wire_len, interfaces[0].linktype, interfaces[0].name)
+                elif kind not in _NO_PACKETS:
+                    self.faults["unknown_block"] = self.faults.get("unknown_block", 0) + 1
             except (struct.error, IndexError):
                 self.faults["bad_block"] = self.faults.get("bad_block", 0) + 1
                 if self.faults["bad_block"] == 1:
@@ -254,7 +299,7 @@ class _Interface:
                 self.offset_ns = struct.unpack(order + "q", value)[0] * 1_000_000_000
 
     def time_ns(self, ticks: int) -> int:
-        return self.offset_ns + ticks * 1_000_000_000 // self.divisor
+        return max(0, min(self.offset_ns + ticks * 1_000_000_000 // self.divisor, _MAX_NS))
 
 
 class _Joined:
@@ -302,7 +347,28 @@ def digest_of(path: Path) -> bytes:
 
 def in_time_order(sources: Sequence[PcapSource]) -> Iterator[Frame | None]:
     """The frames of several files as one: files that follow each other, or that were made side by side."""
-    if len(sources) == 1:
-        return sources[0].frames()
-    waiting = ((frame for frame in source.frames() if frame is not None) for source in sources)
-    return heapq.merge(*waiting, key=lambda frame: frame[0])
+    return sources[0].frames() if len(sources) == 1 else _merged(sources)
+
+
+def _merged(sources: Sequence[PcapSource]) -> Iterator[Frame]:
+    """A file is open from the time of its first packet on; so of a thousand that follow each other, one or two are."""
+    later = deque(sorted((source.begins_ns(), number) for number, source in enumerate(sources)))
+    open_now: list[tuple[int, int, Frame, Iterator[Frame]]] = []
+    while later or open_now:
+        while later and (not open_now or later[0][0] <= open_now[0][0]):
+            _, number = later.popleft()
+            source = sources[number]
+            source.chunk = max(64 << 10, min(_CHUNK, _READ_AHEAD // (len(open_now) + 1)))
+            frames: Iterator[Frame] = (frame for frame in source.frames() if frame is not None)
+            first = next(frames, None)
+            if first is not None:
+                heapq.heappush(open_now, (first[0], number, first, frames))
+        if not open_now:
+            continue
+        _, number, frame, frames = open_now[0]
+        yield frame
+        following = next(frames, None)
+        if following is None:
+            heapq.heappop(open_now)
+        else:
+            heapq.heapreplace(open_now, (following[0], number, following, frames))

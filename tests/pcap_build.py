@@ -120,38 +120,48 @@ def pcap(
     return b"".join(out)
 
 
-def _block(order: str, kind: int, body: bytes) -> bytes:
+def block(order: str, kind: int, body: bytes) -> bytes:
     body += b"\0" * (-len(body) % 4)
     size = len(body) + 12
     return struct.pack(order + "II", kind, size) + body + struct.pack(order + "I", size)
 
 
 def section(order: str = "<") -> bytes:
-    return _block(order, 0x0A0D0D0A, struct.pack(order + "IHHq", 0x1A2B3C4D, 1, 0, -1))
+    return block(order, 0x0A0D0D0A, struct.pack(order + "IHHq", 0x1A2B3C4D, 1, 0, -1))
 
 
-def interface(order: str = "<", *, linktype: int = 1, name: str = "", resolution: int | None = None) -> bytes:
-    body = struct.pack(order + "HHI", linktype, 0, 0)
+def interface(
+    order: str = "<",
+    *,
+    linktype: int = 1,
+    name: str = "",
+    resolution: int | None = None,
+    offset_s: int | None = None,
+    snaplen: int = 0,
+) -> bytes:
+    body = struct.pack(order + "HHI", linktype, 0, snaplen)
     if name:
         text = name.encode()
         body += struct.pack(order + "HH", 2, len(text)) + text + b"\0" * (-len(text) % 4)
     if resolution is not None:
         body += struct.pack(order + "HHB3x", 9, 1, resolution)
-    return _block(order, 1, body + struct.pack(order + "HH", 0, 0))
+    if offset_s is not None:
+        body += struct.pack(order + "HHq", 14, 8, offset_s)
+    return block(order, 1, body + struct.pack(order + "HH", 0, 0))
 
 
 def enhanced(data: bytes, ticks: int, order: str = "<", *, number: int = 0, wire_len: int | None = None) -> bytes:
     body = struct.pack(order + "IIIII", number, ticks >> 32, ticks & 0xFFFFFFFF, len(data), wire_len or len(data))
-    return _block(order, 6, body + data)
+    return block(order, 6, body + data)
 
 
 def simple(data: bytes, order: str = "<") -> bytes:
-    return _block(order, 3, struct.pack(order + "I", len(data)) + data)
+    return block(order, 3, struct.pack(order + "I", len(data)) + data)
 
 
 def obsolete(data: bytes, ticks: int, order: str = "<", *, number: int = 0) -> bytes:
     body = struct.pack(order + "HHIIII", number, 0, ticks >> 32, ticks & 0xFFFFFFFF, len(data), len(data))
-    return _block(order, 2, body + data)
+    return block(order, 2, body + data)
 
 
 def write(path: Path, packets: Iterable[Packet]) -> Path:
