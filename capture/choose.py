@@ -12,7 +12,7 @@ from capture.bpf import Selection
 from capture.settings import RecordSettings
 from capture.source import Source
 from capture.source_proxy import MirrorSource, ProxySource, listeners_of, pairs_of
-from capture.source_ring import MAX_RING_BYTES, Rings, RingSource, explained, open_error
+from capture.source_ring import ANY, MAX_RING_BYTES, Rings, RingSource, explained, open_error
 from capture.source_socket import SocketSource
 from capture.source_udp import UdpSource, listens_of
 from wire.config import ConfigError
@@ -51,7 +51,7 @@ def choose(settings: RecordSettings, refused: Callable[[str], OSError | None] = 
         return Choice("proxy", "recording by proxy: it was asked for")
     if wanted == "scapy":
         return Choice("scapy", "recording through scapy: it was asked for")
-    error = refused(settings.interfaces[0] if settings.interfaces else "lo")
+    error = refused(settings.interfaces[0] if settings.interfaces and ANY not in settings.interfaces else "lo")
     if error is None or (settings.interfaces and refused("lo") is None):
         # An interface that is not there is told by opening it, with those that are.
         return Choice("ring", "recording from the wire: packet sockets are permitted here")
@@ -95,10 +95,14 @@ def open_source(settings: RecordSettings, choice: Choice, *, anchor_ns: int, mon
     if len(names) > _MAX_INTERFACES:
         raise ConfigError(f"{len(names)} interfaces: at most {_MAX_INTERFACES} can be recorded at once: name them")
     share = MAX_RING_BYTES // len(names)
+    if ANY in names and len(names) > 1:
+        raise ConfigError("interface 'any' is all of them: name no other one with it")
     rings: list[RingSource] = []
     try:
-        for name in names:
-            rings.append(RingSource(name, selection, ring_bytes=share))
+        for number, name in enumerate(names):
+            # A group is of one interface; the ones of an interface are joined in the same order by all processes.
+            fanout = settings.fanout + number if settings.processes > 1 else None
+            rings.append(RingSource(name, selection, ring_bytes=share, fanout=fanout))
     except BaseException:
         for ring in rings:
             ring.close()

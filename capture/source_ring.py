@@ -8,6 +8,13 @@ linux/if_packet.h and Documentation/networking/packet_mmap.rst.
     packet = u32 next, u32 s, u32 ns, u32 kept bytes, u32 bytes on the wire, u32 status, u16 to the link header,
              u16 to the network header, u32 rx hash, u32 VLAN tci, u16 VLAN tpid, u16, 8 bytes, sockaddr_ll
 
+`any` is all interfaces, also those that come later: a socket that is bound to none, whose packets begin with the IP
+header and name their interface. On a bridge or a veth pair a packet passes several times; the assembler takes a
+direction from one interface and counts the copies.
+
+Several processes share an interface by fanout: the kernel gives both directions of a connection to the same one, by
+their hash, and puts IP fragments together before.
+
 What is lost is known: the kernel counts what it saw and what found no room, and `finish` holds that
 against what was read here. The interface is not made promiscuous: only what reaches this host is seen.
 """
@@ -40,6 +47,8 @@ _SOL_PACKET = 263
 _PACKET_RX_RING = 5
 _PACKET_STATISTICS = 6
 _PACKET_VERSION = 10
+_PACKET_FANOUT = 18
+_FANOUT_HASH, _FANOUT_DEFRAG = 0, 0x8000
 _PACKET_IGNORE_OUTGOING = 23
 _TPACKET_V3 = 2
 _ETH_P_ALL = 3
@@ -53,7 +62,10 @@ _VLAN_VALID, _VLAN_TPID_VALID = 1 << 4, 1 << 6
 _BLOCK = struct.Struct("=IIIIIIQ")  # version, private, status, packets, first, length, sequence
 _PACKET = struct.Struct("=IIIIIIHHIIH")
 _STATUS = struct.Struct("=I")
-_PACKET_TYPE_AT: Final = 48 + 10  # of sockaddr_ll, behind the 48 bytes of tpacket3_hdr
+_INDEX_AT: Final = 48 + 4  # of sockaddr_ll, behind the 48 bytes of tpacket3_hdr
+_PACKET_TYPE_AT: Final = 48 + 10
+_WHERE = struct.Struct("=iHB")  # from _INDEX_AT on: interface, ARPHRD_*, packet type
+ANY: Final = "any"
 _STATISTICS = struct.Struct("=III")
 _REQUEST = struct.Struct("=IIIIIII")
 
@@ -84,9 +96,10 @@ class RingSource:
         snaplen: int = bpf.MAX_SNAPLEN,
         ring_bytes: int = MAX_RING_BYTES,
         retire_ms: int = 50,
+        fanout: int | None = None,
     ) -> None:
-        """Begins to capture. Raises ConfigError for an interface or selection that is none, BusError where the kernel
-        refuses."""
+        """Begins to capture. `fanout` (16 bits) names the group of rings that share this interface. Raises ConfigError
+        for an interface or selection that is none, BusError where the kernel refuses."""
         self.interface = interface
         self.read = 0  # frames taken from the ring, also those that were passed over
         self.kernel_seen = 0  # frames that passed the filter, the lost ones too, as the kernel counts
@@ -95,25 +108,38 @@ class RingSource:
         self._retire_ms = retire_ms
         self._block = 0
         self._on_loopback = False
+        self._names: dict[int, str] | None = {} if interface == ANY else None  # of the interfaces that were seen
         try:
-            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            if interface == ANY:
+                self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL))
+            else:
+                self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         except (OSError, AttributeError) as error:
             raise BusError(f"{interface}: packets cannot be captured: {explained(error)}") from None
         try:
-            # The kind of link decides the program, and no packet may pass before there is one: bound to no protocol
-            # first, then filter and ring, then to all.
-            self._bind(0)
-            kind = self._socket.getsockname()[3]
-            self._on_loopback = kind == _ARPHRD_LOOPBACK
-            self.linktype = self._linktype(kind)
+            # No packet may pass before all is set up: the filter comes last, and until then there is one that lets
+            # nothing in. The kind of link decides which program that is.
+            bpf.attach(self._socket, bpf.reject_all())
+            self.linktype = LINKTYPE_RAW
+            if interface != ANY:
+                self._bind(0)
+                kind = self._socket.getsockname()[3]
+                self._on_loopback = kind == _ARPHRD_LOOPBACK
+                self.linktype = self._linktype(kind)
+                self._ignore_outgoing()
             raw_ip = self.linktype == LINKTYPE_RAW
-            bpf.attach(self._socket, bpf.compile_filter(selection, snaplen=snaplen, raw_ip=raw_ip))
-            self._ignore_outgoing()
+            program = bpf.compile_filter(selection, snaplen=snaplen, raw_ip=raw_ip)
             self._blocks = self._make_ring(min(ring_bytes, MAX_RING_BYTES) // BLOCK_BYTES)
             self._ring = mmap.mmap(
                 self._socket.fileno(), self._blocks * BLOCK_BYTES, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE
             )
-            self._bind(_ETH_P_ALL)
+            if interface != ANY:
+                self._bind(_ETH_P_ALL)
+            if fanout is not None:
+                group = struct.pack("=I", fanout & 0xFFFF | (_FANOUT_HASH | _FANOUT_DEFRAG) << 16)
+                self._socket.setsockopt(_SOL_PACKET, _PACKET_FANOUT, group)
+            self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)  # from 0 on
+            bpf.attach(self._socket, program)
         except OSError as error:
             self._socket.close()
             raise BusError(f"{interface}: packets cannot be captured: {explained(error)}") from None
@@ -206,10 +232,27 @@ class RingSource:
         code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code and code != errno.ENETDOWN:  # an interface that is down may come up again
             raise BusError(f"{self.interface}: capture stopped: {os.strerror(code).lower()}")
+        if self.interface == ANY:
+            return
         try:
             socket.if_nametoindex(self.interface)
         except OSError:
             raise BusError(f"{self.interface}: capture stopped: the interface is gone") from None
+
+    def _whose(self, at: int) -> str:
+        """With `any`, the interface of the packet at this place; "" for the first pass over a loopback."""
+        assert self._names is not None
+        index, kind, passes = _WHERE.unpack_from(self._ring, at + _INDEX_AT)
+        if kind == _ARPHRD_LOOPBACK and passes == _PACKET_OUTGOING:
+            return ""
+        name = self._names.get(index)
+        if name is None:
+            try:
+                name = socket.if_indextoname(index)
+            except OSError:  # gone by now
+                name = f"#{index}"
+            self._names[index] = name
+        return name
 
     def _walk(self, sink: PacketSink) -> int:
         ring = self._ring
@@ -217,10 +260,12 @@ class RingSource:
         packets, first = _BLOCK.unpack_from(ring, base)[3:5]
         at = base + first
         given = 0
-        take, interface, linktype = sink.packet, self.interface, self.linktype
+        take, interface, linktype, names = sink.packet, self.interface, self.linktype, self._names
         for _ in range(packets):
             step, s, ns, kept, wire, status, mac, _, _, tci, tpid = _PACKET.unpack_from(ring, at)
-            if not (self._on_loopback and ring[at + _PACKET_TYPE_AT] == _PACKET_OUTGOING):
+            if names is not None:
+                interface = self._whose(at)
+            if interface and not (self._on_loopback and ring[at + _PACKET_TYPE_AT] == _PACKET_OUTGOING):
                 begin = at + mac
                 data = ring[begin : begin + kept]
                 if kept < wire:
@@ -228,6 +273,12 @@ class RingSource:
                 if status & _VLAN_VALID:
                     # Put the tag back where it stood on the wire.
                     tag = struct.pack(">HH", tpid if status & _VLAN_TPID_VALID else 0x8100, tci)
+                    if names is not None:  # there is no link header: one is made
+                        ethertype = b"\x86\xdd" if data[:1] and data[0] >> 4 == 6 else b"\x08\0"
+                        take(s * 1_000_000_000 + ns, bytes(12) + tag + ethertype + data, wire + 18, 1, interface)
+                        given += 1
+                        at += step
+                        continue
                     data = data[:12] + tag + data[12:]
                     wire += 4
                 take(s * 1_000_000_000 + ns, data, wire, linktype, interface)
