@@ -110,7 +110,17 @@ class BusFleet:
                 ended[name] = beat.reason or "exit code 0"
             elif now - max(heard_ns, self._away_ns) > SILENT_NS:
                 ended[name] = f"no sign of life for {(now - heard_ns) / SECOND_NS:.0f} s"
-        return ended
+        # What a worker itself refuses comes before what became of the others because of it.
+        return dict(sorted(ended.items(), key=lambda one: not one[1].startswith("refused")))
+
+    def bounds(self) -> dict[str, str]:
+        """Workers that fire less than the plan allows, and what they say of it."""
+        beats = {name: self._latest[name][1] for name in self._planned}
+        return {
+            name: beat.reason
+            for name, beat in beats.items()
+            if beat.run_id == self._run_id and beat.state == "running" and beat.reason
+        }
 
     @property
     def all_gone(self) -> bool:

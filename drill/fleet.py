@@ -77,6 +77,10 @@ class Fleet:
     def all_gone(self) -> bool:
         return all(process.poll() is not None for process in self._processes.values())
 
+    def bounds(self) -> dict[str, str]:
+        """By which bounds of their own workers fire less than the plan allows: none, these are the plan's."""
+        return {}
+
     def failed(self) -> dict[str, str]:
         """Workers that ended otherwise than with exit code 0."""
         return {name: how for name, how in self.gone().items() if how != "exit code 0"}

@@ -108,6 +108,8 @@ class Load:
         problem = self._ready()
         if problem is not None:
             return LoadRun((), problem, 0, self._now(), self._fleet.failed(), None)
+        for name, bound in self._fleet.bounds().items():
+            self._tell(EventKind.NOTE, f"worker {name} {bound}")
         base = self._now() + self._settings.lead_ns
         end = base + self._pressure.total_ns
         self._aggregator.production_since(base)

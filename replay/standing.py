@@ -3,8 +3,9 @@
 It fires nothing itself. Each run is a process of its own (`replay.worker`), whose stdin is held here: when this process
 is gone, the load ends. What a plan may ask for is bounded here, by what this machine's user said: targets, caps, keys.
 
-Beats on the scope `fleet` say `idle` or `running`. An idle one also says how its last run ended (`run_id`, `reason`; ""
-= well), so that who missed the moment learns it all the same.
+Beats on the scope `fleet` say `idle` or `running`. A running one says by which bound of its own it fires less than the
+plan allows (`reason`). An idle one also says how its last run ended (`run_id`, `reason`; "" = well), so that who missed
+the moment learns it all the same.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class Standing:
         self._files: list[Path] = []
         self._run_id = ""
         self._reason = ""
+        self._bound = ""
         self._cut_ns = 0  # when the run's process is cut off, if it has not left; 0 = it goes on
         self._beat_ns = 0
         self._runs = 0
@@ -133,6 +135,7 @@ class Standing:
             return
         try:
             settings = self._judged(control, asked)
+            self._bound = _bound(asked, settings)
             self._start(settings)
         except (Refused, ConfigError) as error:
             self._tell(f"run {asked.run_id[:40]}: refused: {error}")
@@ -244,7 +247,8 @@ class Standing:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         beat = Beat(
             self._run_id, self._settings.name, now, os.getpid(), -1, 0, 0, 0, 0, 0, usage.ru_utime + usage.ru_stime,
-            state="idle" if self._child is None else "running", reason=self._reason,
+            state="idle" if self._child is None else "running",
+            reason=self._reason if self._child is None else self._bound,
         )  # fmt: skip
         self._beats.write(beat)
         self._beat_ns = now
@@ -291,6 +295,19 @@ class BeatLog:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def _bound(asked: WorkerSettings, given: WorkerSettings) -> str:
+    """By what this machine's user has less fired than a plan allows; "" = by nothing."""
+    said = [
+        f"{number:g}{unit} at most, as its --{option} says"
+        for option, unit, number, wanted in (
+            ("max-rate", "/s", given.max_rate, asked.max_rate),
+            ("max-open", " requests at once", given.max_open, asked.max_open),
+        )
+        if number < wanted
+    ]
+    return f"fires {', '.join(said)}" if said else ""
 
 
 def _text(path: Path) -> str:

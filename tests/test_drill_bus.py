@@ -157,11 +157,14 @@ def test_a_stop_of_before_stops_nothing_that_comes_later(fleet: Fleet) -> None:
 
 
 def test_a_worker_refuses_other_targets_and_says_so_to_the_drill(fleet: Fleet) -> None:
-    worker = fleet.worker("w0", target="http://127.0.0.1:1")
-    drill = fleet.drill(workers=1)
+    """Also where another would have fired: it is the refusal that is told, not that the other was let go."""
+    fleet.worker("w0")
+    worker = fleet.worker("w1", target="http://127.0.0.1:1")
+    drill = fleet.drill(workers=2)
     assert drill.ended() == 96
     told = f"refused: target '{fleet.target.url}' (127.0.0.1:{fleet.target.port}) is not in the allow-list"
-    assert told in drill.err() and told in worker.err()
+    assert told in drill.err() and told in worker.err() and "is gone" not in drill.err()
+    assert not [reason for reason in fleet.result(drill)["reasons"] if "is gone" in reason]
     assert fleet.target.requests() == [] and len(worker.err().splitlines()) == 2
 
 
@@ -169,6 +172,7 @@ def test_a_workers_own_cap_holds_whatever_the_plan_says(fleet: Fleet) -> None:
     fleet.worker("w0", "--max-rate", "20/s")
     drill = fleet.drill(workers=1)
     drill.ended()
+    assert "worker w0 fires 20/s at most, as its --max-rate says" in drill.err()
     result = fleet.result(drill)
     assert result["account"]["shed"] > result["account"]["sent"] > 0
     assert len(fleet.target.requests()) <= 20 * 5 + 4
