@@ -34,7 +34,7 @@ class CaptureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Keep answers whose request was never seen, as exchanges with an empty request. Unset: imports do; recordings,
     #: whose readers ask when a request began, do not.
     keep_unpaired: bool | None = None
-    batch_bytes: int = 256 << 10  # written when so much waits
+    batch_bytes: int = _MIB  # written when so much waits; a message costs who cleanses it 1 ms, whatever its length
     batch_ns: int = 500_000_000  # or so long after the last write
 
     def __post_init__(self) -> None:

@@ -18,10 +18,14 @@ class Sieve:
     """The rules and the span of time. Keeps nothing between batches."""
 
     def __init__(self, settings: CleanseSettings, from_ns: int | None = None, until_ns: int | None = None) -> None:
-        """Only what began at or after `from_ns` and not after `until_ns` (epoch ns) stays. Raises ConfigError."""
+        """Only what began at or after `from_ns` and not after `until_ns` (epoch ns) stays. Raises ConfigError.
+
+        `asks`: whether anything was asked for; else every exchange that is sound stays.
+        """
         self._rules = Rules(settings)
         self._from_ns = from_ns
         self._until_ns = until_ns
+        self.asks = self._rules.asks or from_ns is not None or until_ns is not None
 
     def keep(self, batch: Sequence[Exchange], ledger: Ledger) -> list[Exchange]:
         """Those of the batch that stay, counted as seen and in flight; the others as dropped, by reason."""

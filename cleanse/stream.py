@@ -110,15 +110,17 @@ class StreamPipeline:
         ledger = account.ledger(LEDGER)
         parts: dict[int, list[Row]] = {}
         servers: set[str] = set()
-        width, limit, asked, route_of = self.width, self._settings.max_baseline_bytes, self._sieve.asked, self._of_path
+        width, limit, route_of = self.width, self._settings.max_baseline_bytes, self._of_path
+        sieve, asks = self._sieve, self._sieve.asks
         for exchange in batch:
             row = plain_row(exchange, route_of, limit)
-            found = asked(exchange) if row is not None else self._sieve.reason(exchange)
-            if found is not None:
-                ledger.drop(found[0], intentional=found[1])
-                continue
-            if row is None:
-                row = self._row(exchange)
+            if row is None or asks:
+                found = sieve.asked(exchange) if row is not None else sieve.reason(exchange)
+                if found is not None:
+                    ledger.drop(found[0], intentional=found[1])
+                    continue
+                if row is None:
+                    row = self._row(exchange)
             parts.setdefault(partition_of(row[_SESSION], width), []).append(row)
             servers.add(exchange.server)
         for server in sorted(servers):

@@ -43,6 +43,7 @@ class Rules:
         made = [(make, make(settings), intentional) for make, intentional in RULES]
         self._rules = [(rule, intentional) for _, rule, intentional in made if rule is not None]
         self._asked = [(rule, intentional) for make, rule, intentional in made if rule and make not in ALWAYS]
+        self.asks = bool(self._asked)  # whether the settings turn any rule on
 
     def reason(self, exchange: Exchange) -> tuple[str, bool] | None:
         """(why it is left out, whether that was asked for); None to keep it."""
