@@ -92,6 +92,7 @@ class Connection:
         self.little = False  # only little is remembered, as no message is under way
         self.requests_only = False  # a mirror: answers pass elsewhere
         self.last_ns = 0
+        self.quiet_at = -1  # how far both streams were when last nothing waited here; -1: something did
         self.first_seq = 0
         self.id = b""  # given when the first exchange asks for it
         self.exchange_ids: ExchangeIds | None = None

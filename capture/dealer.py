@@ -77,7 +77,7 @@ class Dealer:
             spread = bus.spread(topics.RAW)
             self.measure()
         except BusAway:
-            spread = 0
+            spread, self.away = 0, True
         clock = self.clock or Clock()
         manifest = msgspec.structs.replace(
             manifest,

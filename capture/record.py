@@ -262,7 +262,7 @@ class _Loop:
             if now >= next_look:
                 next_look = now + LOOK_NS
                 self._governor.look(now)
-                self._links.look(now, assembler.account)
+                self._links.look(now, assembler.note)
                 if self._kill_file.there():
                     assembler.account.note("stopped.kill_file")
                     reason = "stopped"
@@ -281,7 +281,7 @@ class _Loop:
         self._pump()
         if not self._writer.settle(LINGER_S if isinstance(self._log, Dealer) else self._settings.buffer_s):
             self._output.shed(assembler)
-        self._links.end(self._monotonic_ns(), assembler.account)
+        self._links.end(self._monotonic_ns(), assembler.note)
         self._governor.account(assembler.account)
         self._output.end(assembler, reason)
         if progress is not None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from wire.account import Account
 from wire.config import ConfigError
 
 LOOK_NS: Final = 250_000_000
@@ -39,21 +38,21 @@ class Links:
         self._names = tuple(names)
         self._down: dict[str, int] = {}  # since when
 
-    def look(self, now_ns: int, account: Account) -> None:
+    def look(self, now_ns: int, tell: Callable[[str, int], None]) -> None:
         """Once in `LOOK_NS`; so a shorter time may be missed, and a longer one is off by so much."""
         for name in self._names:
             up = self._up(name)
             since_ns = self._down.get(name)
             if up is False and since_ns is None:
                 self._down[name] = now_ns
-                account.note(f"down.{name}")
+                tell(f"down.{name}", 1)
             elif up is not False and since_ns is not None:
                 del self._down[name]
-                account.note(f"down_ns.{name}", now_ns - since_ns)
+                tell(f"down_ns.{name}", now_ns - since_ns)
 
-    def end(self, now_ns: int, account: Account) -> None:
+    def end(self, now_ns: int, tell: Callable[[str, int], None]) -> None:
         for name, since_ns in self._down.items():
-            account.note(f"down_ns.{name}", now_ns - since_ns)
+            tell(f"down_ns.{name}", now_ns - since_ns)
         self._down.clear()
 
 

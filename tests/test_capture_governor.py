@@ -16,6 +16,7 @@ from test_capture_record import BOTH, Counting, exchanges, get, recording, serve
 
 from bus.logfile import account_of
 from capture.assembler import Assembler
+from capture.connection import Connection
 from capture.governor import CALM, CPU, LOOK_NS, MEMORY, RATE, Deaf, Governor, Use, queue_bytes, use_now, within
 from capture.settings import CaptureSettings, RecordSettings
 from capture.shed import NOTHING, STAGES, Shedder
@@ -248,3 +249,29 @@ def test_a_recorder_keeps_to_its_bound_and_the_servers_log_says_what_is_missing(
     assert len(recorded) + messages["drops"][RATE] // 2 == len(server.seen)
     assert messages["emitted"] == 2 * len(recorded)
     assert account["notes"]["cost.cpu_ns"] > 0 and account["notes"]["exceeded.max_rate"] >= 1
+
+
+def test_connections_on_which_nothing_comes_cost_the_account_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Connection] = []
+    plain = Connection.in_flight
+    monkeypatch.setattr(Connection, "in_flight", lambda self: asked.append(self) or plain(self))  # type: ignore[func-returns-value]
+    assembler = Assembler("r", CaptureSettings(), None, b"k" * 32)
+    talks = []
+    for number in range(20):
+        talk = Conversation((f"10.0.1.{number}", 40_000))
+        talk.open().client(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        talk.server(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        talks.append(talk)
+        for ts_ns, data in talk.packets:
+            assembler.packet(ts_ns, data, len(data))
+    assert assembler.account.balanced and len(asked) == 20
+    asked.clear()
+    assert assembler.account.balanced and not asked, "all are idle"
+    talk, before = talks[7], len(talks[7].packets)
+    talk.client(b"GET /more HTTP/1.1\r\nHo")  # a part of a message, at the time of the packet before
+    for _, data in talk.packets[before:]:
+        assembler.packet(talk.packets[before - 1][0], data, len(data))
+    for _ in range(2):
+        asked.clear()
+        assert assembler.account.ledger("bytes").in_flight >= 22 and assembler.account.balanced
+        assert len({id(connection) for connection in asked}) == 1

@@ -301,8 +301,8 @@ def test_the_time_that_an_interface_was_down_is_told() -> None:
     links, account = Links(("eth0", "eth1"), state.__getitem__), Account()
     for now, up in ((0, True), (1, False), (2, False), (5, True), (9, False)):
         state["eth0"] = up
-        links.look(now, account)
-    links.end(20, account)
+        links.look(now, account.note)
+    links.end(20, account.note)
     assert account.notes == {"down.eth0": 2, "down_ns.eth0": 4 + 11}
     assert is_up("no-such-link") is None
     assert is_up("lo") in (True, None)

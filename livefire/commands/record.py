@@ -111,10 +111,10 @@ def command(
     story = Story(click.get_text_stream("stderr"))
     first: Progress | None = None
     latest: Progress | None = None
-    told = False
+    told = away = False
 
     def progress(now: Progress) -> None:
-        nonlocal first, latest, told
+        nonlocal first, latest, told, away
         first = first or now
         if latest is None:
             until = f"for {for_}" if for_ else "until Ctrl-C"
@@ -122,6 +122,10 @@ def command(
             only = f"; only {part}" if part else ""
             story.line(f"{now.why}; {now.source}; {until}{only}{stays_root(settings.user)}")
         latest = now
+        if now.away != away:
+            away = now.away
+            where = f"{settings.spool}/{settings.recording}"
+            story.line(f"{settings.bus} is away; what is recorded waits in {where}" if away else "the bus is back")
         if not told and now.elapsed_ns - first.elapsed_ns >= _FORECAST_NS:
             told = True
             story.line(forecast(settings, first, now))
