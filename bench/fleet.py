@@ -68,7 +68,7 @@ def _run(part: str, servers: bed.Servers, args: argparse.Namespace) -> None:
         if part == "ready":
             fleet_carry.ready(servers.get("kafka"), args.repeat, args.count or 200_000)
         else:
-            fleet_carry.cleansed(servers.get("kafka"), args.repeat, args.count or 64_000)
+            fleet_carry.cleansed(servers.get("kafka"), args.repeat, args.count or 192_000)
     elif part in ("outcomes", "visible"):
         from bench import fleet_outcomes
 
