@@ -351,8 +351,9 @@ class Assembler:
         self._ledgers.account.note(name, count)
 
     def holes(self, connection: Connection) -> None:
-        self._crowd.waiting[connection] = None
-        self._crowd.waits += 1
+        if not connection.closed:
+            self._crowd.waiting[connection] = None
+            self._crowd.waits += 1
 
     def over(self, connection: Connection) -> None:
         self._crowd.over(connection, self._clock.now_ns)

@@ -51,6 +51,9 @@ class Host(Protocol):
         """Both directions have ended."""
 
 
+_NOTHING_HELD: deque[Piece] = deque(maxlen=0)  # for nearly all of them: an empty deque takes 600 bytes
+
+
 class Side:
     """One direction, and who sends in it."""
 
@@ -69,7 +72,7 @@ class Side:
         self.interface: str | None = None  # the one that its packets are taken from
         self.seen = False
         self.ended = False
-        self.held: deque[Piece] = deque()  # a piece of length 0 is the end
+        self.held = _NOTHING_HELD  # a piece of length 0 is the end
         self.held_bytes = 0
         self.far = -1  # the sequence number after a segment that was too far away
         #: A reset beyond what has been seen: its offset, where the stream stood then, when. It holds when nothing else
@@ -232,6 +235,8 @@ class Connection:
         if early < len(pieces):
             self._read(side, pieces[:early])
             pieces = pieces[early:]
+            if side.held is _NOTHING_HELD:
+                side.held = deque()
             side.held.extend(pieces)
             side.held_bytes += sum(piece[2] for piece in pieces if piece[1] is not None)
             self._host.holes(self)
@@ -290,8 +295,8 @@ class Connection:
             return
         if side.reader.kind is RESPONSE:
             self.pairer.no_more_answers()
-        elif side.other.stream.acked >= side.other.stream.next:
-            self.pairer.all_received()
+        elif side.other.stream.end < 0:
+            self.pairer.no_more_requests(side.other.stream.acked)
 
     def _reset(self, side: Side, sequence: int, ts_ns: int) -> None:
         """RFC 5961 section 3: one that is not in the window is of another connection, or forged."""
@@ -380,6 +385,12 @@ class Connection:
         for side in self.sides:
             side.stream.forget()
         self._host.over(self)
+
+    def release(self) -> None:
+        """Nobody asks for it any more: without its cycles, its memory is free at once."""
+        for side in self.sides:
+            del side.connection, side.other
+        del self.sides, self.pairer
 
     # -- for the account
 

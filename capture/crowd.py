@@ -36,7 +36,7 @@ class Crowd:
     def make_room(self, now_ns: int) -> None:
         """For one more."""
         if len(self.open) >= self._settings.max_connections:
-            self._evict(longest_idle(self.open, max(1, len(self.open) // 100)), now_ns)
+            self._evict(longest_idle(self.open), now_ns)
 
     def over(self, connection: Connection, now_ns: int) -> None:
         self.open.pop(connection, None)
@@ -77,9 +77,12 @@ class Crowd:
             connection.close(now_ns, closed=False)
 
 
-def longest_idle(connections: Collection[Connection], count: int) -> list[Connection]:
-    """`count` of them: half-open ones first, then those that have been silent longest."""
-    return heapq.nsmallest(count, connections, key=lambda c: (not c.half_open, c.last_ns))
+def longest_idle(connections: Collection[Connection]) -> list[Connection]:
+    """Those silent longest: of the half-open ones a twentieth of all at most; only where there are none,
+    a hundredth of the others. So many at once, as all are looked at."""
+    half_open = [connection for connection in connections if connection.half_open]
+    count = len(connections) // 20 if half_open else len(connections) // 100
+    return heapq.nsmallest(max(1, count), half_open or connections, key=lambda c: c.last_ns)
 
 
 def too_large(connections: Collection[Connection], max_bytes: int) -> list[Connection]:

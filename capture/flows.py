@@ -139,6 +139,8 @@ class Flows:
                 del self._copies[key]
         if self._handshakes.get(connection.handshake) is connection:
             del self._handshakes[connection.handshake]
+        if connection.keys:
+            connection.release()
 
 
 def _reverse(key: bytes, found: Segment | None) -> bytes:

@@ -58,7 +58,7 @@ class Pairer:
     """The sink of both readers of a connection."""
 
     __slots__ = (
-        "_apart", "_aside", "_doubtful", "_max_open", "_sink", "_trusted_from", "lost", "open", "orphans",
+        "_apart", "_aside", "_doubtful", "_max_open", "_received", "_sink", "_trusted_from", "lost", "open", "orphans",
         "owed", "request_reader", "response_reader", "tunnel",
     )  # fmt: skip
 
@@ -75,6 +75,7 @@ class Pairer:
         self.owed = bytearray()  # answers to come to requests that had to make room; 1 for HEAD
         self._apart = False  # it is not known which request the next answer is to
         self._aside: list[Pair | None] = []  # then: answers in their order; None where one is known to be lost
+        self._received = -1  # offset of the end of what the client had received when it closed
         self._doubtful: Message | None = None  # the last request that was ambiguous
         self._trusted_from = -1  # the offset of its answer
 
@@ -221,16 +222,16 @@ class Pairer:
         orphan = self.orphans.get(reader)
         return orphan if orphan is not None and orphan.aside else None
 
-    def _settle(self, *, all_received: bool = False, over: bool = False) -> None:
+    def _settle(self, *, over: bool = False) -> None:
         """Pair what was laid aside, as far as it is certain; `over`: also give up where it is not."""
         waiting = [pair for pair in self.open if pair.response is None]
         asked: list[Pair | None] = [*([None] * len(self.owed)), *waiting]
         aside = self._aside
         if len(aside) == len(asked):
             tail = aside
-        elif all_received and len(aside) < len(asked):
+        elif aside and aside[-1] is not None and self._has_received(aside[-1].response) and len(aside) < len(asked):
             tail = aside[max((i for i, found in enumerate(aside) if found is None), default=-1) + 1 :]
-        elif over or len(aside) > len(asked):
+        elif over or len(aside) > len(asked) or len(aside) > self._max_open:
             tail = []
         else:
             return
@@ -255,13 +256,18 @@ class Pairer:
             self._emit_first()
         self._emit_finished()
 
+    def _has_received(self, answer: Message | None) -> bool:
+        reader = self.response_reader
+        return answer is not None and reader is not None and answer.end_offset <= self._received == reader.next
+
     def _being_read(self, request: Message | None) -> bool:
         return self.request_reader is not None and self.request_reader.message is request is not None
 
-    def all_received(self) -> None:
-        """The client has closed, after it had received everything that was sent to it."""
+    def no_more_requests(self, received: int) -> None:
+        """The client has closed, before the server did, when it had received all answers up to that offset."""
+        self._received = received
         if self._apart:
-            self._settle(all_received=True)
+            self._settle()
 
     def keep(self, message: Message, count: int) -> bool:
         return self._sink.keep(self.pair_of(message), count)
