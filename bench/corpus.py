@@ -99,6 +99,38 @@ def compare(want: dict[str, Any], got: list[dict[str, Any]]) -> tuple[int, int, 
     return found, total, extra, differs
 
 
+def compare_fields(want: dict[str, Any], got: list[dict[str, Any]]) -> tuple[int, int, list[str]]:
+    """Of rows on which the readers differ: (those all of whose `agreed_fields` an exchange has, all, what differs)."""
+    left = list(got)
+    found = total = 0
+    differs: list[str] = []
+    for e in want["exchanges"]:
+        fields = [name for name in e.get("agreed_fields", ()) if not name.endswith("_time")]
+        if e["agreed"] or not fields:
+            continue
+        total += 1
+        match = next((g for g in left if _has(g, e, fields)), None)
+        if match is None:
+            differs.append(f"{e.get('class')}: {e['method']} {(e['target'] or '')[:50]} {fields}")
+        else:
+            left.remove(match)
+            found += 1
+    return found, total, differs
+
+
+def _has(got: dict[str, Any], want: dict[str, Any], fields: list[str]) -> bool:
+    if (_norm(got["client"]), _norm(got["server"])) != (_norm(want["client"]), _norm(want["server"])):
+        return False
+    for name in fields:
+        if name.endswith("sha256"):
+            same = _sha(got[name]) == _sha(want[name])
+        else:
+            same = (got[name.replace("_length", "_bytes")] or None) == (want[name] or None)
+        if not same:
+            return False
+    return True
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?")
@@ -111,7 +143,7 @@ def main() -> int:
         print("no corpus here: give its folder, or set LIVEFIRE_CORPUS (it holds pcap/); nothing was compared")
         return 0
     begun = time.perf_counter()
-    found = total = extra = captures = unbalanced = crashed = 0
+    found = total = extra = captures = unbalanced = crashed = partly = parts = 0
     for expect in sorted((folder / "pcap").glob("*.expect.json")):
         want = json.loads(expect.read_text())
         capture = expect.with_name(want["file"])
@@ -132,6 +164,11 @@ def main() -> int:
             print(f"{capture.name}: unbalanced {account.as_json()}")
         one = compare(want, got)
         found, total, extra = found + one[0], total + one[1], extra + one[2]
+        some = compare_fields(want, got)
+        partly, parts = partly + some[0], parts + some[1]
+        if args.verbose:
+            for line in some[2]:
+                print(f"{capture.name[:60]}: not all agreed fields: {line}")
         if one[3] and args.verbose:
             print(f"{capture.name}: {one[0]} of {one[1]}")
             for line in one[3][:6]:
@@ -141,6 +178,7 @@ def main() -> int:
         f"{captures} captures: {found} of {total} agreed exchanges ({percent:.2f} %), {extra} that no reader saw, "
         f"{unbalanced} accounts unbalanced, {crashed} crashed, {time.perf_counter() - begun:.1f} s"
     )
+    print(f"where the readers differ: all agreed fields of {partly} of {parts} exchanges")
     return 1 if percent < args.min or extra or unbalanced or crashed or not captures else 0
 
 

@@ -65,3 +65,17 @@ def test_the_comparison_can_fail() -> None:
     assert bench.compare(want, [])[:3] == (0, 1, 0)
     assert bench.compare(want, [{**seen, "response_body_bytes": 4}])[:3] == (0, 1, 1)
     assert bench.compare(want, [seen, seen])[:3] == (1, 1, 1)
+
+
+def test_the_comparison_of_agreed_fields_can_fail() -> None:
+    want = {
+        "exchanges": [
+            {"agreed": False, "agreed_fields": ["method", "target", "host", "status", "request_time"], "method": "GET",
+             "target": "/", "host": "h", "status": None, "client": "1.1.1.1:1", "server": "2.2.2.2:2"},
+        ]
+    }  # fmt: skip
+    seen = {"client": "1.1.1.1:1", "server": "2.2.2.2:2", "method": "GET", "target": "/", "host": "h", "status": None}
+    assert bench.compare_fields(want, [seen])[:2] == (1, 1)
+    assert bench.compare_fields(want, [])[:2] == (0, 1)
+    for name in ("method", "target", "host", "status", "client"):
+        assert bench.compare_fields(want, [{**seen, name: "other"}])[:2] == (0, 1), name
