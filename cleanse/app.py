@@ -31,6 +31,7 @@ from cleanse.relay import Relay, Sending
 from cleanse.rules.unreplayable import started_ns
 from cleanse.settings import CleanseSettings
 from cleanse.sieve import LEDGER
+from cleanse.signs import SignsOfLife
 from cleanse.stream import WRITER, StreamPipeline
 from cleanse.summary import CleanseResult, summary_lines
 from wire import codec, topics
@@ -246,6 +247,8 @@ def cleanse_stream(
         shell = _Shell(link, Streams(link), relay, stop, told)
         with tempfile.TemporaryDirectory(prefix="livefire-cleanse-") as folder:
             group = f"{address.prefix}.cleanse" + (f".{recording}" if recording else "")
+            what = f"recording {recording}" if recording else "all recordings"
+            told(f"{address}: cleanses {what}, from where group {group} stands, as {worker}")
             asyncio.run(shell.run(_faust_app(link, group, worker, folder, security), topic[topics.RAW]))
     finally:
         link.close()
@@ -337,10 +340,12 @@ class _Shell:
 
         await app.start()
         self._told("ready")
+        signs = SignsOfLife(self._told)
         crash: BaseException | None = None
         try:
             while not self._stop() and not app.should_stop:
                 await asyncio.sleep(_LOOK_S)
+                signs.look(self.messages, self._relay.dead)
             crash = app.crash_reason
         finally:
             # Threads of Faust's do not end in order when it has crashed, or the brokers are gone, and what waits for

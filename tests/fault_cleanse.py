@@ -28,6 +28,7 @@ from bus import kafka_layout as layout
 from bus.address import open_bus, parse_kafka
 from bus.kafka import KafkaBus
 from bus.kafka_topics import Topics, Wanted
+from bus.ports import BusAway
 from cleanse import dead
 from cleanse.app import cleanse
 from replay.fetch import Fetched, fetch
@@ -50,7 +51,15 @@ def cluster(server: str) -> Iterator[str]:
     try:
         yield address
     finally:
-        made.delete()
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                made.delete()
+                break
+            except BusAway:  # a broker that has just come back: the driver asks again in a moment
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
 
 def learned_file(folder: Path) -> Path:

@@ -36,6 +36,7 @@ from bus.kafka_topics import Topics, Wanted
 from cleanse.app import cleanse
 from cleanse.relay import Relay
 from cleanse.settings import CleanseSettings
+from cleanse.signs import SignsOfLife
 from cleanse.stream import StreamPipeline
 from replay.fetch import fetch
 from wire import codec, topics
@@ -207,6 +208,21 @@ def test_a_frozen_worker_that_wakes_up_repeats_nothing(tmp_path: Path, kafka_ser
                 worker.close()
 
 
+def test_a_cleanser_says_how_far_it_is_while_something_comes() -> None:
+    said: list[str] = []
+    now = 100.0
+    signs = SignsOfLife(said.append, lambda: now)
+    signs.look(3, 0)
+    assert said == []
+    now += 10
+    signs.look(1234, 0)
+    now += 30
+    signs.look(1234, 0)  # nothing came
+    signs.look(1240, 2)
+    signs.look(1241, 2)
+    assert said == ["1,234 batches cleansed so far", "1,240 batches cleansed so far, 2 dead letters"]
+
+
 # ---------------------------------------------------------------------------- the relay, without a broker
 
 
@@ -307,7 +323,9 @@ def test_a_worker_is_stopped_while_the_broker_is_gone(tmp_path: Path) -> None:
             bus.close()
             broker.kill()
             assert worker.end(term=True) == 0
-            ready, last = worker.said().splitlines()
+            begins, ready, last = worker.said().splitlines()
+            group = f"{parse_kafka(address).prefix}.{GROUP}"
+            assert begins == f"livefire: {address}: cleanses all recordings, from where group {group} stands, as c0"
             assert (ready, last[:18]) == ("livefire: ready", "livefire: cleansed")
         finally:
             worker.close()
