@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -13,10 +14,12 @@ import msgspec
 from bus.address import KafkaSecurity, open_bus, parse_kafka
 from bus.logreader import LogReader
 from bus.ports import BusError
-from capture import goreplay_kafka
+from capture import goreplay, goreplay_kafka
 from capture.assembler import Assembler, Masker
 from capture.dealer import Dealer
 from capture.hearing import StopHeard
+from capture.imported import Imported
+from capture.importing import Choice, check, gor_values, import_entries, import_gor
 from capture.output import Output
 from capture.record import Progress
 from capture.record import record as record_live
@@ -102,20 +105,59 @@ def import_goreplay(
     assembler = Assembler(recording_id, chosen, masker, key)
     _make_room(to, recording_id)
     output = Output.open(to, recording_id, chosen, created_ns=now_ns, inputs=(address,), masked=masker is not None)
-    reason, count = "failed", 0
+    values = (message.value for message in itertools.chain(first, messages))
+    with _ending(output, assembler):
+        import_gor(values, assembler, output, goreplay_kafka.feed, progress)
+    return assembler.account
+
+
+def import_tool(
+    paths: Sequence[Path | str],
+    to: Path,
+    choice: Choice,
+    settings: CaptureSettings | None = None,
+    masker: Masker | None = None,
+    key: bytes = b"",
+    *,
+    say: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Account:
+    """Files of other tools (`choice.format` is not `capture`) to a recording at `to`; its account.
+
+    `say` and `progress` as for `import_files`; progress counts lines, entries or GoReplay's records. Raises
+    ConfigError for files that are not of that format at all, BusError when `to` cannot be written or is not empty.
+    """
+    chosen = settings if settings is not None else CaptureSettings()
+    now_ns = time.time_ns()
+    from_stdin = any(str(path) == "-" for path in paths)
+    recording_id = ulid(now_ns) if from_stdin else recording_id_of([digest_of(Path(path)) for path in paths])
+    for path in paths:
+        if str(path) != "-":
+            check(path, choice)
+    source = Assembler if choice.format == "goreplay" else Imported
+    target = source(recording_id, chosen, masker, key)
+    _make_room(Path(to), recording_id)
+    inputs = tuple(Path(str(path)).name if str(path) != "-" else "stdin" for path in paths)
+    output = Output.open(Path(to), recording_id, chosen, created_ns=now_ns, inputs=inputs, masked=masker is not None)
+    with _ending(output, target):
+        if isinstance(target, Assembler):
+            import_gor(gor_values(paths, target.account, say), target, output, goreplay.feed, progress)
+        else:
+            import_entries(paths, choice, target, output, say, progress)
+    return target.account
+
+
+@contextmanager
+def _ending(output: Output, source: Assembler | Imported) -> Iterator[None]:
+    """The recording's end mark says how it ended."""
+    reason = "failed"
     try:
-        for count in goreplay_kafka.feed((m.value for m in itertools.chain(first, messages)), assembler):
-            output.pump(assembler, time.monotonic_ns())
-            if progress is not None and not count % _PUMP_EVERY:
-                progress(count, output.written_exchanges)
+        yield
         reason = "done"
     except KeyboardInterrupt:
         reason = "stopped"
     finally:
-        output.end(assembler, reason)
-    if progress is not None:
-        progress(count, output.written_exchanges)
-    return assembler.account
+        output.end(source, reason)
 
 
 def record(

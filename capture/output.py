@@ -10,10 +10,10 @@ import msgspec
 
 from bus.logwriter import LogWriter
 from bus.ports import BusError
-from capture.assembler import Assembler
+from capture.ready import Ready
 from capture.settings import CaptureSettings
 from wire import topics
-from wire.account import Increment
+from wire.account import Account, Increment
 from wire.codec import RecordType
 from wire.records import End, Manifest, Record
 
@@ -42,6 +42,20 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
+class Maker(Protocol):
+    """Where exchanges come from: `Assembler`, of packets and streams, or `Imported`, of other tools' files."""
+
+    ready: Ready
+
+    @property
+    def account(self) -> Account: ...
+
+    def note_masked(self) -> None: ...
+
+    def close(self) -> None:
+        """What is open or waits is ready."""
+
+
 class Output:
     """The writer of one recording.
 
@@ -53,7 +67,7 @@ class Output:
         self._batch_bytes = settings.batch_bytes
         self._batch_ns = settings.batch_ns
         self._written_ns = 0
-        self._assembler: Assembler | None = None
+        self._assembler: Maker | None = None
         self.written_exchanges = 0
 
     @classmethod
@@ -88,7 +102,7 @@ class Output:
     def written_bytes(self) -> int:
         return self._writer.next_offset
 
-    def pump(self, assembler: Assembler, now_ns: int) -> None:
+    def pump(self, assembler: Maker, now_ns: int) -> None:
         """Write what is ready, when it is enough or late enough. Raises BusFull, BusError."""
         self._assembler = assembler
         ready = assembler.ready
@@ -101,7 +115,7 @@ class Output:
         while ready.memory_bytes >= self._batch_bytes:
             self._write(assembler)
 
-    def _write(self, assembler: Assembler) -> None:
+    def _write(self, assembler: Maker) -> None:
         """One batch: exchanges, and the growth of the account."""
         ready = assembler.ready
         exchanges = ready.take(max(self._batch_bytes, _MIN_BATCH_BYTES))
@@ -125,12 +139,12 @@ class Output:
             raise
         self.written_exchanges += len(exchanges)
 
-    def shed(self, assembler: Assembler | None = None) -> int:
+    def shed(self, assembler: Maker | None = None) -> int:
         """Give up what waits, after BusFull; the next batch's account says so. How many exchanges it was."""
         whose = assembler or self._assembler
         return whose.ready.shed("no_room") if whose is not None else 0
 
-    def end(self, assembler: Assembler, reason: str = "done") -> None:
+    def end(self, assembler: Maker, reason: str = "done") -> None:
         """Everything that is open ends here. Raises BusFull: room may be made, or `shed`, and `end` called again."""
         self._assembler = assembler
         assembler.close()

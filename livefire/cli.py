@@ -41,7 +41,7 @@ COMMANDS: Final[dict[str, str]] = {
 #: One line each, so that `livefire --help` loads no command.
 SUMMARIES: Final[dict[str, str]] = {
     "record": "Record live HTTP traffic into a file.",
-    "import": "Make a recording of captures (pcap, pcapng; - for stdin).",
+    "import": "Make a recording of captures, or of GoReplay's files, HARs, access logs.",
     "show": "What is in a recording: routes, exchanges, the account.",
     "cleanse": "Clean a recording and stamp it: fit to be fired.",
     "learn": "Learn routes and flows of a recording, for cleansing over a bus.",

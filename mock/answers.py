@@ -102,7 +102,8 @@ def _why_not(record: Exchange | Stamped, servers: frozenset[str]) -> str:
     if isinstance(record, Stamped):
         baseline = record.baseline
         cut = len(baseline.body) == _BASELINE_BODY_BYTES and baseline.body_bytes > len(baseline.body)
-        return "incomplete" if cut else ""
+        absent = not baseline.body and baseline.body_bytes != 0  # a log tells no bodies
+        return "incomplete" if cut or absent else ""
     assert record.response is not None
     if record.mode is Mode.OPAQUE:
         return "opaque"

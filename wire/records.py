@@ -93,7 +93,7 @@ class Request(Record, frozen=True, array_like=True):
     body_bytes: int = 0  # de-chunked length as it was seen on the wire, before masking and truncation
     framing: Framing = Framing.NONE
     missing_bytes: int = 0
-    truncated_bytes: int = 0
+    truncated_bytes: int = 0  # of the body, not kept; -1 = how many there were is not known (a log has no bodies)
     trailers: bytes = b""
 
 
@@ -140,7 +140,7 @@ class Baseline(Record, frozen=True, array_like=True):
     latency_ns: int  # request start to first byte of the answer; 0 = unknown
     head: bytes
     body: bytes  # the first 64 KiB
-    body_bytes: int  # whole length as it was on the wire
+    body_bytes: int  # whole length as it was on the wire; -1 = not known
     digest: bytes  # sha256 of the stored body, empty if there is none
 
 

@@ -80,7 +80,7 @@ def stamped_json(record: Stamped) -> dict[str, object]:
         "request_body_bytes": len(record.request.body),
         "status": record.baseline.status or None,
         "latency_ns": record.baseline.latency_ns or None,
-        "response_body_bytes": record.baseline.body_bytes,
+        "response_body_bytes": max(0, record.baseline.body_bytes),
         "unsafe": record.unsafe,
     }
 
@@ -142,7 +142,14 @@ def _summary(recording: Recording) -> None:
               e.request_start_ns)  # fmt: skip
     for s in recording.stamped():
         unsafe += s.unsafe
-        count(s.route, s.session_id, s.baseline.status, s.baseline.body_bytes, s.baseline.latency_ns, s.offset_ns + 1)
+        count(
+            s.route,
+            s.session_id,
+            s.baseline.status,
+            max(0, s.baseline.body_bytes),
+            s.baseline.latency_ns,
+            s.offset_ns + 1,
+        )
     seconds = (last - first) / 1e9
     rate = f", {recording.count / seconds:,.1f} a second" if seconds > 0 else ""
     masked = "masked" if manifest.masked else "NOT MASKED: it holds secrets as they were sent"

@@ -1,0 +1,245 @@
+"""GoReplay's files: `.gor`, of every version, plain or gzipped, in one piece or in chunks `_0`, `_1` ...; and what its
+messages in Kafka share with them: the header line, and how halves find each other.
+
+A record is `<type> <id> <ts_ns> [<latency_ns>]`, a newline, the raw HTTP message, and behind it a line of three
+monkeys, which the last one may lack. Type 1 is a request, 2 the answer that production gave, 3 one to a replayed
+request. Ids are not unique: of several with one id, an answer goes with the latest request before it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from capture.assembler import Assembler
+from capture.lines import Input
+
+REQUEST, ANSWER, REPLAYED = 1, 2, 3
+SEPARATOR: Final = b"\n\xf0\x9f\x90\xb5\xf0\x9f\x99\x88\xf0\x9f\x99\x89\n"
+_MAX_WAITING_BYTES: Final = 512 << 20
+_MAX_RECORD: Final = 128 << 20
+_SERVER: Final = "0.0.0.0:0"  # what the messages do not tell
+_SINCE_1973: Final = 10**17  # ns: a time, not a latency
+_HEADER: Final = re.compile(rb"[123] [0-9A-Za-z_-]+ \d+(?: \d+)?(?: \d+)?(?:\r?\n|\Z)")
+_MAX_HEADER: Final = 256
+_LENGTH: Final = re.compile(rb"\ncontent-length[ \t]*:[ \t]*(\d{1,12})[ \t]*\r?\n", re.IGNORECASE)
+_CHUNK: Final = re.compile(r"(.*_)(\d+)((?:\.[A-Za-z]\w*)*)\Z")
+
+
+class Part(NamedTuple):
+    """One message: half of an exchange."""
+
+    kind: int  # 1 request, 2 answer, 3 answer to a replayed request
+    id: bytes
+    ts_ns: int
+    payload: bytes  # raw HTTP; empty: an answer whose status was not kept
+
+
+class Unreadable(Exception):
+    """A message that is none of GoReplay's. The text says why."""
+
+
+def decode(value: bytes) -> Part:
+    """One record: header line and payload. Raises Unreadable."""
+    line, newline, payload = value.partition(b"\n")
+    words = line.split()
+    if not newline or not 3 <= len(words) <= 5:
+        raise Unreadable("its first line is not: type id time [latency]")
+    at = number_of(words[2])
+    if len(words) > 3 and at < _SINCE_1973 <= (other := number_of(words[3])):
+        at = other  # one version had time and latency the other way round
+    return Part(kind_of(words[0]), words[1], at, payload)
+
+
+_plain = decode
+
+
+def kind_of(word: bytes | str | int) -> int:
+    if (kind := number_of(word)) not in (REQUEST, ANSWER, REPLAYED):
+        raise Unreadable(f"type {kind} is not 1, 2 or 3")
+    return kind
+
+
+def number_of(word: bytes | str | int) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise Unreadable(f"{word!r} is not a number") from None
+
+
+def is_gor(start: bytes) -> bool:
+    """Whether a file begins like one of GoReplay's."""
+    return _HEADER.match(start) is not None
+
+
+def in_order(paths: Sequence[Path | str]) -> list[Path | str]:
+    """Chunks of one file (`x_2.gor`, `x_10.gor`) by their number; other files stay where they are."""
+    found = [_CHUNK.match(str(path)) for path in paths]
+    if not all(found) or len({(m[1], m[3]) for m in found if m}) != 1:
+        return list(paths)
+    return sorted(paths, key=lambda path: int(_CHUNK.match(str(path))[2]))  # type: ignore[index]
+
+
+def records(file: Input) -> Iterator[bytes]:
+    """The records of a file, without separators; b"" stands for one that is longer than a record can be.
+
+    A separator counts where a header line or the end of the file comes behind it; one inside a body does not, if
+    Content-Length says so, or if what follows is no header line.
+    """
+    buffer, first, look = b"", 0, 0  # where the record begins; where its separator is looked for
+    ended = over = False
+    while True:
+        at = -1 if over else _body_end(buffer, first)
+        if at >= 0 and at < first + _MAX_RECORD and at + len(SEPARATOR) > len(buffer) and not ended:
+            at = -2  # it is not there yet
+        elif at < look or not buffer.startswith(SEPARATOR, at):
+            at = buffer.find(SEPARATOR, look)
+        behind = at + len(SEPARATOR)
+        if at >= 0 and not ended and len(buffer) < behind + _MAX_HEADER:
+            at = -2
+        elif at >= 0 and behind < len(buffer) and not _HEADER.match(buffer, behind):
+            look = behind - 1
+            continue
+        if at >= 0:
+            if not over:
+                yield buffer[first:at]
+            first = look = behind
+            over = False
+            continue
+        if ended:
+            break
+        if len(buffer) - first > _MAX_RECORD:
+            if not over:
+                yield b""
+            over, first = True, len(buffer) - len(SEPARATOR)
+        if at == -1:
+            look = max(first, len(buffer) - len(SEPARATOR))
+        chunk = file.read(1 << 20)
+        ended = not chunk
+        buffer = buffer[first:] + chunk
+        look, first = look - first, 0
+    if not over and (rest := buffer[first:].removesuffix(SEPARATOR.rstrip(b"\n"))).strip():
+        yield rest
+
+
+def _body_end(buffer: bytes, first: int) -> int:
+    """Where Content-Length says that the record at `first` ends; -1 where it does not say."""
+    line = buffer.find(b"\n", first, first + _MAX_HEADER)
+    blank = buffer.find(b"\r\n\r\n", line, line + (256 << 10)) if line >= 0 else -1
+    match = _LENGTH.search(buffer, line, blank + 2) if blank >= 0 else None
+    return blank + 4 + int(match[1]) if match else -1
+
+
+class Pairs:
+    """Puts requests and answers together, in whatever order they come. Bounded: beyond it the oldest go alone."""
+
+    def __init__(self, max_bytes: int = _MAX_WAITING_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._waiting: dict[tuple[bytes, int], list[Part]] = {}
+        self._order: deque[Part] = deque()
+        self._gone: set[int] = set()  # of those in the order, by identity: already paired
+
+    def add(self, part: Part) -> Iterator[tuple[Part | None, Part | None]]:
+        """What is complete with it: (request, answer); one of them is None for what had to go alone."""
+        other = self._match(part)
+        if other is not None:
+            yield (part, other) if part.kind == REQUEST else (other, part)
+            return
+        self._waiting.setdefault((part.id, part.kind), []).append(part)
+        self._order.append(part)
+        self._bytes += len(part.payload) + 200
+        while self._bytes > self._max_bytes and (alone := self._oldest()) is not None:
+            yield alone
+
+    def rest(self) -> Iterator[tuple[Part | None, Part | None]]:
+        """What has found nothing, in the order in which it came."""
+        while (alone := self._oldest()) is not None:
+            yield alone
+
+    def _match(self, part: Part) -> Part | None:
+        key = (part.id, ANSWER if part.kind == REQUEST else REQUEST)
+        fit = [
+            other
+            for other in self._waiting.get(key, ())
+            if (other.ts_ns >= part.ts_ns if part.kind == REQUEST else other.ts_ns <= part.ts_ns)
+        ]
+        if not fit:
+            return None
+        found = min(fit, key=lambda other: abs(other.ts_ns - part.ts_ns))
+        self._take(key, found)
+        self._gone.add(id(found))
+        return found
+
+    def _take(self, key: tuple[bytes, int], part: Part) -> None:
+        waiting = self._waiting[key]
+        del waiting[next(n for n, other in enumerate(waiting) if other is part)]
+        if not waiting:
+            del self._waiting[key]
+        self._bytes -= len(part.payload) + 200
+
+    def _oldest(self) -> tuple[Part | None, Part | None] | None:
+        while self._order:
+            part = self._order.popleft()
+            if id(part) in self._gone:
+                self._gone.discard(id(part))
+                continue
+            self._take((part.id, part.kind), part)
+            return (part, None) if part.kind == REQUEST else (None, part)
+        return None
+
+
+def feed(values: Iterable[bytes], assembler: Assembler, decode: Callable[[bytes], Part] = decode) -> Iterator[int]:
+    """Hand all messages to the assembler, each pair as a connection of its own; how many so far, after each.
+
+    The account's ledger `goreplay` counts messages: emitted, `unreadable`, `too_large`, `replayed` (type 3,
+    not wanted), `unpaired_answer`, `no_status` (JSON answers of which GoReplay kept none).
+    """
+    pairs, connections = Pairs(), 0
+    ledger = assembler.account.ledger("goreplay")
+
+    def hand_on(request: Part | None, answer: Part | None) -> None:
+        nonlocal connections
+        ledger.in_flight -= (request is not None) + (answer is not None)
+        if request is None:
+            ledger.drop("unpaired_answer")
+            return
+        connections += 1
+        channel = assembler.connection_opened(f"0.0.0.0:{connections % 65535 + 1}", _SERVER, request.ts_ns)
+        channel.data(True, request.payload, request.ts_ns)
+        channel.closed(True, request.ts_ns)
+        end_ns = request.ts_ns
+        ledger.emitted += 1
+        if answer is not None and answer.payload:
+            end_ns = answer.ts_ns
+            channel.data(False, answer.payload, end_ns)
+            ledger.emitted += 1
+        elif answer is not None:
+            ledger.drop("no_status")
+        channel.closed(False, end_ns)
+
+    for count, value in enumerate(values, 1):
+        ledger.seen += 1
+        if not value and decode is _plain:
+            ledger.drop("too_large")
+            yield count
+            continue
+        try:
+            part = decode(value)
+        except Unreadable:
+            ledger.drop("unreadable")
+        else:
+            if part.kind == REPLAYED:
+                ledger.drop("replayed", intentional=True)
+            else:
+                ledger.in_flight += 1
+                for pair in pairs.add(part):
+                    hand_on(*pair)
+        if not count % 512:
+            assembler.expire(assembler.now_ns)
+        yield count
+    for pair in pairs.rest():
+        hand_on(*pair)

@@ -1,0 +1,88 @@
+"""Bytes and lines of files that may be gzipped, with a bound on what one line takes."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Final, cast
+
+from wire.config import ConfigError
+
+MAX_LINE: Final = 1 << 18
+_GZIP: Final = b"\x1f\x8b"
+
+
+class Input:
+    """One file, or stdin ("-"), opened for reading; unpacked where it is gzipped.
+
+    Raises ConfigError for what cannot be opened. What is damaged further on ends it, with a line in `said`.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.name = "stdin" if str(path) == "-" else str(path)
+        self.said: list[str] = []
+        self.cut = False  # it ended inside of its packing
+        try:
+            raw = cast(IO[bytes], sys.stdin.buffer) if self.name == "stdin" else open(path, "rb")  # noqa: SIM115
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such file{_chunks_of(Path(path))}") from None
+        except IsADirectoryError:
+            raise ConfigError(f"{path}: is a folder; name the files in it") from None
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {os.strerror(error.errno or 0).lower()}") from None
+        first = raw.peek(2)[:2]  # type: ignore[attr-defined]
+        self._file = cast(IO[bytes], gzip.GzipFile(fileobj=raw, mode="rb")) if first == _GZIP else raw
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; b"" at the end, also where it is damaged."""
+        if self.cut:
+            return b""
+        try:
+            return self._file.read(size)
+        except (EOFError, zlib.error, OSError) as error:
+            self.cut = True
+            self.said.append(f"{self.name}: cannot be read on: {str(error).lower()}; what was before it was read")
+            return b""
+
+    def close(self) -> None:
+        self._file.close()
+
+    def lines(self) -> Iterator[tuple[int, bytes, bool]]:
+        """(number from 1, line without its end, whether it is whole). Of a longer one than MAX_LINE its begin."""
+        buffer, number, over = b"", 0, False
+        while chunk := self.read(1 << 18):
+            parts = (buffer + chunk).split(b"\n") if buffer else chunk.split(b"\n")
+            buffer = parts.pop()
+            for part in parts:
+                number += 1
+                if over:
+                    over = False  # the rest of one that was told of already
+                    number -= 1
+                    continue
+                yield number, part[:MAX_LINE].removesuffix(b"\r"), len(part) <= MAX_LINE
+            if len(buffer) > MAX_LINE:
+                if not over:
+                    number += 1
+                    yield number, buffer[:MAX_LINE], False
+                over, buffer = True, b""
+        if buffer and not over:
+            yield number + 1, buffer.removesuffix(b"\r"), True
+
+
+def beginning(path: Path | str, size: int = 1 << 16) -> bytes:
+    """The first bytes of a file, unpacked. Raises ConfigError."""
+    file = Input(path)
+    try:
+        return file.read(size)
+    finally:
+        file.close()
+
+
+def _chunks_of(path: Path) -> str:
+    """A hint where `x.gor` is not there, but `x_0.gor` is."""
+    found = next(iter(sorted(path.parent.glob(f"{path.name.split('.')[0]}_*"))), None) if path.parent.is_dir() else None
+    return f" (there is {found.name}: give all of its kind)" if found is not None else ""

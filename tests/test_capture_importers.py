@@ -1,0 +1,446 @@
+"""What other tools' files give: every line, entry and record ends in the account; what a file does not hold is not made up."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bus.logfile import LogReader, account_of
+from capture import access_log, alb, goreplay, har
+from capture.entry import Entry, Reject
+from capture.importing import detect
+from capture.lines import MAX_LINE, Input
+from capture.log_format import LogFormat
+from livefire.cli import cli
+from livefire.errors import USER_ERRORS
+from tests.capture_corpus import corpus
+from wire import codec
+from wire.account import Account
+from wire.codec import RecordType
+from wire.config import ConfigError
+from wire.records import Exchange, Fault
+
+AGENT = '"Mozilla/5.0 (\\"x\\") \\\\ y"'
+LINE = f'10.0.0.7 - - [07/Dec/2016:10:43:18 +0100] "GET /a?b=1 HTTP/1.1" 200 571 "-" {AGENT}\n'
+POST = '10.0.0.7 - bob [07/Dec/2016:10:43:19 +0100] "POST /orders HTTP/1.1" 201 20 "-" "curl/8"\n'
+MONKEYS = goreplay.SEPARATOR
+
+
+def run(tmp_path: Path, *arguments: str) -> Result:
+    result = CliRunner().invoke(cli, ["--keys", str(tmp_path / "keys.yaml"), *arguments])
+    if isinstance(result.exception, USER_ERRORS):  # as `livefire.cli.main` tells them
+        result.exit_code = 2
+    return result
+
+
+def told(result: Result) -> str:
+    return f"{result.stderr}{result.exception if isinstance(result.exception, USER_ERRORS) else ''}"
+
+
+def imported(tmp_path: Path, data: bytes | str, *options: str, name: str = "input") -> tuple[list[Exchange], Account]:
+    source, to = tmp_path / name, tmp_path / "out.lf"
+    source.write_bytes(data if isinstance(data, bytes) else data.encode())
+    to.unlink(missing_ok=True)
+    result = run(tmp_path, "import", "--unmasked", str(source), "--to", str(to), *options)
+    assert result.exit_code == 0, result.output
+    account = account_of(to)
+    assert account.balanced, account.as_json()
+    return list(exchanges(to)), account
+
+
+def exchanges(path: Path) -> list[Exchange]:
+    found: list[Exchange] = []
+    with LogReader(path) as reader:
+        while messages := reader.read():
+            for message in messages:
+                if codec.decode_header(message.data).type is RecordType.EXCHANGE:
+                    found += codec.decode(message.data).records
+    return found
+
+
+# -- logs
+
+
+def test_a_line_of_the_combined_format_is_an_exchange_without_bodies(tmp_path: Path) -> None:
+    (get, post), account = imported(tmp_path, LINE + POST)
+    assert get.request.head == b'GET /a?b=1 HTTP/1.1\r\nUser-Agent: Mozilla/5.0 ("x") \\ y\r\n\r\n'
+    assert get.request_start_ns == 1481103798 * 10**9 and get.client == "10.0.0.7:0"
+    assert get.response is not None and (get.response.status, get.response.body_bytes) == (200, 571)
+    assert get.response.truncated_bytes == 571 and get.response.body == b""
+    assert get.request.truncated_bytes == 0 and post.request.truncated_bytes == -1 and Fault.TRUNCATED in post.faults
+    assert account.notes["request_bodies_not_in_file"] == 1 and account.notes["no_host"] == 2
+    assert get.session_id != post.session_id  # another agent
+
+
+def test_a_post_of_a_log_is_not_cleansed_into_an_empty_one(tmp_path: Path) -> None:
+    imported(tmp_path, LINE + POST, "--host-header", "shop.test")
+    result = run(tmp_path, "cleanse", str(tmp_path / "out.lf"), "--to", str(tmp_path / "clean.lf"), "--json")
+    assert result.exit_code == 0, result.output
+    shown = run(tmp_path, "show", str(tmp_path / "clean.lf"), "--json")
+    assert [json.loads(line)["method"] for line in shown.stdout.splitlines()] == ["GET"]
+    drops = [ledger.drops for ledger in account_of(tmp_path / "clean.lf").ledgers.values()]
+    assert {"no_body": 1} in drops
+
+
+def test_bad_lines_are_counted_by_reason_and_told_with_their_number(tmp_path: Path) -> None:
+    text = LINE + "xxxx\n\n" + '1.1.1.1 - - [07/Dec/2016:10:43:18 +0100] "-" 408 0 "-" "-"\n'
+    text += LINE.replace("Dec", "Dez") + "x" * (MAX_LINE + 5) + "\n" + LINE.replace("GET /a?b=1", "CONNECT a:1") + LINE
+    found, account = imported(tmp_path, text)
+    ledger = account.ledger("entries")
+    assert len(found) == 2 and ledger.seen == 8
+    assert ledger.drops == {"bad_line": 1, "bad_request": 1, "bad_time": 1, "too_long": 1}
+    assert ledger.intentional == {"blank": 1, "connect": 1}
+    to = tmp_path / "two.lf"
+    said = told(run(tmp_path, "import", str(tmp_path / "input"), "--to", str(to)))
+    assert "line 2: bad_line" in said and "line 4: bad_request" in said
+
+
+def test_a_cut_gzip_is_told_and_what_was_before_it_is_there(tmp_path: Path) -> None:
+    packed = gzip.compress((LINE * 3000).encode())
+    found, account = imported(tmp_path, packed[:-40], name="access.log.gz")
+    assert 0 < len(found) <= 3000 and account.notes["input_cut"] == 1
+
+
+@pytest.mark.parametrize(
+    ("form", "line"),
+    [
+        (
+            '$remote_addr [$time_iso8601] $host "$request" $status $request_time ${body_bytes_sent}b "$http_x_user_id"',
+            '1.2.3.4 [2026-11-21T10:00:01+00:00] shop "PUT /a HTTP/2.0" 204 0.250 0b "\\x22q\\x22"',
+        ),
+        (
+            'log_format x escape=json \'{"t": "$time_iso8601",\'\n \'"m":"$request_method","u":"$request_uri",\'\n'
+            ' \'"h":"$host","s":$status,"d":$request_time,"x":"$http_x_user_id","p":"$server_protocol","a":"$remote_addr"}\';',
+            '{"a":"1.2.3.4","m":"PUT","u":"/a","h":"shop","s":204,"d":0.250,"x":"\\"q\\"","p":"HTTP/2.0",'
+            '"t":"2026-11-21T10:00:01+00:00"}',
+        ),
+    ],
+)
+def test_a_log_format_of_nginx(tmp_path: Path, form: str, line: str) -> None:
+    (found,), _ = imported(tmp_path, line + "\n", "--log-format", form)
+    assert found.request.head == b'PUT /a HTTP/1.1\r\nHost: shop\r\nX-User-Id: "q"\r\n\r\n'
+    assert found.request_start_ns == 1795255200_750_000_000 and found.response_end_ns == 1795255201 * 10**9
+    assert found.protocol == "http/2" and found.client == "1.2.3.4:0"
+
+
+def test_a_log_format_of_apache() -> None:
+    form = LogFormat('%h %l %u %t \\"%r\\" %>s %b %D \\"%{X-Id}i\\"')
+    values = form.read(b'1.1.1.1 - - [07/Dec/2016:10:43:18 +0100] "GET / HTTP/1.1" 200 - 1500 "a\\"b"')
+    assert values is not None and (values["http_x_id"], values["body_bytes_sent"]) == ('a"b', "0")
+    entry = access_log.entry(1, values, "")
+    assert entry.request_start_ns == 1481103798 * 10**9 and entry.response_end_ns - entry.request_start_ns == 1_500_000
+
+
+@pytest.mark.parametrize(
+    ("form", "says"),
+    [
+        ("no variables", "has no variable"),
+        ("$remote_addr $status $time_local", "tells no request"),
+        ('"$requset" $time_local', "did you mean 'request'"),
+        ('"$request" $status', "tells no time"),
+    ],
+)
+def test_a_log_format_that_cannot_be_meant(form: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        LogFormat(form)
+
+
+ALB = (
+    "https 2026-11-21T10:00:01.000000Z app/x/1 1.2.3.4:46 10.0.0.1:80 0.001 0.010 0.002 {status} {status} 34 366 "
+    '"{request} HTTP/2.0" "curl \\"x\\"" - - arn "Root=1" "shop" "arn" 0 2026-11-21T10:00:00.900000Z "forward"\n'
+)
+
+
+def test_lines_of_load_balancers_are_paced_by_their_creation(tmp_path: Path) -> None:
+    text = ALB.format(status=200, request="GET https://shop.test:443/a?b") + ALB.format(
+        status="-", request="POST https://shop.test:8443/b"
+    )
+    text += "https 2026 nonsense\n" + ALB.format(status=200, request="- http://x:80- -").replace(" HTTP/2.0", "")
+    text += '2015-11-07T18:45:33.5Z elb1 1.1.1.1:1 - -1 -1 -1 503 0 0 0 "GET http://e.com:80/ HTTP/1.1" "-" - -\n'
+    found, account = imported(tmp_path, gzip.compress(text.encode()))
+    classic, first, second = found
+    assert first.request.head == b'GET /a?b HTTP/1.1\r\nHost: shop.test\r\nUser-Agent: curl "x"\r\n\r\n'
+    assert first.request_start_ns == 1795255200_900_000_000 and first.server == "10.0.0.1:80"
+    assert first.response is not None and first.response.truncated_bytes == -1
+    assert second.response is None and b"Host: shop.test:8443" in second.request.head
+    assert classic.response is not None and classic.response.status == 503
+    assert account.ledger("entries").drops == {"bad_line": 1, "bad_request": 1}
+
+
+# -- HAR
+
+
+def har_of(*entries: dict[str, Any]) -> bytes:
+    return b"\xef\xbb\xbf" + json.dumps({"log": {"version": "1.2", "entries": entries}}).encode()
+
+
+def har_entry(url: str = "https://shop.test/a?b=1#c", **more: Any) -> dict[str, Any]:
+    request = {
+        "method": "GET",
+        "url": url,
+        "httpVersion": "h3",
+        "headers": [{"name": ":authority", "value": "shop.test"}],
+    }
+    response = {
+        "status": 200,
+        "statusText": "OK",
+        "headers": [{"name": "Content-Encoding", "value": "br"}, {"name": "Set-Cookie", "value": "a=1\nb=2"}],
+        "content": {"size": 4, "text": base64.b64encode(b"\x00\xffab").decode(), "encoding": "base64"},
+        "bodySize": -1,
+    }
+    entry = {"startedDateTime": "2026-11-21T10:00:00.000Z", "time": 30, "request": request | more.pop("request", {})}
+    entry["response"] = response | more.pop("response", {})
+    entry["timings"] = {"blocked": 5, "dns": -1, "connect": -1, "send": 1, "wait": 20, "receive": 4}
+    return entry | more
+
+
+def test_an_entry_of_a_har_is_an_exchange_as_http_1(tmp_path: Path) -> None:
+    (found,), account = imported(tmp_path, har_of(har_entry()))
+    assert found.request.head == b"GET /a?b=1 HTTP/1.1\r\nHost: shop.test\r\n\r\n"
+    assert found.response is not None and found.response.body == b"\x00\xffab"
+    assert found.response.head == (
+        b"HTTP/1.1 200 OK\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nContent-Length: 4\r\n\r\n"
+    )  # the text is decoded, so nothing says that it is encoded
+    start = 1795255200_000_000_000
+    assert (found.request_start_ns, found.response_start_ns) == (start + 5_000_000, start + 26_000_000)
+    assert found.protocol == "http/3" and account.notes["bodies_decoded"] == 1
+
+
+def test_entries_that_give_no_exchange_are_counted_by_reason(tmp_path: Path) -> None:
+    data = har_of(
+        har_entry(), har_entry("data:text/css,x"), har_entry(""), har_entry(startedDateTime="soon"), har_entry(time={}),
+        har_entry(_fromCache="disk"), {}, har_entry(response={"status": 0}),
+    )  # fmt: skip
+    found, account = imported(tmp_path, data)
+    assert len(found) == 2 and sum(e.response is None for e in found) == 1
+    ledger = account.ledger("entries")
+    assert ledger.drops == {"no_request": 2, "bad_time": 1, "bad_entry": 1}
+    assert ledger.intentional == {"not_http": 1, "from_cache": 1} and ledger.seen == 8
+
+
+@pytest.mark.parametrize(
+    ("post", "more", "body", "truncated"),
+    [
+        ({"mimeType": "text/plain", "text": "\u00e9"}, {}, "\u00e9".encode(), 0),
+        ({"mimeType": "text/plain", "text": "\u00e9\u00ff"}, {"bodySize": 2}, b"\xe9\xff", 0),
+        ({"params": [{"name": "a b", "value": "c&d"}, {"name": "e", "value": "%20"}]}, {}, b"a+b=c%26d&e=%20", 0),
+        (
+            {"mimeType": "multipart/form-data; boundary=X", "params": [{"name": "a", "value": "1"}]},
+            {},
+            b'--X\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--X--\r\n',
+            0,
+        ),
+        ({"mimeType": "multipart/form-data; boundary=X", "params": [{"name": "a", "fileName": "f"}]}, {}, b"", -1),
+        (None, {"bodySize": 7}, b"", 7),
+        (None, {"bodySize": 0}, b"", 0),
+        (None, {"bodySize": -1}, b"", -1),
+    ],
+)
+def test_bodies_of_requests(
+    tmp_path: Path, post: dict[str, Any] | None, more: dict[str, Any], body: bytes, truncated: int
+) -> None:
+    request = {"method": "POST", "postData": post} | more
+    (found,), _ = imported(tmp_path, har_of(har_entry(request=request)))
+    assert (found.request.body, found.request.truncated_bytes) == (body, truncated)
+
+
+# -- GoReplay
+
+
+def record(kind: int, name: str, at: int, payload: bytes) -> bytes:
+    return f"{kind} {name} {at} 0\n".encode() + payload
+
+
+def gor(*records: bytes) -> bytes:
+    return MONKEYS.join(records) + MONKEYS
+
+
+AT = 1_700_000_000_000_000_000
+GET = record(1, "aa", AT, b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\n")
+GOT = record(2, "aa", AT + 5, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+
+
+def test_files_of_goreplay_in_chunks_halves_in_any_order(tmp_path: Path) -> None:
+    chunks = {
+        "x_10.gor": gor(GOT),
+        "x_2.gor": gzip.compress(gor(GET, record(3, "aa", AT + 9, b"HTTP/1.1 200 OK\r\n\r\n"))),
+    }
+    for name, data in chunks.items():
+        (tmp_path / name).write_bytes(data)
+    names = [str(tmp_path / name) for name in chunks]
+    assert goreplay.in_order(names) == names[::-1]
+    result = run(tmp_path, "import", *names, "--to", str(tmp_path / "x.lf"))
+    assert result.exit_code == 0, result.output
+    (found,) = exchanges(tmp_path / "x.lf")
+    assert found.response is not None and found.response.body == b"hi" and not found.faults
+    ledger = account_of(tmp_path / "x.lf").ledger("goreplay")
+    assert (ledger.seen, ledger.emitted, ledger.intentional) == (3, 2, {"replayed": 1})
+    missing = run(tmp_path, "import", str(tmp_path / "x.gor"), "--to", str(tmp_path / "y.lf"))
+    assert missing.exit_code == 2 and "there is x_10.gor" in told(missing)
+
+
+def test_a_last_record_that_is_cut_is_kept_as_unfinished_and_what_is_none_is_counted(tmp_path: Path) -> None:
+    found, account = imported(
+        tmp_path, gor(GET, GOT) + record(1, "bb", AT + 10, b"POST /2 HTTP/1.1\r\nContent-Length: 9\r\n\r\nab")
+    )
+    assert [Fault.UNFINISHED in e.faults for e in found] == [False, True]
+    found, account = imported(tmp_path, gor(GET, GOT) + b"1 cc 17")
+    assert account.ledger("goreplay").drops == {"unreadable": 1} and len(found) == 1
+
+
+def test_old_versions_of_the_header_line() -> None:
+    assert goreplay.decode(b"1 aa 1700000000000000000\nGET").ts_ns == AT
+    assert goreplay.decode(b"2 aa 5000 1700000000000000000\nHTTP").ts_ns == AT  # the two swapped
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.one_of(st.binary(max_size=40), st.sampled_from([MONKEYS, b"x" + MONKEYS + b"1 aa", GET[:12]])), max_size=5
+    ),
+    st.integers(1, 70),
+)
+def test_records_come_out_as_they_went_in_whatever_the_bodies_hold(bodies: list[bytes], size: int) -> None:
+    """Also bodies with separators in them, when their length is told; read in pieces of any size."""
+    values = [
+        record(1, "ab", AT + n, b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        for n, body in enumerate(bodies)
+    ]
+
+    class Pieces(Input):
+        def __init__(self) -> None:
+            self._left = gor(*values) if values else b""
+
+        def read(self, wanted: int) -> bytes:
+            piece, self._left = self._left[:size], self._left[size:]
+            return piece
+
+    assert list(goreplay.records(Pieces())) == values
+
+
+# -- which is which
+
+
+@pytest.mark.parametrize(
+    ("data", "form"),
+    [
+        (LINE.encode(), "nginx"),
+        (b"junk\n" + LINE.encode(), "nginx"),
+        (ALB.format(status=200, request="GET http://a:80/").encode(), "alb"),
+        (har_of(), "har"),
+        (gor(GET), "goreplay"),
+        (gzip.compress(gor(GET)), "goreplay"),
+        (b"\xd4\xc3\xb2\xa1" + bytes(20), "capture"),
+    ],
+)
+def test_a_format_is_known_by_its_content(tmp_path: Path, data: bytes, form: str) -> None:
+    (tmp_path / "x").write_bytes(data)
+    assert detect(tmp_path / "x") == form
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "says"),
+    [
+        (b"", (), "is empty"),
+        (b"hello\nworld\n", (), "none of the formats"),
+        (b'{"a": 1}\n', (), "--log-format"),
+        (b'call({"log": {"entries": []}})', (), "a call of call(...) (JSONP)"),
+        (b'{"log": {"entries": 1}}', (), "is no HAR: expected `array`"),
+        (LINE.encode(), ("--format", "alb"), "did you mean --format nginx?"),
+        (LINE.encode(), ("--format", "goreplay"), "not: type id time"),
+        (LINE.encode(), ("--log-format", "$msec $request;"), "of this log format"),
+        (gor(GET), ("--host-header", "x"), "--host-header is for logs"),
+        (gor(GET), ("--format", "har"), "is no HAR"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_no_file(
+    tmp_path: Path, data: bytes, options: tuple[str, ...], says: str
+) -> None:
+    (tmp_path / "x").write_bytes(data)
+    run(tmp_path, "keys", "list")
+    result = run(tmp_path, "import", str(tmp_path / "x"), "--to", str(tmp_path / "o.lf"), *options)
+    assert result.exit_code == 2 and says in told(result), told(result)
+    assert not (tmp_path / "o.lf").exists()
+
+
+def test_secrets_of_logs_are_masked_before_the_first_write(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text(LINE.replace("b=1", "password=hunter2"))
+    assert run(tmp_path, "import", str(tmp_path / "x"), "--to", str(tmp_path / "o.lf")).exit_code == 0
+    assert b"hunter2" not in exchanges(tmp_path / "o.lf")[0].request.head
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.binary(max_size=300),
+    st.sampled_from([LINE.encode(), ALB.encode(), har_of(har_entry()), gor(GET, GOT)]),
+    st.data(),
+)
+def test_any_bytes_are_an_entry_a_reject_or_one_line(noise: bytes, good: bytes, data: st.DataObject) -> None:
+    at = data.draw(st.integers(0, len(good)))
+    damaged = good[:at] + noise + good[at + data.draw(st.integers(0, 9)) :]
+
+    class Bytes(Input):
+        def __init__(self) -> None:
+            self.name, self.cut, self._left = "x", False, damaged
+
+        def read(self, wanted: int) -> bytes:
+            piece, self._left = self._left[:wanted], self._left[wanted:]
+            return piece
+
+    for read in (har.entries, alb.entries, access_log.entries):
+        try:
+            assert all(isinstance(found, Entry | Reject) for found in read(Bytes()))
+        except ConfigError:
+            assert read is har.entries
+    for value in goreplay.records(Bytes()):
+        try:
+            goreplay.decode(value)
+        except goreplay.Unreadable:
+            pass
+
+
+# -- the corpus
+
+
+@pytest.mark.parametrize("part", ["har", "log"])
+def test_the_corpus_gives_what_independent_readers_found(part: str) -> None:
+    checked = 0
+    for expect in sorted(corpus(part).glob("*.expect.json")):
+        want = json.loads(expect.read_text())
+        path = expect.with_name(want["file"])
+        if part == "log" or want["valid"]:
+            checked += 1
+            try:
+                form = detect(path)
+            except ConfigError:
+                assert not want["parsed"], path
+                continue
+            readers: dict[str, Any] = {"har": har.entries, "alb": alb.entries, "nginx": access_log.entries}
+            found = list(readers[form](Input(path)))
+            good = [entry for entry in found if isinstance(entry, Entry)]
+            assert len(found) == want["entries" if part == "har" else "lines"], path
+            bad = {reject.place for reject in found if isinstance(reject, Reject)}
+            if part == "har":
+                missing = sum(want["methods"].get(name, 0) for name in ("None", ""))
+                assert len(good) == want["entries"] - missing, path
+            else:
+                assert len(good) == want["with_request"] and bad == {row["line"] for row in want["malformed"]}, path
+            statuses: dict[str, int] = {}
+            for entry in good:
+                status = str(entry.response.status if entry.response else 0)
+                statuses[status] = statuses.get(status, 0) + 1
+            if not bad:
+                assert statuses == want["statuses"], path
+        else:
+            with pytest.raises(ConfigError):
+                detect(path)
+                list(har.entries(Input(path)))
+    assert checked > 10
