@@ -40,6 +40,10 @@ def disk_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def disk_of(options: dict[str, Any], to: Path | None) -> dict[str, Any]:
     """As fields of `RecordSettings`. Raises UserError."""
+    if to is None and options["processes"] > 1:
+        raise UserError(
+            "--processes writes a folder on this disk (--to); over a bus each recorder is an agent by itself"
+        )
     found = {"rotate_bytes": 0, "rotate_ns": 0}
     for text in options["rotate"]:
         is_size = text.strip()[-1:] in "bB"

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from livefire.errors import UserError
+from livefire.recorders import MAX_PROCESSES
 
 _OPTIONS = (
     click.option(
@@ -23,6 +24,12 @@ _OPTIONS = (
     click.option("--vxlan", multiple=True, metavar="LISTEN", help="Frames come in VXLAN, as :4789; repeatable."),
     click.option("--geneve", multiple=True, metavar="LISTEN", help="Frames come in Geneve, as :6081; repeatable."),
     click.option("--socket", metavar="PATH", help="Services hand bytes over, through this unix socket."),
+    click.option(
+        "--processes",
+        type=click.IntRange(1, MAX_PROCESSES),
+        default=1,
+        help="So many recorders share the interfaces, and write a folder.",
+    ),
     click.option(
         "--engine",
         type=click.Choice(["auto", "ring", "proxy", "scapy"]),
@@ -57,4 +64,15 @@ def sources_of(options: dict[str, Any]) -> dict[str, Any]:
         "geneve": options["geneve"],
         "socket": options["socket"] or "",
         "source": options["engine"] or "given",
+        "processes": _processes(options),
     }
+
+
+def _processes(options: dict[str, Any]) -> int:
+    count: int = options["processes"]
+    listeners = [name for name in ("proxy", "mirror", "vxlan", "geneve", "socket") if options[name]]
+    if options["engine"] in ("proxy", "scapy"):
+        listeners.append(f"engine {options['engine']}")
+    if count > 1 and listeners:
+        raise UserError(f"--processes shares interfaces, which --{listeners[0]} does not read: leave one of them out")
+    return count

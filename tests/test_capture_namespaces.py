@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +20,7 @@ from capture.bpf import Selection
 from capture.settings import CaptureSettings
 from capture.source import Source
 from capture.source_ring import Rings, RingSource, open_error
+from livefire.recording import Recording
 
 DEADLINE_S = 15.0
 SERVER = """
@@ -186,13 +190,37 @@ def test_without_deduplication_it_would_show(net: Net) -> None:
 def test_processes_share_by_connection(net: Net) -> None:
     group = os.getpid() & 0xFFFF
     shares = [opened(net.middle, ["v1"], group) for _ in range(3)]
-    net.get(3, 30)
+    net.get(2, 20)
     assemblers = [ended(share) for share in shares]
     parts = [assembler.take() for assembler in assemblers]
-    assert sum(map(len, parts)) == 90 and sum(1 for part in parts if part) >= 2
+    assert sum(map(len, parts)) == 40 and sum(1 for part in parts if part) >= 2
     assert all(e.response is not None and not e.faults for part in parts for e in part)
     owners: dict[str, set[int]] = {}
     for number, part in enumerate(parts):
         for exchange in part:
             owners.setdefault(exchange.client, set()).add(number)
-    assert len(owners) == 30 and all(len(who) == 1 for who in owners.values())
+    assert len(owners) == 20 and all(len(who) == 1 for who in owners.values())
+
+
+def test_the_command_with_several_processes_makes_one_recording(net: Net, tmp_path: Path) -> None:
+    to = tmp_path / "r"
+    options = ["--interface", "v1", "--interface", "v2", "--port", "8000", "--processes", "2", "--unmasked", "--json"]
+    command = [sys.executable, "-m", "livefire", "--keys", str(tmp_path / "keys"), "record", "--to", str(to), *options]
+    recorder = subprocess.Popen(
+        ["ip", "netns", "exec", net.middle, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert recorder.stderr is not None
+    assert any("2 processes, each rings on v1, v2" in line for line in recorder.stderr)
+    net.get(3, 20)
+    recorder.send_signal(signal.SIGTERM)
+    out, err = recorder.communicate(timeout=60)
+    assert recorder.returncode == 0, err
+    recording = Recording(to)
+    assert not recording.warnings and recording.account.balanced
+    assert json.loads(out)["ledgers"] == recording.account.as_json()["ledgers"]
+    found = list(recording.exchanges())
+    targets = sorted(e.request.head.split(b" ")[1].decode() for e in found)
+    assert targets == sorted(f"/{c}/{n}" for c in range(20) for n in range(3))
+    assert not any(e.faults for e in found)
+    assert recording.account.ledger("packets").drops["other_interface"] > 0
+    assert len({part.name.split(".")[0] for part in to.iterdir()}) == 2

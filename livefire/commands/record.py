@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,7 @@ from livefire.errors import UserError
 from livefire.limits import cost_line, limit_options, limits_of, stays_root
 from livefire.options import Duration, asked_bus, on_bus
 from livefire.protocols import other_protocols
+from livefire.recorders import place, placed, record_together, tell
 from livefire.recording import masked_line
 from livefire.settings import Resolved
 from livefire.sources import source_options, sources_of
@@ -108,6 +110,8 @@ def command(
     stop = StopFlag().install()
     if stdin_guard:
         stop.with_stdin()
+    if mine := place():
+        return tell(account=record(placed(settings, mine), masker, key, stop.with_stdin(), tell))
     story = Story(click.get_text_stream("stderr"))
     first: Progress | None = None
     latest: Progress | None = None
@@ -138,7 +142,10 @@ def command(
         )
 
     began = time.monotonic()
-    account = record(settings, masker, key, stop, progress, security=security)
+    if settings.processes > 1:
+        account = record_together(settings, sys.argv[1:], stop, progress, now_ns=time.time_ns())
+    else:
+        account = record(settings, masker, key, stop, progress, security=security)
     exchanges = latest.exchanges if latest is not None else 0
     balanced = "balanced" if account.balanced else "NOT BALANCED"
     where = str(to) if to is not None else f"{recording}, {settings.agent}"
