@@ -270,7 +270,7 @@ def test_whatever_a_message_does_it_becomes_a_letter(monkeypatch: pytest.MonkeyP
     def broken(*_: object) -> None:
         raise RuntimeError("a rule that fails")
 
-    monkeypatch.setattr("cleanse.stream.stamped", broken)
+    monkeypatch.setattr("cleanse.stream.plain_row", broken)
     letter, account = relay().relay(KEY, codec.encode([exchange(1)] * 3), layout.header(1, 5), 9, 3)
     (dead,) = codec.decode(letter.value).records
     assert isinstance(dead, Dead) and dead.error == "RuntimeError: a rule that fails"
