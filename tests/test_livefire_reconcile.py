@@ -1,0 +1,266 @@
+"""A recording beside a real server's access log: one exchange that is not there is named, with the likely reason."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from livefire.cli import cli
+from livefire.errors import USER_ERRORS
+from livefire.reconcile import Loss, Served, Span, reconcile
+from livefire.recording import Recording
+from tests.raw_recordings import write_raw
+from wire.account import Increment, Ledger
+from wire.records import Exchange, Request, Response
+
+ROOT = Path(__file__).resolve().parent.parent
+SECOND = 1_000_000_000
+AT = 1_795_255_200 * SECOND  # 2026-11-21 10:00:00 UTC
+
+
+def exchange(number: int, at_ns: int, target: str = "/a", status: int | None = 200) -> Exchange:
+    response = Response(status, b"HTTP/1.1 %d X\r\n\r\n" % status) if status else None
+    request = Request(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    end = at_ns + 1_000_000
+    return Exchange(
+        number.to_bytes(16, "big"), b"s" * 16, b"c" * 16, "1.2.3.4:5", "5.6.7.8:80", request, response,
+        at_ns, at_ns, end if response else 0, end if response else 0,
+    )  # fmt: skip
+
+
+def line(at_ns: int, target: str = "/a", status: int = 200) -> str:
+    when = time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(at_ns // SECOND))
+    return f'1.2.3.4 - - [{when}] "GET {target} HTTP/1.1" {status} 0 "-" "-"\n'
+
+
+def run(tmp_path: Path, *arguments: str) -> Result:
+    result = CliRunner().invoke(cli, ["--keys", str(tmp_path / "keys.yaml"), *arguments])
+    if isinstance(result.exception, USER_ERRORS):
+        result.exit_code = 2
+    return result
+
+
+def compared(tmp_path: Path, exchanges: list[Exchange], lines: list[str], **more: Any) -> tuple[int, dict[str, Any]]:
+    (tmp_path / "a.lf").unlink(missing_ok=True)
+    write_raw(tmp_path / "a.lf", exchanges, **more)
+    (tmp_path / "access.log").write_text("".join(lines))
+    result = run(tmp_path, "reconcile", str(tmp_path / "a.lf"), "--access-log", str(tmp_path / "access.log"), "--json")
+    found: dict[str, Any] = json.loads(result.stdout)
+    return result.exit_code, found
+
+
+def reasons(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(row["target"], row["reason"]) for row in rows]
+
+
+def test_all_that_match_are_no_difference_and_a_dropped_one_is_named(tmp_path: Path) -> None:
+    found = [exchange(n, AT + n * SECOND // 5, f"/{n % 3}") for n in range(50)]
+    lines = [line(e.response_end_ns, e.request.head.split()[1].decode()) for e in found]
+    code, told = compared(tmp_path, found, lines)
+    assert (code, told["matched"], told["missing"], told["unlogged"]) == (0, 50, [], [])
+    code, told = compared(tmp_path, found[:20] + found[21:], lines)
+    assert code == 99 and reasons(told["missing"]) == [("/2", "unknown")] and told["matched"] == 49
+    code, told = compared(tmp_path, found, lines[:20] + lines[21:])
+    assert code == 99 and reasons(told["unlogged"]) == [("/2", "unknown")]
+
+
+def test_what_only_one_of_both_could_see_is_told_and_is_no_difference(tmp_path: Path) -> None:
+    found = [exchange(n, AT + n * SECOND) for n in range(10)]
+    lines = [
+        line(AT - 60 * SECOND, "/before"),
+        *(line(e.response_end_ns) for e in found),
+        line(AT + 90 * SECOND, "/after"),
+    ]
+    code, told = compared(tmp_path, found, lines)
+    assert code == 0 and reasons(told["missing"]) == [("/before", "before_recording"), ("/after", "after_recording")]
+    code, told = compared(tmp_path, [*found, exchange(99, AT + 80 * SECOND, "/late")], lines[1:-1])
+    assert code == 0 and reasons(told["unlogged"]) == [("/late", "after_log")]
+
+
+def test_likely_reasons_come_from_what_was_lost_then_and_no_more_often_than_it_was(tmp_path: Path) -> None:
+    found = [exchange(n, AT + n * 10 * SECOND) for n in range(10)]
+    lines = [line(e.response_end_ns) for e in found]
+    shed = Increment({"messages": Ledger(seen=1, drops={"shed": 1})})
+    kernel = Increment({"packets": Ledger(seen=9, drops={"kernel": 9})})
+    blind = Increment({}, {"blind": 1, "blind_ns": SECOND})
+    extra = [line(AT + s * SECOND, f"/{s}") for s in (25, 26, 55, 85)]
+    code, told = compared(tmp_path, found, lines + extra, increments=[(3, shed), (6, kernel), (9, blind)])
+    assert code == 99
+    assert reasons(told["missing"]) == [("/25", "shed"), ("/26", "unknown"), ("/55", "kernel"), ("/85", "blind")]
+
+
+def test_other_status_no_answer_and_filters(tmp_path: Path) -> None:
+    found = [exchange(1, AT, "/x", 500), exchange(2, AT, "/y", None), exchange(3, AT, "/z")]
+    lines = [line(AT, "/x"), line(AT, "/y", 499), line(AT, "/z"), line(AT, "/w")]
+    settings = {"for_ns": SECOND, "not_hosts": ["1.2.3.4"]}
+    code, told = compared(tmp_path, found, lines, created_ns=AT, settings=settings)
+    assert code == 99
+    assert sorted(reasons(told["missing"])) == [("/w", "filtered"), ("/x", "other_status"), ("/y", "unanswered")]
+
+
+def test_targets_of_the_log_are_masked_before_they_are_compared(tmp_path: Path) -> None:
+    source = tmp_path / "in.log"
+    source.write_text(line(AT, "/a?password=hunter2") + line(AT, "/a?password=other99"))
+    assert run(tmp_path, "import", str(source), "--to", str(tmp_path / "m.lf")).exit_code == 0
+    assert b"hunter2" not in next(Recording(tmp_path / "m.lf").exchanges()).request.head
+    arguments = ("reconcile", str(tmp_path / "m.lf"), "--access-log", str(source))
+    result = run(tmp_path, *arguments)
+    assert result.exit_code == 0 and "2 match" in result.stdout
+    (tmp_path / "other").mkdir()
+    assert run(tmp_path / "other", "keys", "new").exit_code == 0
+    told = json.loads(run(tmp_path / "other", *arguments, "--json").stdout)
+    assert [row["reason"] for row in told["missing"]] == ["masked", "masked"] and not told["unlogged"]
+    other = CliRunner().invoke(cli, ["--keys", str(tmp_path / "none.yaml"), *arguments])
+    assert "no key file" in str(other.exception)
+
+
+def test_nothing_to_compare_is_inconclusive(tmp_path: Path) -> None:
+    assert compared(tmp_path, [], [line(AT)])[0] == 96
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_matching_finds_exactly_what_was_dropped(seed: int) -> None:
+    """Random traffic, a log of seconds: what is taken out of either side is what is found, up to equal requests."""
+    rng = random.Random(seed)
+    served = []
+    for n in range(400):
+        end = AT + rng.randrange(60 * SECOND)
+        key = (b"GET", b"/%d" % rng.randrange(12), rng.choice([200, 404]))
+        served.append((n, key, end))
+    log = [Served(key, end - end % SECOND, end - end % SECOND + SECOND - 1, end, str(n)) for n, key, end in served]
+    rec = [Served(key, end, end, end - 1000, str(n)) for n, key, end in served]
+    gone = set(rng.sample(range(400), 7))
+    kept = [one for n, one in enumerate(rec) if n not in gone]
+    rng.shuffle(kept)
+    result = reconcile(log, kept, Span(AT, AT + 60 * SECOND), [Loss(AT, AT + 1, "x", 0)], 0)
+    assert result.matched == 393 and sorted(f.served.key for f in result.found) == sorted(served[n][1] for n in gone)
+
+
+# -- a real server with a log
+
+
+@contextmanager
+def server(log: Path) -> Iterator[int]:
+    """It logs as nginx does, when the answer is out."""
+    out = log.open("a", buffering=1)
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            body = b"x" * 20
+            self.send_response(404 if "missing" in self.path else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            with lock:
+                out.write(f'{self.client_address[0]} {time.time():.3f} "{self.requestline}" {self._status} 20\n')
+
+        def send_response(self, code: int, message: str | None = None) -> None:
+            self._status = code
+            super().send_response(code, message)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield running.server_address[1]
+        finally:
+            running.shutdown()
+            out.close()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port: int = found.getsockname()[1]
+        return port
+
+
+def record_of(tmp_path: Path, upstream: int, requests: list[tuple[str, str]]) -> Path:
+    """A recording of these, made by the recording proxy."""
+    port, to = free_port(), tmp_path / "r.lf"
+    command = [sys.executable, "-m", "livefire", "--keys", str(tmp_path / "keys.yaml"), "record", "--stdin-guard"]
+    command += ["--proxy", f"127.0.0.1:{port}=127.0.0.1:{upstream}", "--to", str(to)]
+    recorder = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    try:
+        _until_open(port)
+        for method, target in requests:
+            client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            client.request(method, target, body="{}" if method == "POST" else None)
+            client.getresponse().read()
+            client.close()
+        deadline = time.monotonic() + 20
+        while _recorded(to) < len(requests) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        assert recorder.stdin is not None
+        recorder.stdin.close()
+        recorder.wait(20)
+    return to
+
+
+def test_a_live_recording_holds_all_that_a_real_server_logged(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    with server(log) as upstream:
+        targets = [f"/missing/{n % 4}" if n % 5 == 0 else f"/a?n={n % 7}" for n in range(40)]
+        to = record_of(tmp_path, upstream, [("GET", target) for target in targets])
+    form = '$remote_addr $msec "$request" $status $body_bytes_sent'
+    arguments = ("--access-log", str(log), "--log-format", form, "--json")
+    result = run(tmp_path, "reconcile", str(to), *arguments)
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["matched"], told["logged"]) == (0, 40, 40), told
+    exchanges = list(Recording(to).exchanges())
+    write_raw(tmp_path / "less.lf", exchanges[:17] + exchanges[18:], masked=True)
+    result = run(tmp_path, "reconcile", str(tmp_path / "less.lf"), *arguments)
+    (missing,) = json.loads(result.stdout)["missing"]
+    assert result.exit_code == 99 and missing["target"].encode() == exchanges[17].request.head.split()[1]
+
+
+def _recorded(path: Path) -> int:
+    return Recording(path).count if path.exists() and path.stat().st_size > 100 else 0
+
+
+def _until_open(port: int) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError("the recorder did not begin to listen")
+
+
+def test_a_log_of_the_shop_is_read_by_a_format_of_its_keys(tmp_path: Path) -> None:
+    log, port = tmp_path / "payments.log", free_port()
+    command = [sys.executable, "payments.py", "--listen", f"127.0.0.1:{port}", "--log", str(log), "--stdin-guard"]
+    shop = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT / "examples" / "shop")
+    try:
+        _until_open(port)
+        to = record_of(tmp_path, port, [("POST", "/payments"), ("GET", "/healthz"), ("GET", "/nothing?here=1")])
+    finally:
+        assert shop.stdin is not None
+        shop.stdin.close()
+        shop.wait(20)
+    form = '{"ts_ns": $time_ns, "method": "$request_method", "target": "$request_uri", "status": $status}'
+    result = run(tmp_path, "reconcile", str(to), "--access-log", str(log), "--log-format", form, "--json")
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["logged"], told["matched"]) == (0, 3, 3), told
