@@ -58,8 +58,8 @@ class Side:
     """One direction, and who sends in it."""
 
     __slots__ = (
-        "address", "connection", "ended", "far", "held", "held_bytes", "interface", "other", "reader", "reset", "seen",
-        "stream",
+        "address", "connection", "ended", "far", "held", "held_bytes", "interface", "other", "reader",
+        "reset", "seen", "stream",
     )  # fmt: skip
 
     other: Side
@@ -93,6 +93,8 @@ class Connection:
         self.was_reset = False
         self.replaced = False  # another one by now, whose beginning was not seen
         self.little = False  # only little is remembered, as no message is under way
+        self.ended_by = ""  # what ended it, if neither FIN nor RST did; see `ends`
+        self.became = ""  # what became of it: recorded, or why not so far
         self.requests_only = False  # a mirror: answers pass elsewhere
         self.last_ns = 0
         self.quiet_at = -1  # how far both streams were when last nothing waited here; -1: something did
@@ -183,6 +185,9 @@ class Connection:
                 self._reset(side, sequence, ts_ns)
             elif stream.started:
                 stream.finish_at(stream.offset_of(sequence) + wire_len)
+                asks = side.reader.kind is REQUEST or (self.syn_seen and side is self.sides[0])
+                if asks and other.stream.end < 0:
+                    self.pairer.received = other.stream.acked
         if stream.end >= 0 and not side.ended and stream.next >= stream.end:
             self._end(side, ts_ns)
 
@@ -211,7 +216,7 @@ class Connection:
         goes_on = side.far == sequence
         side.far = (sequence + size) & 0xFFFFFFFF
         if goes_on:
-            self.replaced = True
+            self.replaced, self.ended_by = True, "replaced"
             self.close(ts_ns, closed=False)
         return True
 
@@ -295,8 +300,8 @@ class Connection:
             return
         if side.reader.kind is RESPONSE:
             self.pairer.no_more_answers()
-        elif side.other.stream.end < 0:
-            self.pairer.no_more_requests(side.other.stream.acked)
+        else:
+            self.pairer.no_more_requests()
 
     def _reset(self, side: Side, sequence: int, ts_ns: int) -> None:
         """RFC 5961 section 3: one that is not in the window is of another connection, or forged."""

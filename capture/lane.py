@@ -112,7 +112,9 @@ class Lane:
                 answers = True
                 pair = waiting[0]
                 request = pair.request
-                if pair.shed or pair.response is not None or request is None or 0 <= ack <= request.start_offset:
+                if pair.shed or pair.after_loss or pair.response is not None or request is None:
+                    return False
+                if 0 <= ack <= request.start_offset:
                     return False
                 known = self._responses
             else:

@@ -38,6 +38,7 @@ class Pair(msgspec.Struct, eq=False):
     interim: list[Message] = []
     shed: bool = False  # there was no memory for it: it is read to its end, and dropped
     aside: bool = False  # an answer that may be to one of several requests
+    after_loss: bool = False  # requests before it were lost
 
 
 class PairSink(Protocol):
@@ -58,8 +59,8 @@ class Pairer:
     """The sink of both readers of a connection."""
 
     __slots__ = (
-        "_apart", "_aside", "_doubtful", "_max_open", "_received", "_sink", "_trusted_from", "lost", "open", "orphans",
-        "owed", "request_reader", "response_reader", "tunnel",
+        "_apart", "_aside", "_doubtful", "_lost_since", "_max_open", "_sink", "_trusted_from",
+        "_uncounted", "lost", "open", "orphans", "owed", "received", "request_reader", "response_reader", "tunnel",
     )  # fmt: skip
 
     def __init__(self, sink: PairSink, max_open: int) -> None:
@@ -73,9 +74,11 @@ class Pairer:
         self.orphans: dict[Reader, Pair] = {}
         self.lost = False  # answers may have been lost since the last one
         self.owed = bytearray()  # answers to come to requests that had to make room; 1 for HEAD
+        self._lost_since = -1  # offset of what had been answered when requests were lost
+        self._uncounted = False  # requests were lost before one that is open: there are more answers than requests
         self._apart = False  # it is not known which request the next answer is to
         self._aside: list[Pair | None] = []  # then: answers in their order; None where one is known to be lost
-        self._received = -1  # offset of the end of what the client had received when it closed
+        self.received = -1  # offset of the end of what the client had received when it closed, before the server did
         self._doubtful: Message | None = None  # the last request that was ambiguous
         self._trusted_from = -1  # the offset of its answer
 
@@ -86,8 +89,8 @@ class Pairer:
 
     @property
     def doubts(self) -> bool:
-        """Whether the next request may be part of one before."""
-        return self._doubtful is not None
+        """Whether the next request may be part of one before, or others before it were lost."""
+        return self._doubtful is not None or self._lost_since >= 0
 
     # -- from the readers
 
@@ -101,13 +104,18 @@ class Pairer:
                 self._doubtful, self._trusted_from = message, -1
             else:
                 self._doubtful = None
-            self.open.append(Pair(message))
+            self.open.append(Pair(message, after_loss=0 <= message.ack <= self._lost_since))
+            self._lost_since = -1
             self._sink.head()
             return
         self.response_reader = reader
         self._sink.head()
         if self.lost:
             self._skip_lost(message)
+        waiting = next((pair for pair in self.open if pair.response is None), None)
+        if waiting is not None and waiting.after_loss:
+            # Sent before anything was received that may have answered those: the first answers are to them.
+            self._apart = self._uncounted = True
         owed = bool(self.owed) and not self._apart
         pair = None if owed or self._apart else self._asked_by(message)
         if pair is None:
@@ -212,6 +220,9 @@ class Pairer:
 
     def lost_answers(self, reader: Reader, *, head: bool) -> None:
         """Bytes of this direction were lost, and with them where its messages begin; `head`: and the head of one."""
+        if reader is not self.response_reader:  # or not known yet: it may be either
+            answers = self.response_reader
+            self._lost_since = answers.next if answers is not None else 0
         if reader is self.request_reader:
             return
         self.lost = True
@@ -227,15 +238,16 @@ class Pairer:
         waiting = [pair for pair in self.open if pair.response is None]
         asked: list[Pair | None] = [*([None] * len(self.owed)), *waiting]
         aside = self._aside
-        if len(aside) == len(asked):
+        if len(aside) == len(asked) and not self._uncounted:
             tail = aside
-        elif aside and aside[-1] is not None and self._has_received(aside[-1].response) and len(aside) < len(asked):
+        elif aside and aside[-1] is not None and self._has_received(aside[-1].response):
             tail = aside[max((i for i, found in enumerate(aside) if found is None), default=-1) + 1 :]
-        elif over or len(aside) > len(asked) or len(aside) > self._max_open:
+            tail = tail[max(0, len(tail) - len(waiting)) :]
+        elif over or len(aside) > (self._max_open if self._uncounted else len(asked)):
             tail = []
         else:
             return
-        self._apart, self._aside = False, []
+        self._apart, self._uncounted, self._aside = False, False, []
         self.owed.clear()
         for found in aside[: len(aside) - len(tail)]:
             if found is not None:
@@ -258,14 +270,13 @@ class Pairer:
 
     def _has_received(self, answer: Message | None) -> bool:
         reader = self.response_reader
-        return answer is not None and reader is not None and answer.end_offset <= self._received == reader.next
+        return answer is not None and reader is not None and answer.end_offset <= self.received == reader.next
 
     def _being_read(self, request: Message | None) -> bool:
         return self.request_reader is not None and self.request_reader.message is request is not None
 
-    def no_more_requests(self, received: int) -> None:
-        """The client has closed, before the server did, when it had received all answers up to that offset."""
-        self._received = received
+    def no_more_requests(self) -> None:
+        """The client's direction is over."""
         if self._apart:
             self._settle()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Callable
 from typing import Final
@@ -67,7 +66,7 @@ class Values:
         if scheme.strip().lower() == "basic":
             try:
                 user, colon, password = base64.b64decode(credential, validate=True).decode("utf-8").partition(":")
-            except (binascii.Error, UnicodeDecodeError):
+            except ValueError:  # no base64, no UTF-8, not even ASCII
                 return scheme + self.tokens.token(credential)
             if colon:
                 text = f"{self.tokens.token(user)}:{self.tokens.token(password)}"

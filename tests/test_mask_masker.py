@@ -437,3 +437,8 @@ def test_corners_in_which_nobody_looks() -> None:
         exchange(response=b"HTTP/1.1 200 \r\n\r\n"),
     ):
         assert Masker(KEY).exchange(kept) == kept
+
+
+def test_basic_credentials_that_are_no_ascii_are_masked_whole() -> None:
+    e = masked(post(b"Authorization: Basic caf\xc3\xa9\xff==\r\n", b""))
+    assert b"caf" not in e.request.head

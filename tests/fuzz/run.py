@@ -9,6 +9,7 @@ A failure prints the target, the seed, and writes the input to a temporary file.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import random
 import resource
@@ -26,6 +27,7 @@ from bus.ports import BusError  # noqa: E402
 from capture.app import import_files  # noqa: E402
 from capture.assembler import Assembler  # noqa: E402
 from capture.settings import CaptureSettings  # noqa: E402
+from capture.source_pcap import PcapSource  # noqa: E402
 from livefire_shadow import BadMarker, verify  # noqa: E402
 from mask.masker import Masker  # noqa: E402
 from mask.settings import MaskSettings  # noqa: E402
@@ -91,6 +93,48 @@ def fuzz_stream(data: bytes) -> None:
     assert assembler.account.balanced, f"the account does not balance: {assembler.account.as_json()}"
 
 
+def fuzz_frame(data: bytes) -> None:
+    """Two bytes that choose the link type, two for what was cut off, then frames, each behind its length."""
+    links = (1, 0, 12, 101, 113, 276, 9, 104, 127, 239, 228, 229)
+    assembler = Assembler("fuzz", CaptureSettings(), None, KEY)
+    link, cut, at, now = links[data[0] % len(links)] if data else 1, data[1] if len(data) > 1 else 0, 2, 0
+    while at + 2 <= len(data):
+        size = int.from_bytes(data[at : at + 2], "big") % 2000
+        frame = data[at + 2 : at + 2 + size]
+        now += 1 + 1000 * len(frame)
+        assembler.packet(now, frame, len(frame) + cut, link)
+        at += 2 + size
+    assembler.finish()
+    assert assembler.account.balanced, f"the account does not balance: {assembler.account.as_json()}"
+
+
+def fuzz_segments(data: bytes) -> None:
+    """Of one connection: seven bytes a segment say who sends it, where from its stream, which flags, how much of what."""
+    assembler = Assembler("fuzz", CaptureSettings(max_connection_bytes=1 << 16, max_pipelined=4), None, KEY)
+    streams, base = HTTP, (0xFFFFFF00, 0x7FFFFFF0)
+    now, keys = 0, (bytes((10, 0, 0, 1, 10, 0, 0, 2, 4, 0, 0, 80)), bytes((10, 0, 0, 2, 10, 0, 0, 1, 0, 80, 4, 0)))
+    for at in range(0, min(len(data), 7000) - 6, 7):
+        who, flags, size, where, other, far, wait = data[at : at + 7]
+        who &= 1
+        text = streams[(who + (far >> 7)) % 2]
+        payload = text[where % len(text) :][:size] if far & 1 else bytes((text[where % len(text)],)) * size
+        if far & 2:
+            payload = text[where % len(text) :][:size]
+        sequence = (base[who] + 1 + where + ((far >> 2 & 31) << 27 if far & 64 else 0)) & 0xFFFFFFFF
+        segment = (
+            keys[who][8:] + sequence.to_bytes(4, "big") + ((base[1 - who] + other) & 0xFFFFFFFF).to_bytes(4, "big")
+        )
+        segment += bytes((0x50, flags & 0x1F, 1, 0, 0, 0, 0, 0)) + payload
+        packet = bytes((0x45, 0)) + (20 + len(segment)).to_bytes(2, "big") + bytes((0, 0, 0, 0, 64, 6, 0, 0))
+        frame = bytes(12) + bytes((8, 0)) + packet + keys[who][:8] + segment
+        now += 1 + wait * wait * 1_000_000
+        assembler.packet(now, frame, len(frame) + (size if wait == 255 else 0))
+        assert assembler.account.balanced, f"the account does not balance: {assembler.account.as_json()}"
+    assembler.finish()
+    assert assembler.account.balanced
+    assert all(ledger.in_flight == 0 for ledger in assembler.account.ledgers.values())
+
+
 def fuzz_places(data: bytes) -> None:
     head, _, body = data.partition(b"\r\n\r\n")
     for place, _ in places.values_of_request(head + b"\r\n\r\n", body):
@@ -118,6 +162,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "log_file": fuzz_log_file,
     "capture_file": fuzz_capture_file,
     "stream": fuzz_stream,
+    "frame": fuzz_frame,
+    "segments": fuzz_segments,
     "places": fuzz_places,
     "marker": fuzz_marker,
     "config": fuzz_config,
@@ -139,11 +185,34 @@ def seeds() -> dict[str, list[bytes]]:
         "message": messages,
         "log_file": golden,
         "capture_file": captures or [b"\xd4\xc3\xb2\xa1" + bytes(64)],
-        "stream": streams,
+        "stream": [*streams, *_http_cases(corpus.parent / "http1")],
+        "frame": _frames(captures),
+        "segments": [bytes(random.Random(n).randrange(256) for _ in range(7 * 60)) for n in range(20)],
         "places": list(HTTP),
         "marker": [b"v1;run=r;exp=1700000100;kid=k1;sig=" + b"0" * 32],
         "config": [b"a: 1\nb: [1, {c: on}]\n", b"steps:\n  - {load: 1x, for: 10s}\n"],
     }
+
+
+def _http_cases(folder: Path) -> list[bytes]:
+    cases = [path.read_bytes() for path in sorted(folder.glob("*.raw"))]
+    return [b"\x20" + (b"\xff" if b"HTTP/" not in case[:8] else b"\0") + case for case in cases]
+
+
+def _frames(captures: list[bytes]) -> list[bytes]:
+    """The first frames of each capture, as `fuzz_frame` takes them."""
+    found = []
+    for data in captures:
+        frames = []
+        try:
+            for frame in PcapSource("x", stream=io.BytesIO(data)).frames():
+                if frame is not None and len(frames) < 30:
+                    frames.append(len(frame[1][:1999]).to_bytes(2, "big") + frame[1][:1999])
+        except config.ConfigError:
+            continue
+        if frames:
+            found.append(b"\0\0" + b"".join(frames))
+    return found or [b"\0\0\0\x40" + bytes(64)]
 
 
 def mutate(data: bytes, pool: list[bytes], chance: random.Random) -> bytes:
