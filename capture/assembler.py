@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from capture.channel import Channel
-from capture.connection import REACH, Connection, Side
+from capture.connection import REACH, Connection
 from capture.crowd import Crowd
 from capture.decode import decode
+from capture.ends import OPEN, RECORDED
 from capture.exchange import ExchangeMaker
 from capture.flows import Flows
 from capture.fragments import Fragments
@@ -27,6 +28,7 @@ from capture.sample import Filter
 from capture.segment import Fragment, Segment
 from capture.session import SessionFinder
 from capture.settings import CaptureSettings
+from capture.side import Side
 from wire.account import Account
 from wire.records import Exchange
 
@@ -76,7 +78,7 @@ class Assembler:
         self.other = Others(self._ledgers.account).note
         self._flows = Flows(self._opened)
         self._sides = self._flows.side_of
-        self._crowd = Crowd(settings, self._flows.forget, self._ledgers.account.note)
+        self._crowd = Crowd(settings, self._flows.forget, self._ledgers)
         self._open = self._crowd.open
         self._fragments = Fragments()
         self._clock = PacketClock()
@@ -107,6 +109,7 @@ class Assembler:
             connection.quiet_at = -1 if any(waiting) else at
         self._bytes.in_flight = count
         self._messages.in_flight, self._packets.in_flight = messages, self._fragments.held
+        self._ledgers.connections.in_flight = len(self._open)
         return self._ledgers.account
 
     @property
@@ -142,6 +145,7 @@ class Assembler:
         for connection in list(self._crowd.waiting):
             connection.sweep(self._clock.now_ns, force=True)
         for connection in list(self._open):
+            connection.ended_by = OPEN
             connection.close(self._clock.now_ns, closed=False)
         self._fragments.finish()
         self._count_fragments()
@@ -382,11 +386,13 @@ class Assembler:
         if not reason and self.sheds is not None:  # before the record is made: it is to cost less
             reason = self.sheds(self._maker.session(connection, pair))
         if reason:
+            connection.became = connection.became or reason
             self._ledgers.drop_messages(reason, count)
             self.drop_bytes(reason, wire_bytes)
             return
         if response is None:
             self._ledgers.account.note("unanswered")
+        connection.became = RECORDED
         exchange = self._maker.exchange(connection, pair)
         if self._masker is not None:
             exchange = self._masker.exchange(exchange)

@@ -8,7 +8,6 @@ shuffled between the directions, and requests that were lost, shift no pair.
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol
 
 from capture.http1 import Reader
 from capture.message import REQUEST, RESPONSE, UNKNOWN
@@ -16,68 +15,13 @@ from capture.other import ASKED, Other, finish, upgraded_to
 from capture.pair import Pair, Pairer
 from capture.reassemble import PIECE_COST, Piece, Stream
 from capture.settings import CaptureSettings
+from capture.side import NOTHING_HELD, Host, Side
 from wire.ids import ExchangeIds
 
 #: No sender is farther from what was acknowledged: receivers grant some 16 MB at most, of the 1 GB that TCP could.
 REACH = 1 << 26
 _RESET_REACH = 1 << 20
 _LITTLE = 2 << 10  # remembered where no message is under way
-
-
-class Host(Protocol):
-    """Who owns connections."""
-
-    settings: CaptureSettings
-
-    def drop_bytes(self, reason: str, count: int) -> None: ...
-
-    def pair(self, connection: Connection, pair: Pair) -> None: ...
-
-    def head(self) -> None: ...
-
-    def keep(self, pair: Pair | None, count: int) -> bool: ...
-
-    def gap(self, count: int) -> None: ...
-
-    def other(self, protocol: str, port: str, name: str) -> None:
-        """What a connection speaks that is no HTTP/1."""
-
-    def note(self, name: str, count: int = 1) -> None: ...
-
-    def holes(self, connection: Connection) -> None:
-        """It waits for bytes: `sweep` it."""
-
-    def over(self, connection: Connection) -> None:
-        """Both directions have ended."""
-
-
-_NOTHING_HELD: deque[Piece] = deque(maxlen=0)  # for nearly all of them: an empty deque takes 600 bytes
-
-
-class Side:
-    """One direction, and who sends in it."""
-
-    __slots__ = (
-        "address", "connection", "ended", "far", "held", "held_bytes", "interface", "other", "reader",
-        "reset", "seen", "stream",
-    )  # fmt: skip
-
-    other: Side
-
-    def __init__(self, connection: Connection, address: str, stream: Stream, reader: Reader) -> None:
-        self.connection = connection
-        self.address = address
-        self.stream = stream
-        self.reader = reader
-        self.interface: str | None = None  # the one that its packets are taken from
-        self.seen = False
-        self.ended = False
-        self.held = _NOTHING_HELD  # a piece of length 0 is the end
-        self.held_bytes = 0
-        self.far = -1  # the sequence number after a segment that was too far away
-        #: A reset beyond what has been seen: its offset, where the stream stood then, when. It holds when nothing else
-        #: comes, or what comes ends there.
-        self.reset: tuple[int, int, int] | None = None
 
 
 class Connection:
@@ -240,7 +184,7 @@ class Connection:
         if early < len(pieces):
             self._read(side, pieces[:early])
             pieces = pieces[early:]
-            if side.held is _NOTHING_HELD:
+            if side.held is NOTHING_HELD:
                 side.held = deque()
             side.held.extend(pieces)
             side.held_bytes += sum(piece[2] for piece in pieces if piece[1] is not None)

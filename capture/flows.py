@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from capture.connection import Connection, Side
+from capture.connection import Connection
 from capture.decode import peers
+from capture.ends import REPLACED
 from capture.segment import Segment
+from capture.side import Side
 
 _SYN, _RST, _ACK = 2, 4, 16
 _LATE_SYN = 1 << 20  # a SYN that was captured after some of its data
@@ -91,7 +93,8 @@ class Flows:
                 behind = stream.next - stream.offset_of(start) if stream.started else -1
                 if connection.midstream and 0 <= behind < _LATE_SYN:
                     return side
-                connection.close(ts_ns, closed=False)  # the port is used again
+                connection.ended_by = REPLACED  # the port is used again
+                connection.close(ts_ns, closed=False)
         first_seq = (ack - 1) & _MASK if answers else sequence
         reverse = _reverse(key, found)
         name = (reverse if answers else key)[: 36 if version == 6 else 12] + first_seq.to_bytes(4, "big")

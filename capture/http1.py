@@ -12,10 +12,10 @@ Every byte that is fed goes to a message (`Message.wire_bytes`), waits (`Reader.
 
 from __future__ import annotations
 
-import re
 from typing import Final, Protocol
 
 from capture import landmarks
+from capture.chunks import CHUNK_SIZE, STRICT_CHUNK_SIZE, STRICT_TRAILER
 from capture.message import (
     CHUNKED,
     CLOSE,
@@ -57,12 +57,6 @@ class Sink(Protocol):
 
 (BOUNDARY, IN_LENGTH, _SIZE, _CHUNK, _CHUNK_END, _TRAILERS, _CLOSE, _LOST, _TUNNEL) = range(9)
 
-_CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\n]*)?\r?\Z")
-_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
-#: RFC 9112 section 7.1.1. What it is not is read all the same, and lenient.
-_STRICT_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]+(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*\r\Z")
-_STRICT_TRAILER = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*\r\Z")
 _BLANK: Final = b"\r\n"
 _MAX_CHUNK_LINE: Final = 16 << 10
 _MAX_LENGTH: Final = 1 << 62
@@ -297,17 +291,17 @@ class Reader:
             self._strictly(message, line == b"\r")
             self.state = _SIZE
         elif self.state == _SIZE:
-            found = _CHUNK_SIZE.match(line)
+            found = CHUNK_SIZE.match(line)
             size = int(found.group(1), 16) if found else -1
             if size < 0 or size > _MAX_LENGTH:
                 self._give_up(message, offset + at, ts_ns, "bad_chunk", opaque=True)
                 return at
-            self._strictly(message, _STRICT_CHUNK_SIZE.match(line) is not None)
+            self._strictly(message, STRICT_CHUNK_SIZE.match(line) is not None)
             self.left = size
             self.state = _CHUNK if size else _TRAILERS
         else:
             stripped = line.rstrip(b"\r")
-            self._strictly(message, line == b"\r" or (bool(stripped) and _STRICT_TRAILER.match(line) is not None))
+            self._strictly(message, line == b"\r" or (bool(stripped) and STRICT_TRAILER.match(line) is not None))
             if stripped:
                 message.trailers += data[at : end + 1]
                 if len(message.trailers) > self._max_head:

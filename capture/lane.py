@@ -13,11 +13,12 @@ from __future__ import annotations
 import re
 from typing import Final, Protocol
 
-from capture.connection import Connection, Side
+from capture.connection import Connection
 from capture.http1 import BOUNDARY, IN_LENGTH
 from capture.message import LENGTH, NONE, REQUEST, RESPONSE, STRICT, Kind, Message, is_strict
 from capture.pair import Pair
 from capture.settings import CaptureSettings
+from capture.side import Side
 from wire.account import Ledger
 
 MAX_CACHED: Final = 512

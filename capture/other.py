@@ -14,7 +14,8 @@ from capture.message import values_of
 from wire.account import Account
 
 if TYPE_CHECKING:
-    from capture.connection import Connection, Side
+    from capture.connection import Connection
+    from capture.side import Side
 
 #: Of bytes that are no HTTP.
 ASKED: Final = frozenset(("not_http", "tls", "http2", "midstream", "tunnel"))

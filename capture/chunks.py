@@ -1,0 +1,13 @@
+"""The lines of a chunked body (RFC 9112 section 7.1): what is read, and what of it is strict."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\n]*)?\r?\Z")
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
+#: RFC 9112 section 7.1.1. What it is not is read all the same, and lenient.
+STRICT_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]+(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*\r\Z")
+STRICT_TRAILER = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*\r\Z")
