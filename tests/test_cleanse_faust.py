@@ -389,6 +389,7 @@ def test_workers_say_who_they_are_as_the_bus_does(tmp_path: Path) -> None:
                 bus.close()
                 assert fetched is not None and fetched.exchanges == 30
                 assert worker.end() == 0
-                assert worker.said().splitlines()[0] == "livefire: ready" and len(worker.said().splitlines()) == 2
+                said = worker.said().splitlines()
+        assert "cleanses all recordings" in said[0] and said[1] == "livefire: ready" and len(said) == 3
             finally:
                 worker.close()
