@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Collection
 
 from capture.connection import Connection
+from capture.ends import EVICTED, IDLE, ended
+from capture.ledgers import Ledgers
 from capture.settings import CaptureSettings
 
 _RELIEF_NS = 5_000_000_000  # how often memory is counted
@@ -19,14 +21,12 @@ _LEAST_NS = 50_000_000
 
 
 class Crowd:
-    """`forget` is called with a connection whose late packets are not waited for any more; `note` counts."""
+    """`forget` is called with a connection whose late packets are not waited for any more."""
 
-    def __init__(
-        self, settings: CaptureSettings, forget: Callable[[Connection], None], note: Callable[[str, int], None]
-    ) -> None:
+    def __init__(self, settings: CaptureSettings, forget: Callable[[Connection], None], ledgers: Ledgers) -> None:
         self._settings = settings
         self._forget = forget
-        self._note = note
+        self._ledgers = ledgers
         self.open: dict[Connection, None] = {}
         self.waiting: dict[Connection, None] = {}  # for bytes
         self.waits = 0  # how often something began to wait since the last sweep
@@ -34,11 +34,13 @@ class Crowd:
         self._next_idle = 0
 
     def make_room(self, now_ns: int) -> None:
-        """For one more."""
+        """For one more, which is counted."""
+        self._ledgers.connections.seen += 1
         if len(self.open) >= self._settings.max_connections:
             self._evict(longest_idle(self.open), now_ns)
 
     def over(self, connection: Connection, now_ns: int) -> None:
+        ended(connection, self._ledgers)
         self.open.pop(connection, None)
         self.waiting.pop(connection, None)
         self._closed.append((now_ns, connection))
@@ -62,18 +64,19 @@ class Crowd:
         often = max(_RELIEF_NS, _RELIEF_NS_EACH * len(self.open))
         self._next_idle = now_ns + min(max(settings.idle_ns // 8, _LEAST_NS), often)
         for connection in [c for c in self.open if now_ns - c.last_ns > settings.idle_ns]:
-            connection.replaced = True
+            connection.replaced, connection.ended_by = True, IDLE
             connection.close(now_ns, closed=False)
         if found := too_large(self.open, settings.max_total_bytes):
             self._evict(found, now_ns)
 
     def _evict(self, connections: list[Connection], now_ns: int) -> None:
-        self._note("evicted_connections", len(connections))
+        note = self._ledgers.account.note
+        note("evicted_connections", len(connections))
         half_open = sum(connection.half_open for connection in connections)
         if half_open:
-            self._note("evicted_half_open", half_open)
+            note("evicted_half_open", half_open)
         for connection in connections:
-            connection.replaced = True
+            connection.replaced, connection.ended_by = True, EVICTED
             connection.close(now_ns, closed=False)
 
 

@@ -1,8 +1,9 @@
-"""The three ledgers of capture, each exact: packets, payload bytes, messages.
+"""The ledgers of capture, each exact: packets, payload bytes, messages, connections.
 
-    packets   seen = emitted (TCP segments that were read) + drops + in_flight (fragments that wait)
-    bytes     TCP payload as it was on the wire: seen = emitted (in messages of exchanges) + drops + in_flight
-    messages  heads that were recognised: seen = emitted (in exchanges) + drops + in_flight
+    packets      seen = emitted (TCP segments that were read) + drops + in_flight (fragments that wait)
+    bytes        TCP payload as it was on the wire: seen = emitted (in messages of exchanges) + drops + in_flight
+    messages     heads that were recognised: seen = emitted (in exchanges) + drops + in_flight
+    connections  that were met: seen = emitted (an exchange of it was recorded) + drops + in_flight (open)
 
 What is in flight is not computed from the rest: it is counted where it waits, so that a byte lost on the way shows as a
 difference. Bytes and packets that were never seen (gaps) balance nothing and are notes.
@@ -16,7 +17,7 @@ from wire.account import Account
 INTENTIONAL = frozenset(
     {
         "tls", "http2", "not_http", "tunnel", "not_tcp", "not_ip", "not_selected", "blank", "keepalive", "duplicate",
-        "stress",
+        "stress", "empty",
         "not_sampled", "not_method", "not_path", "not_header", "not_cookie",
         "thrift", "dubbo", "redis", "mysql", "postgresql", "mongodb", "amqp", "mqtt", "ssh",
     }
@@ -26,13 +27,14 @@ INTENTIONAL = frozenset(
 class Ledgers:
     """The account, with its ledgers at hand."""
 
-    __slots__ = ("account", "bytes", "messages", "packets")
+    __slots__ = ("account", "bytes", "connections", "messages", "packets")
 
     def __init__(self) -> None:
         self.account = Account()
         self.packets = self.account.ledger("packets")
         self.bytes = self.account.ledger("bytes")
         self.messages = self.account.ledger("messages")
+        self.connections = self.account.ledger("connections")
 
     def drop_packet(self, reason: str, count: int = 1) -> None:
         self.packets.drop(reason, count, intentional=reason in INTENTIONAL)
@@ -42,3 +44,6 @@ class Ledgers:
 
     def drop_messages(self, reason: str, count: int) -> None:
         self.messages.drop(reason, count, intentional=reason in INTENTIONAL)
+
+    def drop_connection(self, reason: str) -> None:
+        self.connections.drop(reason, intentional=reason in INTENTIONAL)
