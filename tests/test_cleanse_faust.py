@@ -390,6 +390,6 @@ def test_workers_say_who_they_are_as_the_bus_does(tmp_path: Path) -> None:
                 assert fetched is not None and fetched.exchanges == 30
                 assert worker.end() == 0
                 said = worker.said().splitlines()
-        assert "cleanses all recordings" in said[0] and said[1] == "livefire: ready" and len(said) == 3
+                assert "cleanses all recordings" in said[0] and said[1] == "livefire: ready" and len(said) == 3
             finally:
                 worker.close()
