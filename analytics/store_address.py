@@ -11,6 +11,7 @@ a command line. Drivers are imported when an address asks for them.
 from __future__ import annotations
 
 import os
+import re
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,7 @@ import msgspec
 
 from analytics.store_port import Ahead, PaneReader, Store, StoreError
 from analytics.store_sqlite import PaneStore, StoredPanes
+from wire.config import suggestion
 
 #: scheme -> (module with `open_at`, extra that installs its driver, default port)
 _SCHEMES: Final = {
@@ -28,6 +30,8 @@ _SCHEMES: Final = {
     "elasticsearch": ("analytics.store_elasticsearch", "elasticsearch", 9200),
     "elasticsearchs": ("analytics.store_elasticsearch", "elasticsearch", 9200),
 }
+#: "db:9000", "db:9000/livefire", "clickhouse:db:9000": somebody forgot what stands before a host.
+_LIKE_HOST: Final = re.compile(r"[\w.-]+:([\w.-]+:)?\d+(/[\w.-]*)?$")
 
 
 class StoreAddress(msgspec.Struct, frozen=True):
@@ -56,9 +60,14 @@ def parse_address(text: str) -> StoreAddress | Path:
             raise StoreError(
                 "the store's address is empty: a path, clickhouse://host:port/database or elasticsearch://host:port"
             )
+        if _LIKE_HOST.match(text):
+            raise StoreError(
+                f"{text}: neither an address nor a path (clickhouse://host:port/database, "
+                "elasticsearch://host:port; a file of that name is ./NAME)"
+            )
         return Path(text)
     if scheme not in _SCHEMES:
-        raise StoreError(f"{scheme}://...: no such kind of store ({', '.join(_SCHEMES)}, or a path)")
+        raise StoreError(f"{scheme}://...: no such kind of store{suggestion(scheme, list(_SCHEMES))}; or give a path")
     shown = f"{scheme}://...{rest.rpartition('@')[2]}" if "@" in rest else text
     try:
         parts = urlsplit(text)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import socket
 from collections.abc import Callable, Sequence
 from time import monotonic, sleep
 from typing import Any, Final, Protocol
@@ -36,6 +37,8 @@ from wire.records import Pane, SourceRange
 FOLD_ROWS: Final = 100_000  # rows of panes that are read beside the roll-ups before they become part of them
 _FOLD_MOST: Final = 200_000  # rows of panes in one fold: it has to be one block
 _TOKENS: Final = (22, 2)  # since when an insert may bear a token
+_GREETING_S: Final = 1.5  # after that it is asked whether the port speaks HTTP
+_NATIVE: Final = "the native protocol's port is meant, by default 9000"
 _SETTLE_S: Final = 10.0  # how long an earlier insert of the run is waited for
 #: Codes of a server that cannot now, and may be able to later: timeouts, memory, disk, too many parts or queries.
 _LATER: Final = frozenset({159, 164, 202, 209, 210, 236, 241, 242, 243, 252, 319, 394, 999, 1000})
@@ -293,6 +296,7 @@ class DriverExecutor:
 
         logging.getLogger("clickhouse_driver").addHandler(logging.NullHandler())  # else it prints traces of its own
         self.shown, self.database = str(address), address.name or "default"
+        self._host, self._port, self._patience_s = address.host, address.port, patience_s
         self._client = Client(
             address.host,
             port=address.port,
@@ -316,12 +320,11 @@ class DriverExecutor:
         from clickhouse_driver import errors
 
         try:
+            self._greet()
             return call()
         except errors.UnexpectedPacketFromServerError:
             self.close()
-            raise StoreError(
-                f"{self.shown}: no ClickHouse there (the native protocol's port is meant, by default 9000)"
-            ) from None
+            raise StoreError(f"{self.shown}: no ClickHouse there ({_NATIVE})") from None
         except (errors.SocketTimeoutError, TimeoutError):
             self.close()
             raise StoreAway(f"{self.shown}: does not answer") from None
@@ -334,8 +337,37 @@ class DriverExecutor:
             self.close()
             raise StoreError(f"{self.shown}: {_line(error)}") from None
 
+    def _greet(self) -> None:
+        """Connect. A port that waits for the rest of an HTTP request says nothing to a greeting: it is not waited for
+        as long as for a server that has much to do. Raises what the driver does, and StoreError."""
+        from clickhouse_driver import errors
+
+        connection = self._client.connection
+        if connection.connected or self._patience_s <= _GREETING_S:
+            return
+        connection.send_receive_timeout = _GREETING_S
+        try:
+            connection.connect()
+            connection.socket.settimeout(self._patience_s)
+        except errors.SocketTimeoutError:
+            if _speaks_http(self._host, self._port):
+                raise StoreError(f"{self.shown}: this is an HTTP port; {_NATIVE}") from None
+        finally:
+            connection.send_receive_timeout = self._patience_s
+
     def close(self) -> None:
         self._client.disconnect()
+
+
+def _speaks_http(host: str, port: int) -> bool:
+    """The native port knows this mistake, too: it answers in HTTP that it is for clickhouse-client."""
+    try:
+        with socket.create_connection((host, port), 1) as asked:
+            asked.sendall(b"GET /ping HTTP/1.0\r\n\r\n")
+            said = asked.recv(4096)
+    except OSError:
+        return False
+    return said.startswith(b"HTTP/") and b"clickhouse-client" not in said
 
 
 def _line(error: Exception) -> str:

@@ -347,7 +347,10 @@ def test_what_is_wrong_with_an_address_is_told_in_one_line(database, monkeypatch
     refused(
         lambda: open_store(f"clickhouse://{server}/lf_not_there", "r"), "no database lf_not_there", "CREATE DATABASE"
     )
-    refused(lambda: open_store("clickhous://x/y", "r"), "no such kind of store", "clickhouse")
+    refused(lambda: open_store("clickhous://x/y", "r"), "no such kind of store", "did you mean 'clickhouse'?")
+    refused(lambda: open_store("mongodb://x/y", "r"), "no such kind of store", "elasticsearch")
+    for forgotten in ("db:9000/livefire", "clickhouse:db:9000", "127.0.0.1:8123"):
+        refused(lambda text=forgotten: open_store(text, "r"), "neither an address nor a path", "clickhouse://")
     refused(lambda: open_store("clickhouse://host:port/y", "r"), "not an address")
     refused(lambda: open_store(f"clickhouse://{server}/a/b", "r"), "one name")
     refused(lambda: open_store("", "r"), "empty")
@@ -365,9 +368,22 @@ def test_a_port_that_speaks_something_else_is_told(tmp_path):
         try:
             assert web.stdout is not None
             port = int(web.stdout.readline())
-            refused(lambda: open_store(f"clickhouse://127.0.0.1:{port}/x", "r"), f"127.0.0.1:{port}")
+            refused(lambda: open_store(f"clickhouse://127.0.0.1:{port}/x", "r"), f"127.0.0.1:{port}", "9000")
         finally:
             web.kill()
+
+
+def test_the_http_port_is_told_from_a_server_that_is_slow():
+    with started(ClickHouse) as server:
+        http = server.http.replace("http://", "clickhouse://")
+        refused(lambda: open_store(f"{http}/default", "r"), f"{http}/default: this is an HTTP port", "9000")
+        address = parse_address(f"clickhouse://{server.address}/default")
+        assert isinstance(address, StoreAddress)
+        server.freeze()
+        with pytest.raises(StoreAway) as told:
+            ClickHouseStore(DriverExecutor(address, patience_s=1.6), "r")
+        server.thaw()
+        assert str(told.value) == f"{address}: does not answer"
 
 
 def test_a_reader_makes_nothing_and_says_what_is_missing(clickhouse_server):
@@ -395,11 +411,12 @@ def test_an_old_server_and_a_newer_schema_are_refused(database):
         def execute(self, sql: str) -> list[tuple[str]]:
             return [("1.1.54394",)]
 
-    refused(lambda: ClickHouseStore(Old(), "r"), "1.1 is too old", "18.16")  # type: ignore[arg-type]
+    text = refused(lambda: ClickHouseStore(Old(), "r"), "1.1 is too old")  # type: ignore[arg-type]
+    assert "18.16" in text
     with contextlib.closing(open_store(database, "r")) as store:
         try:
             store._ask("INSERT INTO livefire_migrations (name, digest) SELECT '900_later.sql', 'x'")
-            refused(lambda: open_store(database, "r2"), "newer version", "900_later.sql")
+            assert "900_later.sql" in refused(lambda: open_store(database, "r2"), "newer version")
         finally:
             store._ask("DROP TABLE livefire_migrations")
 
