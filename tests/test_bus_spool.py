@@ -147,10 +147,10 @@ STEPS = st.lists(
 )
 
 
-def play(steps: Sequence[tuple[str, Any]], root: Path, ends: str = "back") -> None:
+def play(steps: Sequence[tuple[str, Any]], root: Path, ends: str = "back") -> tuple[list[int], list[int]]:
     """Take the steps with a recorder that is killed and started again; judge what is on the bus at the end.
 
-    `ends`: whether the bus is back when the recorder ends.
+    `ends`: whether the bus is back when the recorder ends. Returns what must be on the bus, and of that what is.
     """
     make = recorder
     bus, clock, number = AwayableBus(root / "bus"), [SECOND], 0
@@ -226,6 +226,7 @@ def play(steps: Sequence[tuple[str, Any]], root: Path, ends: str = "back") -> No
     assert (end.count, end.first_ns, end.last_ns) == (len(found), found[0] + 1, found[-1] + 1)
     left = [path.name for path in (root / "spool").iterdir() if path.suffix == ".lf"]
     assert left == [], "segments are removed once the bus has them"
+    return sure, [n for n in found if n not in maybe]
 
 
 @settings(max_examples=150, deadline=None)
@@ -233,7 +234,8 @@ def play(steps: Sequence[tuple[str, Any]], root: Path, ends: str = "back") -> No
 def test_all_arrives_once_and_in_order_and_the_books_balance(steps: list[tuple[str, Any]], ends: str) -> None:
     root = Path(tempfile.mkdtemp())
     try:
-        play(steps, root, ends)
+        sure, found = play(steps, root, ends)
+        assert found == sure
     finally:
         shutil.rmtree(root)
 
