@@ -7,7 +7,7 @@ import re
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from mask.heads import Heads
+from mask.heads import Block, Heads
 from mask.jsonbodies import FILLER, JsonBodies, is_valid
 from mask.settings import MaskSettings
 from mask.values import Values
@@ -17,6 +17,7 @@ from wire import head as heads
 MAX_CACHED: Final = 512
 MAX_CACHED_LENGTH: Final = 16 << 10
 _MAX_NESTED: Final = 3
+_JSON: Final = frozenset((b"application/json",))  # which may hold secrets, whatever is in it
 _TEXT_TYPES: Final = re.compile(rb"text/|application/(?:.*(?:xml|javascript|ecmascript|graphql|yaml|x-ndjson|jsonl))")
 _BINARY_TYPES: Final = re.compile(rb"image/|audio/|video/|font/|application/(?:pdf|zip|gzip|wasm|font|x-font|vnd\.ms-)")
 _FORM_LIKE: Final = re.compile(rb"[\w.%+\[\]-]+=[^\s]*\Z")
@@ -31,30 +32,35 @@ class Bodies:
         self._scan_text = settings.scan_text
         self._counts = counts
         self._json = JsonBodies(values)
-        self._known: dict[tuple[bytes, bytes, bytes, bool], tuple[bytes, str]] = {}
+        #: "": it is written as it is
+        self._known: dict[tuple[bytes, tuple[bytes, ...], bytes, bool], tuple[bytes, str]] = {}
         self._depth = 0
         values.nested = self._nested
 
-    def body(self, head: bytes, body: bytes, *, cut: bool = False, holes: bool = False) -> bytes:
+    def body(self, head: bytes, block: Block, body: bytes, *, cut: bool = False, holes: bool = False) -> bytes:
         """The body as it may be written; the same object when nothing is masked.
 
-        `head` is the one it came with. `cut`: its end is missing; `holes`: bytes inside it are missing.
+        `head` is the one it came with, `block` its fields. `cut`: its end is missing; `holes`: bytes inside it are.
         """
-        media = content.media_type(head)
-        codings = content.codings_of(head)
-        if (not codings and not _may_hold_secrets(media, body)) or (codings and _BINARY_TYPES.match(media)):
+        media, codings = block.content
+        if codings:
+            if _BINARY_TYPES.match(media):
+                return body
+        elif media not in _JSON and not _may_hold_secrets(media, body):
             return body
         if holes:
             return self._filler(body, "gap")
-        key = (media, b",".join(codings), body, cut)
+        key = (media, codings, body, cut)
         known = self._known.get(key)
         if known is None:
             known = self._masked(head, body, media, codings, cut)
+            if known[0] == body:
+                known = (body, "")
             if len(body) <= MAX_CACHED_LENGTH:
                 if len(self._known) >= MAX_CACHED:
                     self._known.clear()
                 self._known[key] = known
-        if known[0] == body:
+        if not known[1]:
             return body
         self._count(known[1])
         return known[0]
@@ -68,7 +74,7 @@ class Bodies:
     def _masked(
         self, head: bytes, body: bytes, media: bytes, codings: tuple[bytes, ...], cut: bool
     ) -> tuple[bytes, str]:
-        opened = content.decoded(body, codings)
+        opened = content.decoded(body, codings) if codings else (body, True)
         if opened is None:
             return FILLER * len(body), "undecodable"
         text, whole = opened

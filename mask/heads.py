@@ -1,7 +1,7 @@
 """Masks heads: start line and fields. What is not known to be harmless is not written.
 
 Most lines of most heads were seen before, and often all of them together, so the results of lines and of whole blocks
-are remembered, within bounds.
+are remembered, within bounds. A head of which one line is new costs that line.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from urllib.parse import quote, quote_plus, unquote_to_bytes
 
 from mask.settings import MaskSettings
 from mask.values import Values
+from wire import content
 from wire.places import URL_HEADERS, cookie_text, split_scheme
 
 MAX_CACHED: Final = 8192
@@ -35,7 +36,10 @@ ALLOWED: Final = frozenset(
     b"x-requested-with x-xss-protection".split()
 )
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_KEEP: Final = (b"", "")  # of a line that is written as it is
+#: What a line was masked as, in one letter, so that those of a block are one word.
+_CODES: Final = {"h": "header", "c": "cookie", "t": "target", "m": "malformed_line"}
+_CODE_OF: Final = {what: code for code, what in _CODES.items()}
+_Line = tuple[bytes, str]  # what is written for a line, and as what it was masked: "" for none
 #: Cookie values that nobody can be told apart by.
 _HARMLESS: Final = re.compile(r"(?:[a-z]{1,12}|[a-z]{2}[-_][A-Z]{2}|\d{1,4})?\Z", re.ASCII)
 _VERSION: Final = re.compile(rb"HTTP/\d(?:\.\d)?\Z")
@@ -49,63 +53,99 @@ _COOKIE_ATTRIBUTES: Final = frozenset(
 )
 
 
+class Block:
+    """What is written for a block of fields, and what it says of the body; made once for many heads."""
+
+    __slots__ = ("_codings", "_media", "block", "counted", "new")
+
+    def __init__(self, block: bytes, new: bytes, counted: tuple[tuple[str, int], ...]) -> None:
+        self.block = block
+        self.new = new  # the same object when nothing is masked
+        self.counted = counted  # what was masked, how often
+        self._media: bytes | None = None
+        self._codings: tuple[bytes, ...] = ()
+
+    @property
+    def content(self) -> tuple[bytes, tuple[bytes, ...]]:
+        """Media type and content codings, as `wire.content` reads them."""
+        media = self._media
+        if media is None:
+            media = self._media = content.media_type(self.block)
+            self._codings = content.codings_of(self.block)
+        return media, self._codings
+
+
 class Heads:
     def __init__(self, values: Values, settings: MaskSettings, counts: dict[str, int]) -> None:
         self._values = values
         self._allowed = ALLOWED | {name.strip().lower().encode() for name in settings.allow_headers}
         self._allowed_cookies = frozenset(settings.allow_cookies)
         self._counts = counts
-        self._lines: dict[bytes, tuple[bytes, str]] = {}  # line -> (what is written, what was counted)
-        self._starts: dict[bytes, tuple[bytes, str]] = {}
-        self._blocks: dict[bytes, tuple[bytes, tuple[tuple[str, int], ...]]] = {}
+        self._lines: dict[bytes, _Line] = {}
+        self._starts: dict[bytes, _Line] = {}
+        self._blocks: dict[bytes, Block] = {}
 
     def head(self, head: bytes) -> bytes:
-        """A head of a request or an answer, with its start line."""
-        if not head:
-            return head
-        start, newline, rest = head.partition(b"\n")
-        known = self._starts.get(start)
-        if known is None:
-            if _PLAIN_REQUEST.match(start):
-                known = _KEEP
-            else:
-                known = self._remember(self._starts, start, self._start_line(start))
-        if known is not _KEEP:
-            self._count(known[1])
-            start = known[0]
-        fields = self.fields(rest)
-        if known is _KEEP and fields is rest:
-            return head
-        return start + newline + fields
+        """A head of a request or an answer, with its start line. The same object when nothing is masked."""
+        return self.masked(head)[0]
+
+    def masked(self, head: bytes, block: bytes = b"") -> tuple[bytes, Block]:
+        """The same, and what its fields are. `block`: its end, from the newline before the first field on, if that is
+        at hand."""
+        if block:
+            start = head[: len(head) - len(block)]
+        else:
+            at = head.find(b"\n")
+            start, block = (head[:at], head[at:]) if at >= 0 else (head, b"")
+        code = ""
+        if not start or _PLAIN_REQUEST.match(start):
+            new = start
+        else:
+            known = self._starts.get(start) or self._remember(self._starts, start, self._start_line(start))
+            new, code = known
+            if code:
+                self._count(_CODES[code])
+        found = self._blocks.get(block) or self._block(block)
+        if found.counted:
+            counts = self._counts
+            for what, count in found.counted:
+                counts[what] = counts.get(what, 0) + count
+        elif not code:
+            return head, found
+        return new + found.new, found
 
     def fields(self, block: bytes) -> bytes:
-        """Field lines: of a head, or trailers. The same object when nothing is masked."""
-        found = self._blocks.get(block)
-        if found is None:
-            found = self._fields(block)
-            if len(block) <= MAX_CACHED_BLOCK:
-                if len(self._blocks) >= MAX_CACHED_BLOCKS:
-                    self._blocks.clear()
-                self._blocks[block] = found
-        new, masked = found
-        for what, count in masked:
+        """Field lines without a head: trailers. The same object when nothing is masked."""
+        new, counted = self._fields(block)
+        for what, count in counted:
             self._counts[what] = self._counts.get(what, 0) + count
-        return new if masked else block
+        return new
+
+    def _block(self, block: bytes) -> Block:
+        found = Block(block, *self._fields(block))
+        if len(block) <= MAX_CACHED_BLOCK:
+            if len(self._blocks) >= MAX_CACHED_BLOCKS:
+                self._blocks.clear()
+            self._blocks[block] = found
+        return found
 
     def _fields(self, block: bytes) -> tuple[bytes, tuple[tuple[str, int], ...]]:
-        """What is written for them, and how many of which kind were masked."""
+        """What is written for them, and how many of which kind were masked. Only lines that were not seen lately cost
+        more than a look."""
         lines = block.split(b"\n")
         if b"\n " in block or b"\n\t" in block or block[:1] in (b" ", b"\t"):
             lines = self._unfolded(lines)
-        masked: dict[str, int] = {}
-        for index, known in enumerate(map(self._lines.get, lines)):
-            if known is None:
-                line = lines[index]
-                known = self._remember(self._lines, line, self._line(line))
-            if known is not _KEEP:
-                lines[index], what = known
-                masked[what] = masked.get(what, 0) + 1
-        return (b"\n".join(lines), tuple(masked.items())) if masked else (block, ())
+        known = list(map(self._lines.get, lines))
+        if not all(known):
+            for index, one in enumerate(known):
+                if one is None:
+                    line = lines[index]
+                    known[index] = self._remember(self._lines, line, self._line(line))
+        written, codes = zip(*known, strict=True)
+        masked = "".join(codes)
+        if not masked:
+            return block, ()
+        return b"\n".join(written), tuple((what, masked.count(code)) for code, what in _CODES.items() if code in masked)
 
     def _unfolded(self, lines: list[bytes]) -> list[bytes]:
         """A folded line goes on with the value before it, and what it means hangs on that (RFC 9112 section 5.2)."""
@@ -122,9 +162,9 @@ class Heads:
         self._counts[what] = self._counts.get(what, 0) + 1
 
     @staticmethod
-    def _remember(cache: dict[bytes, tuple[bytes, str]], line: bytes, made: tuple[bytes, str]) -> tuple[bytes, str]:
-        if made[0] == line:
-            made = _KEEP
+    def _remember(cache: dict[bytes, _Line], line: bytes, made: _Line) -> _Line:
+        new, what = made
+        made = (line, "") if new == line else (new, _CODE_OF[what])
         if len(line) <= MAX_CACHED_LENGTH:
             if len(cache) >= MAX_CACHED:
                 cache.clear()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import msgspec
+from msgspec.structs import replace
 
 from mask.bodies import Bodies
-from mask.heads import Heads
+from mask.heads import Block, Heads
 from mask.settings import MaskSettings
 from mask.values import Values
 from wire import head as heads
@@ -25,52 +25,56 @@ class Masker:
         self._heads = Heads(self.values, settings, self.counts)
         self._bodies = Bodies(self.values, self._heads, settings, self.counts)
 
-    def exchange(self, e: Exchange) -> Exchange:
-        """The exchange as it may be written. Lengths and times that were seen stay; Content-Length follows its body."""
-        response = e.response
-        opaque = e.mode is Mode.OPAQUE or e.request.head.startswith(b"CONNECT ")
-        opaque = opaque or (response is not None and response.status == 101)
-        unfinished = Fault.UNFINISHED in e.faults
-        request = self._request(e.request, opaque, unfinished and response is None)
-        answer = self._response(response, opaque, unfinished) if response is not None else None
-        if request is e.request and answer is response:
+    def exchange(self, e: Exchange, asked: bytes = b"", answered: bytes = b"") -> Exchange:
+        """The exchange as it may be written. Lengths and times that were seen stay; Content-Length follows its body.
+
+        `asked`, `answered`: the ends of both heads, from the newline before the first field on, if they are at hand."""
+        request, response = e.request, e.response
+        opaque = e.mode is Mode.OPAQUE or request.head.startswith(b"CONNECT ")
+        unfinished = Fault.UNFINISHED in e.faults if e.faults else False
+        new_request, new_response = request, response
+        if response is not None:
+            opaque = opaque or response.status == 101
+            new_response = self._response(response, answered, opaque, unfinished)
+        if request.head or request.body or request.trailers:
+            new_request = self._request(request, asked, opaque, unfinished and response is None)
+        if new_request is request and new_response is response:
             return e
-        return msgspec.structs.replace(e, request=request, response=answer)
+        return replace(e, request=new_request, response=new_response)
 
-    def _request(self, request: Request, opaque: bool, unfinished: bool) -> Request:
-        head = self._heads.head(request.head)
-        body = self._body(request, opaque, unfinished)
+    def _request(self, request: Request, block: bytes, opaque: bool, unfinished: bool) -> Request:
+        head, fields = self._heads.masked(request.head, block)
+        old = body = request.body
+        if old:
+            body = self._body(request, fields, opaque, unfinished)
+            if body is not old:
+                head = _with_length(head, len(body) - len(old))
         trailers = self._heads.fields(request.trailers) if request.trailers else request.trailers
-        if head is request.head and body is request.body and trailers is request.trailers:
+        if head is request.head and body is old and trailers is request.trailers:
             return request
-        if body is not request.body:
-            head = _with_length(head, len(body) - len(request.body))
-        return msgspec.structs.replace(request, head=head, body=body, trailers=trailers)
+        return replace(request, head=head, body=body, trailers=trailers)
 
-    def _response(self, response: Response, opaque: bool, unfinished: bool) -> Response:
-        head = self._heads.head(response.head)
-        body = self._body(response, opaque, unfinished)
-        trailers = self._heads.fields(response.trailers) if response.trailers else response.trailers
-        interim = tuple(self._heads.head(one) for one in response.interim) if response.interim else response.interim
-        if (
-            head is response.head
-            and body is response.body
-            and trailers is response.trailers
-            and interim == response.interim
-        ):
+    def _response(self, response: Response, block: bytes, opaque: bool, unfinished: bool) -> Response:
+        head, fields = self._heads.masked(response.head, block)
+        old = body = response.body
+        if old:
+            body = self._body(response, fields, opaque, unfinished)
+            if body is not old:
+                head = _with_length(head, len(body) - len(old))
+        if response.trailers or response.interim:
+            trailers = self._heads.fields(response.trailers) if response.trailers else response.trailers
+            interim = tuple(self._heads.head(one) for one in response.interim)
+            if trailers is not response.trailers or interim != response.interim:
+                return replace(response, head=head, body=body, trailers=trailers, interim=interim)
+        if head is response.head and body is old:
             return response
-        if body is not response.body:
-            head = _with_length(head, len(body) - len(response.body))
-        return msgspec.structs.replace(response, head=head, body=body, trailers=trailers, interim=interim)
+        return replace(response, head=head, body=body)
 
-    def _body(self, message: Request | Response, opaque: bool, unfinished: bool) -> bytes:
-        body = message.body
-        if not body:
-            return body
+    def _body(self, message: Request | Response, fields: Block, opaque: bool, unfinished: bool) -> bytes:
         if opaque:
-            return self._bodies.filler(body, "opaque")
+            return self._bodies.filler(message.body, "opaque")
         cut = message.truncated_bytes > 0 or unfinished
-        return self._bodies.body(message.head, body, cut=cut, holes=message.missing_bytes > 0)
+        return self._bodies.body(message.head, fields, message.body, cut=cut, holes=message.missing_bytes > 0)
 
 
 def _with_length(head: bytes, growth: int) -> bytes:
