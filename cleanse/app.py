@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,23 +21,21 @@ import msgspec
 from bus import kafka_layout as layout
 from bus.address import KafkaAddress, KafkaSecurity
 from bus.kafka_layout import Entry
-from bus.logfile import LogReader, LogWriter
+from bus.logfile import LogReader
 from bus.order import Sorter
 from bus.parts import parts_of
 from bus.ports import BusAway, BusError
+from cleanse import files
 from cleanse.learned import Learned
 from cleanse.pipeline import Pipeline
 from cleanse.relay import Relay, Sending
 from cleanse.rules.unreplayable import started_ns
 from cleanse.settings import CleanseSettings
-from cleanse.sieve import LEDGER
 from cleanse.signs import SignsOfLife
 from cleanse.stream import WRITER, StreamPipeline
 from cleanse.summary import CleanseResult, summary_lines
-from wire import codec, topics
+from wire import topics
 from wire.account import Account, kept_share
-from wire.codec import RecordType
-from wire.records import Exchange, Manifest, SourceRange, Stamped
 
 if TYPE_CHECKING:  # drivers are imported where they are used: cleansing a file needs none
     from bus.kafka_link import Link
@@ -46,8 +44,6 @@ if TYPE_CHECKING:  # drivers are imported where they are used: cleansing a file 
 __all__ = ["CleanseResult", "StreamResult", "cleanse", "cleanse_stream", "summary_lines"]
 
 _TOPICS: Final = (topics.RAW, topics.CLEAN, topics.DEAD, layout.STREAMS)
-_PART_BITS: Final = 44  # of the tag of a record: its batch's offset in its file; above them the file's number
-_OFFSET: Final = (1 << _PART_BITS) - 1
 _SESSION_S: Final = 8.0
 _STOP_S: Final = 10.0  # for Faust to commit, and to leave its group
 _LOOK_S: Final = 0.1  # how often `stop` is asked
@@ -74,14 +70,14 @@ def cleanse(
     parts = parts_of(source)
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(LogReader(path, topic=topics.RAW)) for path in parts]
-        manifests = [_manifest_of(reader, path) for reader, path in zip(readers, parts, strict=True)]
+        manifests = [files.manifest_of(reader, path) for reader, path in zip(readers, parts, strict=True)]
         manifest = manifests[0]
         pipeline = Pipeline(settings, manifest.owner_id, until_ns, from_ns)
         sorter = Sorter(settings.memory_bytes, to.with_name(to.name + ".runs"), started_ns)
         try:
             captured = Account()
             for number, reader in enumerate(readers):
-                _read(reader, pipeline, sorter, number << _PART_BITS, captured)
+                files.read(reader, number, pipeline, sorter, captured)
             for entry in sorter:
                 pipeline.learn(entry.record)
             # Left over by a cleanse that was killed: its work is done again from the start.
@@ -89,8 +85,8 @@ def cleanse(
             partitions = [manifest.partition for manifest in manifests]
             # What the recorder shed was production's load, too: 1x is to be production's rate.
             scale = manifest.scale * kept_share(captured.ledger("messages"))
-            manifest = msgspec.structs.replace(manifest, scale=scale)
-            result = _write(part, manifest, source, pipeline, sorter, settings, partitions)
+            manifest = msgspec.structs.replace(manifest, scale=scale, created_ns=time.time_ns())
+            result = files.write(part, manifest, source, pipeline, sorter, settings, partitions)
             os.replace(part, to)
         except BaseException:
             part.unlink(missing_ok=True)
@@ -98,109 +94,6 @@ def cleanse(
         finally:
             sorter.close()
     return result
-
-
-def _manifest_of(reader: LogReader, source: Path) -> Manifest:
-    manifest = reader.manifest
-    if manifest is None:
-        raise BusError(f"{source}: holds no recording yet")
-    if manifest.topic == topics.CLEAN:
-        raise BusError(f"{source}: is clean already; give the raw recording")
-    if manifest.topic != topics.RAW:
-        raise BusError(f"{source}: holds {manifest.topic}, not a recording")
-    return manifest
-
-
-def _read(reader: LogReader, pipeline: Pipeline, sorter: Sorter[Exchange], first: int, captured: Account) -> None:
-    """`captured` becomes the account of who recorded it."""
-    # A recorder may go on writing as fast as this reads: what is there now is enough.
-    size = os.stat(reader.path).st_size
-    while reader.next_offset < size and (messages := reader.read(1)):
-        message = messages[0]
-        header: codec.Header | None = None
-        try:
-            header = codec.decode_header(message.data)
-            captured.add(header.increment)
-            if header.type is not RecordType.EXCHANGE:
-                continue
-            records = codec.decode(message.data, header).records
-        except codec.CodecError as error:
-            if error.reason == "future_version":
-                raise BusError(f"{reader.path}: at {message.offset}: {error.detail}: upgrade livefire") from None
-            pipeline.lose(header.count if header is not None else 0)
-            continue
-        for exchange in pipeline.sift(records):
-            sorter.add(exchange, first + message.offset)
-    if reader.corrupt_frames:
-        pipeline.account.note("damaged_frames", reader.corrupt_frames)
-
-
-def _write(
-    part: Path,
-    raw: Manifest,
-    source: Path,
-    pipeline: Pipeline,
-    sorter: Sorter[Exchange],
-    settings: CleanseSettings,
-    partitions: Sequence[str],
-) -> CleanseResult:
-    now_ns = time.time_ns()
-    manifest = msgspec.structs.replace(
-        raw,
-        topic=topics.CLEAN,
-        partition="0",
-        created_ns=now_ns,
-        writer=WRITER,
-        settings=msgspec.to_builtins(settings),
-        inputs=(source.name,),
-        sorted=True,
-        servers=tuple(sorted(pipeline.servers)),
-    )
-    routes, flows = pipeline.routes, pipeline.flows
-    last_offset_ns = 0
-    with LogWriter(part, manifest) as writer:
-        writer.write_records((routes,))
-        writer.write_records((flows,), increment=pipeline.account.take())
-        for batch, sources in _batches(pipeline, sorter, settings, partitions):
-            last_offset_ns = batch[-1].offset_ns
-            writer.write_records(
-                batch,
-                first_ns=pipeline.first_ns + batch[0].offset_ns,
-                last_ns=pipeline.first_ns + last_offset_ns,
-                sources=sources,
-                increment=pipeline.account.take(),
-            )
-        writer.end(reason="done", sorted=True)
-    ledger = pipeline.account.ledger(LEDGER)
-    return CleanseResult(
-        pipeline.account, routes, flows, ledger.emitted, pipeline.sessions.count, pipeline.first_ns, last_offset_ns
-    )
-
-
-def _batches(
-    pipeline: Pipeline, sorter: Sorter[Exchange], settings: CleanseSettings, partitions: Sequence[str]
-) -> Iterator[tuple[list[Stamped], tuple[SourceRange, ...]]]:
-    batch: list[Stamped] = []
-    size = 0
-    ranges: dict[int, tuple[int, int]] = {}  # by part: the least offset, the greatest
-
-    def sources() -> tuple[SourceRange, ...]:
-        return tuple(
-            SourceRange(topics.RAW, partitions[part], low, high + 1) for part, (low, high) in sorted(ranges.items())
-        )
-
-    for _, _, tag, exchange in sorter:
-        stamped = pipeline.stamp(exchange)
-        part, offset = tag >> _PART_BITS, tag & _OFFSET
-        low, high = ranges.get(part, (offset, offset))
-        ranges[part] = min(low, offset), max(high, offset)
-        batch.append(stamped)
-        size += len(stamped.request.head) + len(stamped.request.body) + len(stamped.baseline.body) + 400
-        if len(batch) >= settings.batch_records or size >= settings.batch_bytes:
-            yield batch, sources()
-            batch, size, ranges = [], 0, {}
-    if batch:
-        yield batch, sources()
 
 
 # ---------------------------------------------------------------------------- on Kafka
