@@ -16,6 +16,7 @@ from capture.segment import Fragment, Reader, Result, Segment, Step
 
 _U16, _U32 = struct.Struct(">H").unpack_from, struct.Struct(">I").unpack_from
 _JUMBO: Final = 0xC2
+_MAX_TAGS: Final = 64  # each makes what a connection is known by longer
 
 # -- links
 
@@ -103,13 +104,14 @@ def _frame_relay(data: bytes, at: int, limit: int, link: bytes) -> Result:
 
 
 def _tags(data: bytes, at: int, limit: int, link: bytes) -> Result:
-    while True:
+    for _ in range(_MAX_TAGS):
         high, low = data[at] & 0x0F, data[at + 1]
         if high or low:  # 0: a priority, no network of its own
             link += b"v" + bytes((high, low))
         if _ETHERTYPES.get(_U16(data, at + 2)[0]) is not _tags:
             return _ethertype(data, at + 2, limit, link)
         at += 4
+    return "depth"
 
 
 def _tag_of_four(data: bytes, at: int, limit: int, link: bytes) -> Result:
@@ -192,6 +194,8 @@ def _ipv4(data: bytes, at: int, limit: int, link: bytes) -> Result:
         return "malformed"
     protocol = data[at + 9]
     if flags & 0x3FFF:
+        if len(data) < body:
+            return "cut"
         piece = data[body : min(end, limit)]
         return Fragment(
             data[at + 4 : at + 6] + data[at + 9 : at + 10] + data[at + 12 : at + 20] + link,

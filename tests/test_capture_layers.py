@@ -14,9 +14,11 @@ from pcap_build import ACK, Conversation, ethernet, ipv4, ipv6, tcp
 from test_capture_pair import answer, get, shown
 
 from capture.assembler import Assembler
+from capture.bpf import Selection
 from capture.decode import MAX_DEPTH, decode, peers
 from capture.layers import LAYERS
-from capture.segment import Segment
+from capture.segment import Fragment, Segment
+from capture.selected import Selected
 from capture.settings import CaptureSettings
 
 SEGMENT = tcp(40000, 80, 7, 9, ACK, b"the same bytes")
@@ -95,6 +97,24 @@ def test_damage_anywhere_is_never_an_exception(
     assembler.packet(1, data, len(data), linktype)
     assembler.finish()
     assert assembler.account.balanced
+
+
+@pytest.mark.parametrize("selection", [Selection(hosts=("1.1.1.1",)), Selection(ports=(80,), not_hosts=("9.9.9.9",))])
+def test_a_piece_whose_header_is_cut_is_no_fragment(selection: Selection) -> None:
+    """A datagram that anybody may send to a port for VXLAN: it must not end the recorder."""
+    wants, whole = Selected(selection).wants, ipv4("1.1.1.1", "2.2.2.2", SEGMENT, fragment=0x2000)
+    for length in range(len(whole)):
+        frame = build.MACS + b"\x08\0" + whole[:length]
+        assert wants(1, frame)
+        if length < 20:
+            assert decode(1, frame) == "cut"
+    assert isinstance(decode(1, build.MACS + b"\x08\0" + whole), Fragment)
+
+
+def test_tags_without_end_are_a_drop_and_no_key_of_their_length() -> None:
+    inner = b"\x08\0" + PLAIN[4][1]
+    assert isinstance(decode(1, build.MACS + b"\x81\0\0\1" * 64 + inner), Segment)
+    assert decode(1, build.MACS + b"\x81\0\0\1" * 65 + inner) == "depth"
 
 
 def test_every_layer_of_the_table_is_wrapped_somewhere() -> None:
