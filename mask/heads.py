@@ -7,7 +7,7 @@ are remembered, within bounds. A head of which one line is new costs that line.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote, quote_plus, unquote_to_bytes
 
 from mask.settings import MaskSettings
@@ -135,17 +135,18 @@ class Heads:
         lines = block.split(b"\n")
         if b"\n " in block or b"\n\t" in block or block[:1] in (b" ", b"\t"):
             lines = self._unfolded(lines)
-        known = list(map(self._lines.get, lines))
+        known: list[Any] = list(map(self._lines.get, lines))
         if not all(known):
             for index, one in enumerate(known):
                 if one is None:
                     line = lines[index]
                     known[index] = self._remember(self._lines, line, self._line(line))
-        written, codes = zip(*known, strict=True)
-        masked = "".join(codes)
+        masked = "".join([one[1] for one in known])
         if not masked:
             return block, ()
-        return b"\n".join(written), tuple((what, masked.count(code)) for code, what in _CODES.items() if code in masked)
+        return b"\n".join([one[0] for one in known]), tuple(
+            (what, masked.count(code)) for code, what in _CODES.items() if code in masked
+        )
 
     def _unfolded(self, lines: list[bytes]) -> list[bytes]:
         """A folded line goes on with the value before it, and what it means hangs on that (RFC 9112 section 5.2)."""
@@ -196,11 +197,15 @@ class Heads:
         return b" ".join((method, masked, version)).rstrip() + line[len(bare) :], "target"
 
     def _line(self, line: bytes) -> tuple[bytes, str]:
+        name, colon, value = line.partition(b":")
+        low = name.strip().lower()
+        end_at = len(line) - 1 if line[-1:] == b"\r" else len(line)
+        if colon and low in self._allowed and not _CONTROL.search(line, 0, end_at):
+            return line, ""
         bare = line.rstrip(b"\r")
         if not bare.strip():
             return line, ""
         name, colon, value = bare.partition(b":")
-        low = name.strip().lower()
         value = value.strip()
         if not colon:
             return self._token_line(line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import random
 import re
 import time
 from pathlib import Path
@@ -442,3 +443,41 @@ def test_corners_in_which_nobody_looks() -> None:
 def test_basic_credentials_that_are_no_ascii_are_masked_whole() -> None:
     e = masked(post(b"Authorization: Basic caf\xc3\xa9\xff==\r\n", b""))
     assert b"caf" not in e.request.head
+
+
+def test_a_name_that_is_harmless_saves_no_line_that_is_no_field() -> None:
+    head = b"GET / HTTP/1.1\r\nHost: x\r\nDate\r\nserver\r\nAge: a\x01b\r\n\r\n"
+    new = Masker(KEY)._heads.head(head).split(b"\r\n")
+    assert new[1] == b"Host: x"
+    assert b"Date" not in new
+    assert b"server" not in new
+    assert b"a\x01b" not in b"".join(new)
+
+
+@given(st.integers(0, 1 << 40))
+@settings(max_examples=60, deadline=None)
+def test_what_is_remembered_changes_no_byte(seed: int) -> None:
+    """A masker that has seen much, and is told where the fields begin, writes what a new one writes."""
+    rng = random.Random(seed)
+    seen = Masker(KEY)
+    lines = [b"Host: x", b"X-A: secret-1", b"Cookie: sid=abc123; theme=dark", b"no field", b" folded", b"", b"Date: now",
+             b"Referer: http://x/?token=t1", b"X-B:", b"Authorization: Bearer abcdef", b"Age: \x01", b"Date"]  # fmt: skip
+    starts = [
+        b"GET /a?password=1 HTTP/1.1",
+        b"GET /orders HTTP/1.1",
+        b"HTTP/1.1 200 OK",
+        b"HTTP/1.1 200 very4odd",
+        b"?",
+    ]
+    counts: dict[str, int] = {}
+    for _ in range(30):
+        end = rng.choice([b"\r\n", b"\r\n", b"\n"])
+        block = end + b"".join(rng.choice(lines) + end for _ in range(rng.randrange(5))) + end
+        block = block[block.index(b"\n") :]
+        head = rng.choice(starts) + rng.choice([b"\r", b""]) + block
+        new = Masker(KEY)
+        expected = new._heads.head(head)
+        assert seen._heads.masked(head, rng.choice([block, b""]))[0] == expected
+        for what, count in new.counts.items():
+            counts[what] = counts.get(what, 0) + count
+    assert seen.counts == counts
