@@ -20,6 +20,7 @@ from capture.sample import described
 from capture.settings import RecordSettings
 from livefire.commands.masking import masker_for, masking_options
 from livefire.commands.show import show_account
+from livefire.connections import connections_line
 from livefire.disk import check_to, disk_of, disk_options, forecast, used_up
 from livefire.errors import UserError
 from livefire.limits import cost_line, limit_options, limits_of, stays_root
@@ -153,6 +154,8 @@ def command(
     if ended := used_up(settings, account):
         story.line(ended)
     story.line(cost_line(account, time.monotonic() - began))
+    if ended := connections_line(account):
+        story.line(ended)
     if masked := masked_line(account):
         story.line(masked)
     if not exchanges:

@@ -12,6 +12,7 @@ import click
 
 from capture.show import exchange_json
 from cleanse import learned as learned_file
+from livefire import connections
 from livefire.learned import learned
 from livefire.protocols import WHERE, is_told, other_protocols
 from livefire.recording import Recording, masked_line
@@ -100,10 +101,12 @@ def show_account(account: Account, as_json: bool) -> None:
             click.echo(f"  {name} dropped: {reason} {count:,}")
         for reason, count in sorted(ledger.intentional.items()):
             click.echo(f"  {name} left out as asked: {reason} {count:,}")
+    if ended := connections.connections_line(account):
+        click.echo(f"  {ended}")
     if masked := masked_line(account):
         click.echo(f"  {masked}")
     for name, count in sorted(account.notes.items()):
-        if not name.startswith("masked.") and not is_told(name):
+        if not name.startswith("masked.") and not is_told(name) and not connections.is_told(name):
             click.echo(f"  {name.replace('_', ' ')}: {count:,}")
     if others := other_protocols(account):
         click.echo(f"other protocols, not recorded; what to do for each: {WHERE}")
