@@ -23,6 +23,7 @@ from bus.ports import Bus, BusAway, BusError
 _POLL_S: Final = 0.1
 _REFRESH_S: Final = 0.5  # between looks at which windows of the first series have changed
 _ALL_S: Final = 2.0  # and of all series: the sliding ones are many
+_AGAIN_S: Final = 600.0  # between looks at a run that was left without an end: somebody may have settled it
 _LOOK_S: Final = 1.0  # between looks for new runs, and at a store or bus that is away
 
 
@@ -52,6 +53,7 @@ class Followed(msgspec.Struct):
     unreadable: int = 0
     open: tuple[str, ...] = ()  # runs and recordings that are followed now
     over: int = 0  # that were followed to their end
+    left: int = 0  # that have no end, and nobody writes any more
     away: str = ""  # why nothing gets on: the store or the bus is not there
     failed: tuple[str, ...] = ()  # what was given up, one line each
 
@@ -75,6 +77,7 @@ class StoreFollower:
         self.state = Followed(address)
         self._tails: dict[str, Tail] = {}
         self._past: set[str] = set()  # over, or given up
+        self._left: dict[str, float] = {}  # runs without an end -> when they were last looked at
         self._counted: dict[str, Counts] = {}
         self._ahead: Ahead | None = None
         self._has_ahead = True
@@ -121,7 +124,7 @@ class StoreFollower:
         now_s, self._away = self._now(), ""
         if now_s - self._looked_s >= _LOOK_S:
             self._looked_s = now_s
-            self._look()
+            self._look(now_s)
         refresh = now_s - self._refreshed_s >= _REFRESH_S
         if refresh:
             self._refreshed_s = now_s
@@ -140,11 +143,16 @@ class StoreFollower:
                     self._past.add(name)
                     self.state.over += 1
                     self._close(name)
+                    self._left.pop(name, None)
+                elif tail.left(now_s):
+                    tail.refresh()
+                    self._leave(name, now_s)
+        self.state.left = len(self._left)
         self.state.away = self._away
         self.state.open = tuple(self._tails)
         return moved
 
-    def _look(self) -> None:
+    def _look(self, now_s: float) -> None:
         """Open what is wanted and not yet open."""
         with self._told(""):
             self._make_ahead()
@@ -153,13 +161,21 @@ class StoreFollower:
         with self._told(""):
             names += self._new_runs() if self._wanted.runs is None else self._wanted.runs
         for name in names:
-            if name in self._tails or name in self._past:
+            if name in self._tails or name in self._past or now_s - self._left.get(name, float("-inf")) < _AGAIN_S:
                 continue
             with self._told(name):
                 if self._wanted.runs is None and name not in recordings and self._is_whole(name):
                     self._past.add(name)
                     continue
                 self._open(name, recordings.get(name))
+
+    def _leave(self, name: str, now_s: float) -> None:
+        """What it has is in the store, and not final. One that was asked for by name is waited for no longer."""
+        if self._wanted.runs is not None:
+            self._give_up(name, "has no end, and nobody writes it any more: what came is in the store")
+        else:
+            self._left[name] = now_s
+            self._close(name)
 
     def _make_ahead(self) -> None:
         if self._ahead is None and self._has_ahead:
@@ -210,6 +226,7 @@ class StoreFollower:
 
     def _close(self, name: str) -> None:
         tail = self._tails.pop(name, None)
+        self._counted.pop(name, None)
         if tail is not None:
             with contextlib.suppress(StoreError, BusError):
                 tail.close()

@@ -23,6 +23,7 @@ from wire.routes import RouteMatcher
 WHOLE: Final = str(1 << 40)  # the note `watermark_s` of what is final as a whole
 _QUIET_S: Final = 2.0  # a run whose partitions are all whole is over when none has come for so long
 _BESIDE_S: Final = 15.0  # how long production that a recorder still holds is waited for, once the run has ended
+_LEFT_S: Final = 600.0  # a run without an end that nobody writes any more is left when nothing has come for so long
 _BESIDE_LAG_S: Final = 5  # windows are final so much later when production goes into them, too
 
 
@@ -55,6 +56,7 @@ class Tail:
         self._beats: dict[str, Beat] = {}
         self._known: dict[str, str] = {}  # notes that are in the store
         self._quiet_since: float | None = None
+        self._still = (Counts(), float("inf"))  # what had been taken in, and since when nothing more has been
         if recording is None:
             self._aggregator = Aggregator(bus, store)
             self._others = [TopicReader(bus, topic) for topic in (topics.CONTROL, topics.BEATS, topics.EXEMPLARS)]
@@ -123,6 +125,21 @@ class Tail:
             self._quiet_since = now_s
         complete = not self._waiting and all(beside.complete for beside in self._beside)
         return now_s - self._quiet_since >= (_QUIET_S if complete else _BESIDE_S)
+
+    def left(self, now_s: float) -> bool:
+        """It has no end, nobody writes it, and nothing has come for a while: its workers were killed, and nobody has
+        settled their books. Not asked of recordings: a recorder goes on with one after days. Raises BusAway."""
+        was, since_s = self._still
+        if self.counts != was or now_s < since_s:
+            self._still = self.counts, now_s
+            return False
+        if self._recording is not None or self._aggregator.ended or now_s - since_s < _LEFT_S:
+            return False
+        held = (self._bus.held(topics.OUTCOMES, name) for name in self._bus.partitions(topics.OUTCOMES))
+        if any(held):
+            self._still = was, now_s  # asked again after as long
+            return False
+        return True
 
     def finish(self) -> None:
         """Nothing more will come: every window is final. Raises StoreAway, StoreError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -28,17 +29,23 @@ def open_scopes(address: str, security: KafkaSecurity | None = None) -> Scopes:
 
 
 class FileScopes:
-    """The folders of a folder."""
+    """The folders of a folder. Who asks once a second looks into each only until it has the topic: it is not lost."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._having: dict[str, set[tuple[str, int]]] = {}  # topic -> names and inodes of folders
 
     def of(self, topic: str) -> list[str]:
         if not self._root.is_dir():
             return []
-        return sorted(
-            folder.name for folder in self._root.iterdir() if folder.is_dir() and FileBus(folder).partitions(topic)
-        )
+        known, found = self._having.get(topic, set()), set()
+        with os.scandir(self._root) as entries:
+            for entry in entries:
+                one = entry.name, entry.inode()
+                if one in known or (entry.is_dir() and FileBus(entry.path).partitions(topic)):
+                    found.add(one)
+        self._having[topic] = found
+        return sorted(name for name, _ in found)
 
     def close(self) -> None:
         pass

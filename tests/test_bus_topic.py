@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,29 @@ def test_an_address_that_is_no_folder_is_not_taken_for_one() -> None:
     for way in (lambda: open_scopes("http://kafka:9092"), lambda: open_bus("http://kafka:9092", "monday")):
         with pytest.raises(BusError, match="http://kafka:9092: a bus is a folder or kafka://host:port"):
             way()
+
+
+def test_a_folder_is_looked_into_until_it_has_the_topic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who follows new runs asks once a second: it must not cost more with each run that is kept."""
+    looked: list[str] = []
+
+    class Looking(FileBus):
+        def partitions(self, topic: str) -> list[str]:
+            looked.append(self.root.name)
+            return super().partitions(topic)
+
+    monkeypatch.setattr("bus.scopes.FileBus", Looking)
+    scopes = open_scopes(str(tmp_path))
+    assert scopes.of("control") == []
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "control-file.lf").write_bytes(b"")  # no folder
+    writer(FileBus(tmp_path / "one"), "a").close()
+    assert scopes.of("control") == ["one"] and sorted(looked) == ["one", "three", "two"]
+    writer(FileBus(tmp_path / "two"), "a").close()
+    looked.clear()
+    assert scopes.of("control") == ["one", "two"] and sorted(looked) == ["three", "two"]
+    assert scopes.of("raw") == []
+    shutil.rmtree(tmp_path / "one")
+    looked.clear()
+    assert scopes.of("control") == ["two"] and looked == ["three"]

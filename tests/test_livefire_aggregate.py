@@ -183,6 +183,52 @@ def test_all_new_runs_are_found_and_whole_ones_are_left_alone(tmp_path):
     assert again.join(20)
 
 
+def test_a_run_whose_workers_were_killed_is_left_and_taken_up_again_when_it_is_settled(tmp_path):
+    run, clock, store = Run(tmp_path / "bus", new_run()), [0.0], f"{tmp_path}/"
+    run.write(0)
+
+    def follower(wanted: Wanted) -> StoreFollower:
+        return StoreFollower(
+            store, wanted, lambda scope: FileBus(tmp_path / "bus" / scope), lambda: [run.run_id], now=lambda: clock[0]
+        )
+
+    one = follower(Wanted(None))
+
+    def after(seconds: float) -> tuple[int, int, int]:
+        clock[0] += seconds
+        one.step()
+        return len(one.state.open), one.state.left, one.state.over
+
+    assert after(1) == (1, 0, 0) and one.state.outcomes == 40
+    assert after(2000) == after(2000) == (1, 0, 0)  # its workers live: they may be waiting for a step
+    for writer in (*run.writers, run.control, run.beats):
+        writer.close()  # as the system does it for a process that is killed
+    assert after(590) == (1, 0, 0) and after(20) == (0, 1, 0)
+    assert windows_of(store, run.run_id)[0].final is False
+    again = Run(tmp_path / "bus", run.run_id)  # somebody settles its books
+    again.write(9000)
+    again.end()
+    run.made += again.made
+    assert after(590) == (0, 1, 0) and one.state.outcomes == 40  # it is looked at once in ten minutes
+    assert after(20)[:2] == (1, 1) and after(3) == (0, 0, 1) and one.state.outcomes == 80
+    assert windows_of(store, run.run_id) == right(run)
+
+
+def test_a_run_that_was_asked_for_is_not_waited_for_when_nobody_writes_it(tmp_path):
+    run, clock = Run(tmp_path, new_run()), itertools.count(0, 400)
+    run.write(0)
+    for writer in run.writers:
+        writer.close()
+    store = str(tmp_path / "one.db")
+    one = StoreFollower(
+        store, Wanted((run.run_id,)), lambda scope: FileBus(tmp_path / scope), list, now=lambda: next(clock)
+    )
+    one.start()
+    assert one.join(40)
+    assert one.state.failed == (f"{run.run_id}: has no end, and nobody writes it any more: what came is in the store",)
+    assert sum(window.tally.offered for window in windows_of(store, run.run_id) if window.route == "*") == 40
+
+
 def test_what_a_store_refuses_is_given_up_in_one_line_and_others_go_on(tmp_path):
     first, second = Run(tmp_path, new_run()), Run(tmp_path, new_run())
     for run in (first, second):

@@ -147,6 +147,8 @@ def _of(state: Followed) -> str:
     if state.unreadable:
         counts += f", {state.unreadable:,} batches unreadable"
     counts += f", {len(state.open)} open, {state.over} over"
+    if state.left:
+        counts += f", {state.left} without an end"
     if state.failed:
         counts += f", {len(state.failed)} given up"
     return f"{state.store}: {counts}" + (f", waiting: {state.away}" if state.away else "")
