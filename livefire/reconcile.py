@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -105,23 +107,34 @@ def _target(head: bytes) -> bytes:
     return (path + b"?" + query if b"?" in target else path) if path else target
 
 
-def losses(path: Path) -> list[Loss]:
-    """From the growth of the account, batch by batch: when was what lost."""
+def losses(parts: Sequence[Path]) -> list[Loss]:
+    """From the growth of the account, batch by batch: when was what lost. `parts`: the recording's files, in order."""
+    return [loss for _, of_one in groupby(parts, _process_of) for loss in _losses(of_one)]
+
+
+def _process_of(part: Path) -> str:
+    """What the files of one recorder begin with."""
+    return part.name.partition(".")[0]
+
+
+def _losses(parts: Iterable[Path]) -> list[Loss]:
     found: list[Loss] = []
     open_: list[tuple[int, str, int]] = []
     before = 0
-    with LogReader(path) as reader:
+    for header in chain.from_iterable(map(_headers, parts)):
+        open_ += [(before, reason, count) for reason, count in _lost(header.increment)]
+        if header.last_ns:
+            found += [Loss(start, header.last_ns, reason, count) for start, reason, count in open_]
+            open_, before = [], max(before, header.first_ns)
+    return found + [Loss(start, 1 << 63, reason, count) for start, reason, count in open_]
+
+
+def _headers(part: Path) -> Iterator[codec.Header]:
+    with LogReader(part) as reader:
         while messages := reader.read():
             for message in messages:
-                try:
-                    header = codec.decode_header(message.data)
-                except codec.CodecError:
-                    continue
-                open_ += [(before, reason, count) for reason, count in _lost(header.increment)]
-                if header.last_ns:
-                    found += [Loss(start, header.last_ns, reason, count) for start, reason, count in open_]
-                    open_, before = [], max(before, header.first_ns)
-    return found + [Loss(start, 1 << 63, reason, count) for start, reason, count in open_]
+                with suppress(codec.CodecError):
+                    yield codec.decode_header(message.data)
 
 
 def _lost(grown: Increment) -> Iterator[tuple[str, int]]:
@@ -147,14 +160,15 @@ class Span(msgspec.Struct, frozen=True):
     not_hosts: frozenset[str] = frozenset()
 
 
-def span_of(manifest: Manifest, recorded: Sequence[Served], losses: Sequence[Loss]) -> Span:
-    """A live recording begins when its file does; an import with its first request."""
+def span_of(manifest: Manifest, recorded: Sequence[Served], *, in_full: bool) -> Span:
+    """A live recording begins when its file does; an import with its first request. `in_full`: it lasted as long as was
+    asked for."""
     first = min((served.start_ns for served in recorded), default=manifest.created_ns)
     last = max((served.last_ns for served in recorded), default=manifest.created_ns)
     settings: dict[str, Any] = manifest.settings
     if "for_ns" in settings:  # it is live
         first = min(first, manifest.created_ns)
-        last = max(last, manifest.created_ns + int(settings["for_ns"] or 0))
+        last = max(last, manifest.created_ns + (int(settings["for_ns"] or 0) if in_full else 0))
 
     def names(key: str) -> frozenset[str]:
         value = settings.get(key)

@@ -112,6 +112,39 @@ def test_other_status_no_answer_and_filters(tmp_path: Path) -> None:
     assert sorted(reasons(told["missing"])) == [("/w", "filtered"), ("/x", "other_status"), ("/y", "unanswered")]
 
 
+def test_a_folder_of_segments_is_compared_as_one(tmp_path: Path) -> None:
+    found = [exchange(n, AT + n * SECOND, f"/{n}") for n in range(6)]
+    (tmp_path / "ring").mkdir()
+    shed = (1, Increment({"messages": Ledger(seen=2, drops={"no_room": 2})}, {}))
+    write_raw(tmp_path / "ring" / "raw-0.000001.lf", found[:2])
+    write_raw(tmp_path / "ring" / "raw-0.000002.lf", found[3:], increments=[shed])  # /2 is not there
+    lines = [line(e.response_end_ns, e.request.head.split()[1].decode()) for e in found]
+    (tmp_path / "access.log").write_text("".join(lines))
+    arguments = ("reconcile", str(tmp_path / "ring"), "--access-log", str(tmp_path / "access.log"))
+    told = run(tmp_path, *arguments, "--json")
+    assert told.exit_code == 99, told.output
+    assert reasons(json.loads(told.stdout)["missing"]) == [("/2", "no_room")]
+    write_raw(tmp_path / "ring" / "raw-1.000001.lf", found[2:3])
+    assert run(tmp_path, *arguments).exit_code == 0
+
+
+@pytest.mark.parametrize(("reason", "told"), [("stopped", "after_recording"), ("done", "unknown")])
+def test_what_was_stopped_early_saw_nothing_of_the_rest_of_its_time(tmp_path: Path, reason: str, told: str) -> None:
+    found = [exchange(n, AT + n * SECOND, f"/{n}") for n in range(3)]
+    lines = [line(e.response_end_ns, e.request.head.split()[1].decode()) for e in found]
+    late = line(AT + 60 * SECOND, "/late")
+    asked = {"for_ns": 3600 * SECOND}
+    _, result = compared(tmp_path, found, [*lines, late], created_ns=AT, settings=asked, reason=reason)
+    assert reasons(result["missing"]) == [("/late", told)]
+
+
+def test_a_target_does_not_speak_to_the_terminal(tmp_path: Path) -> None:
+    compared(tmp_path, [exchange(1, AT)], [line(AT, "/\\x1b[31m\\x07")])
+    arguments = ("reconcile", str(tmp_path / "a.lf"), "--access-log", str(tmp_path / "access.log"))
+    shown = CliRunner().invoke(cli, ["--keys", str(tmp_path / "keys.yaml"), *arguments], color=True).output
+    assert "\x1b" not in shown and "\x07" not in shown and "/\\x1b[31m\\x07" in shown
+
+
 def test_targets_of_the_log_are_masked_before_they_are_compared(tmp_path: Path) -> None:
     source = tmp_path / "in.log"
     source.write_text(line(AT, "/a?password=hunter2") + line(AT, "/a?password=other99"))

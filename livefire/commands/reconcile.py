@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from bus.parts import parts_of
 from capture.entry import Entry
 from capture.importing import Choice, detect, entries_of
 from capture.lines import Input
@@ -107,8 +108,10 @@ def command(
     rejects: Counter[str] = Counter()
     for name in logs:
         _read(name, form, log_format or "", masker, logged, rejects)
-    lost = reconcile.losses(file)
-    span = reconcile.span_of(recording.manifest, recorded, lost)
+    lost = reconcile.losses(parts_of(file))
+    in_full = recording.end is not None and recording.end.reason == "done"
+    in_full = in_full and not recording.account.notes.get("disk_limit_reached")
+    span = reconcile.span_of(recording.manifest, recorded, in_full=in_full)
     result = reconcile.reconcile(logged, recorded, span, lost, duration_ns(tolerance))
     if as_json:
         click.echo(json.dumps(_object(result, rejects)))
@@ -200,9 +203,14 @@ def _told(result: reconcile.Result, rejects: Counter[str]) -> None:
     for found in result.differences[:_SHOWN]:
         method, target, status = found.served.key
         at = datetime.fromtimestamp(found.served.first_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        text = f"{method.decode('latin-1')} {target[:100].decode('utf-8', 'replace')} {status or '-'}"
+        text = f"{method.decode('latin-1')} {_shown(target[:100])} {status or '-'}"
         click.echo(f"{found.side}: {at} {text} ({found.served.name}): {found.reason}")
     if (more := len(result.differences) - _SHOWN) > 0:
         click.echo(f"... and {more:,} more; all of them: --json")
     if unread := sum(count for reason, count in rejects.items() if reason not in ("blank", "connect")):
         click.echo(f"{counted(unread, 'line')} of the log could not be read, and may be any of these", err=True)
+
+
+def _shown(target: bytes) -> str:
+    """What a client sent does not speak to the terminal."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in target.decode("utf-8", "replace"))
