@@ -7,10 +7,12 @@ stands in its manifest (`settings.carried`), for a recorder that goes on after a
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -22,7 +24,9 @@ from wire import codec, topics
 from wire.account import Increment, Ledger
 from wire.records import End, Manifest
 
+_T = TypeVar("_T")
 ROTATED: Final = "rotated"  # the reason in the end mark of a segment that another one follows
+_NUMBER: Final = re.compile(r"\d{6,12}")  # of a segment: what is called otherwise is somebody's copy
 _SHARE: Final = 10  # of a ring's time or room in one segment: what is kept varies by so much
 
 
@@ -123,12 +127,16 @@ class Segments:
 
     def _find(self) -> None:
         start = f"{self._process}."
-        found = sorted(name for name in self._bus.partitions(topics.RAW) if name.startswith(start))
+        every = [name for name in self._bus.partitions(topics.RAW) if name.startswith(start)]
+        found = sorted(
+            (name for name in every if _NUMBER.fullmatch(name, len(start))), key=lambda n: int(n[len(start) :])
+        )
         for name in found:
             path = self._bus.path(topics.RAW, name)
             with LogReader(path) as reader:
-                manifest, end, count, last_ns = reader.manifest, None, 0, 0
+                manifest, end, count, last_ns, empty = reader.manifest, None, 0, 0, True
                 while messages := reader.read():
+                    empty = False
                     for message in messages:
                         header = codec.decode_header(message.data)
                         last_ns = max(last_ns, header.last_ns)
@@ -137,9 +145,13 @@ class Segments:
                         elif header.type is codec.RecordType.END:
                             end = codec.decode(message.data, header).records[0]
             if manifest is None:
-                path.unlink()  # nothing whole was ever in it
+                self._number = int(name.removeprefix(start))
+                if empty and not reader.corrupt_bytes:
+                    path.unlink()  # nothing whole was ever in it; what is damaged stays
                 continue
             check_goes_on(self.path, manifest, self._manifest)
+            if self._kept and manifest.owner_id != self._manifest.owner_id:
+                raise BusError(f"{self.path}: holds files of two recordings; write to another folder")
             if end is not None and end.reason != ROTATED:
                 raise BusError(f"{self.path}: holds a recording that is whole already; write to another folder")
             stat = path.stat()
@@ -171,11 +183,11 @@ class Segments:
     def write(self, data: bytes) -> int:
         """Append one batch, to a new segment if it is time. Raises BusFull, BusError."""
         if self._log is not None and self._due(len(data)):
-            self._end(ROTATED)
+            self._with_room(lambda: self._end(ROTATED))
         header = codec.decode_header(data)
         for name, ledger in header.increment.ledgers.items():
             self._in_flight[name] = ledger.in_flight
-        log = self._log or self._next()
+        log = self._log or self._with_room(self._next)
         books = {
             name: msgspec.structs.replace(
                 header.increment.ledgers.get(name) or Ledger(), in_flight=count - self._carried.get(name, 0)
@@ -183,14 +195,7 @@ class Segments:
             for name, count in self._in_flight.items()
         }
         data = codec.with_increment(data, header, Increment(books, header.increment.notes))
-        while True:
-            try:
-                log.write(data)
-                break
-            except BusFull:
-                if not (self._rotation.keep_ns and self._kept):
-                    raise
-                self._remove(self._kept[0])  # the disk is full before the budget is
+        self._with_room(lambda: log.write(data))
         self._written += len(data)
         self._remove_old()
         return self._written
@@ -198,7 +203,8 @@ class Segments:
     def tick(self) -> None:
         """Called often, also when nothing comes: what is too old goes."""
         if self._log is not None and self._log.count and self._due(0):
-            self._end(ROTATED)
+            with contextlib.suppress(BusFull):  # it is tried again, as any batch is
+                self._with_room(lambda: self._end(ROTATED))
         self._remove_old()
 
     def end(self, end: End | None = None, *, reason: str = "done", sorted: bool = False) -> None:
@@ -220,10 +226,19 @@ class Segments:
             return True
         return bool(rotation.ns) and self._now_ns() - self._began_ns >= rotation.ns
 
+    def _with_room(self, write: Callable[[], _T]) -> _T:
+        """Of a ring the oldest go when the disk is full before the budget is. Raises BusFull when none is left."""
+        while True:
+            try:
+                return write()
+            except BusFull:
+                if not (self._rotation.keep_ns and self._kept):
+                    raise
+                self._remove(self._kept[0])
+
     def _next(self) -> LogWriter:
         self._remove_old()
-        self._number += 1
-        partition = f"{self._process}.{self._number:06d}"
+        partition = f"{self._process}.{self._number + 1:06d}"
         now_ns = self._now_ns()
         settings: dict[str, Any] = {**self._manifest.settings}
         for name, counts in (("carried", self._carried), ("removed", self._removed)):
@@ -234,6 +249,7 @@ class Segments:
         )  # fmt: skip
         self._began_ns = now_ns
         self._log = self._bus.writer(topics.RAW, partition, manifest)
+        self._number += 1
         return self._log
 
     def _end(self, reason: str) -> None:

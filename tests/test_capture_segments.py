@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pcap_build import Conversation
 
-from bus.logfile import LogReader, account_of
+from bus.logfile import LogReader, LogWriter, account_of
 from bus.parts import parts_of
 from bus.ports import BusError, BusFull
 from capture.assembler import Assembler
@@ -201,6 +202,76 @@ def test_a_full_disk_costs_a_ring_its_oldest(tmp_path: Path, monkeypatch: pytest
     monkeypatch.undo()
     recorder.end()
     assert names(folder)[-1] == "last" and names(folder)[0] != "e00"
+
+
+@pytest.mark.parametrize("keep_ns", [0, 1000 * SECOND])
+def test_a_disk_that_is_full_when_a_segment_ends_or_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_ns: int
+) -> None:
+    folder, clock = tmp_path / "r", Clock()
+    recorder = Recorder(folder, clock, Rotation(ns=10 * SECOND, keep_ns=keep_ns))
+    for number in range(35):
+        clock.now_ns += SECOND
+        recorder.exchange(f"e{number:02d}")
+    from bus.logwriter import LogWriter
+
+    real, room = LogWriter._append, [sum(part.stat().st_size for part in parts_of(folder)) + 10]
+
+    def append(self: LogWriter, data: bytes, offset: int) -> None:
+        if sum(part.stat().st_size for part in parts_of_or_none(folder)) + len(data) > room[0]:
+            raise BusFull("no room")
+        real(self, data, offset)
+
+    monkeypatch.setattr(LogWriter, "_append", append)
+    clock.now_ns += 20 * SECOND
+    recorder.segments.tick()  # its end mark has no room; the recorder goes on
+    had = parts_of(folder)
+    if keep_ns:
+        recorder.exchange("last")
+        assert names(folder)[0] != "e00", "the oldest made room for it"
+    else:
+        room[0] += 80  # for the end mark alone
+        for _ in range(3):
+            with pytest.raises(BusFull):
+                recorder.exchange("last")
+        assert len(set(parts_of(folder)) - set(had)) <= 1, "not a file for each time that it is tried"
+    monkeypatch.undo()
+    recorder.exchange("more")
+    recorder.end()
+    assert names(folder)[-2:] == ["last", "more"] or (not keep_ns and names(folder)[-1] == "more")
+    assert Recording(folder).account.balanced
+
+
+def test_what_is_not_a_segment_of_this_recording_is_left_as_it_is(tmp_path: Path) -> None:
+    folder, clock = tmp_path / "r", Clock()
+    rotation = Rotation(bytes=1500, keep_ns=50 * SECOND)
+    recorder = Recorder(folder, clock, rotation)
+    for number in range(6):
+        recorder.exchange(f"e{number}")
+    recorder.kill()
+    first, *_, last = parts_of(folder)
+    assert first != last
+    copy, damaged = folder / "raw-0.000001.copy.lf", folder / "raw-0.000000.lf"
+    copy.write_bytes(first.read_bytes())
+    data = bytearray(first.read_bytes())
+    data[60] ^= 1  # in its manifest: what is behind that can be read still
+    damaged.write_bytes(data)
+    for part in parts_of(folder):
+        os.utime(part, ns=(clock(), clock()))
+    (folder / "raw-0.000099.lf").touch()  # a recorder that was killed just then
+    again = Recorder(folder, clock, rotation)
+    assert not (folder / "raw-0.000099.lf").exists()
+    again.exchange("after")
+    clock.now_ns += 500 * SECOND
+    again.segments.tick()
+    again.kill()
+    assert copy.exists() and damaged.exists() and not first.exists()
+    copy.unlink(), damaged.unlink()
+    for number, owner in enumerate(("one", "two"), 200):
+        of_it = LogWriter(folder / f"raw-0.{number:06d}.lf", manifest(owner))
+        of_it.end(reason="rotated")
+    with pytest.raises(BusError, match="holds files of two recordings"):
+        Recorder(folder, clock, rotation)
 
 
 @given(st.lists(st.sampled_from(["answered", "open", "kill", "tick", "wait"]), max_size=40), st.integers(0, 3))
