@@ -6,8 +6,10 @@ so that it is theirs, and can be gone on with by them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -39,14 +41,17 @@ def user_of(name: str) -> User | None:
     return User(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
-def give(path: Path, user: User) -> None:
-    """A file, or a folder and what is in it, to that user. What is not there is passed over."""
-    below = path.rglob("*") if path.is_dir() and not path.is_symlink() else ()
-    for each in (path, *below):
-        try:
+def give(path: Path, user: User, ours: Sequence[str] = ()) -> None:
+    """A file, or a folder and the files in it whose names match `ours`, to that user. The folder stays whose it is when
+    it holds anything else: it may be everybody's. What is not there is passed over."""
+    given = [path]
+    if path.is_dir() and not path.is_symlink():
+        inside = list(path.iterdir())
+        given = [each for each in inside if any(each.match(name) for name in ours)]
+        given += [path] if len(given) == len(inside) else []
+    for each in given:
+        with contextlib.suppress(FileNotFoundError):
             os.chown(each, user.uid, user.gid, follow_symlinks=False)
-        except FileNotFoundError:
-            pass
 
 
 def become(user: User, writes: Path | None = None) -> None:

@@ -32,6 +32,7 @@ from capture.segments import Rotation, Segments, check_goes_on, used_bytes
 from capture.settings import BUS_BODY_BYTES, CaptureSettings, RecordSettings
 from capture.shed import Shedder
 from capture.source import Source
+from capture.steps import Steps
 from capture.watch import LOOK_NS, KillFile, Links
 from capture.writer import QueuedWriter
 from livefire_shadow.marker import HEADER
@@ -45,6 +46,7 @@ FLUSH_NS: Final = 250_000_000
 _WAIT_S: Final = 0.05  # how long the loop waits for traffic before it looks at the time
 _EXPIRE_NS: Final = 100_000_000
 _TICK_NS: Final = 1_000_000_000
+OURS: Final = (f"{topics.RAW}-*.lf", f"{topics.RAW}-*.mark")  # in the folder of a recording, or of a spool
 _MARKER: Final = b"\n" + HEADER.lower().encode() + b":"
 
 
@@ -118,7 +120,7 @@ def record(
             folder, most = Path(settings.spool).expanduser() / settings.recording, settings.spool_max_bytes
             log = Dealer(bus, manifest, host, folder, most, monotonic_ns=monotonic_ns, skew_ns=skew_ns)
         if user is not None:
-            give(Path(settings.to) if bus is None else folder, user)
+            give(Path(settings.to) if bus is None else folder, user, OURS)
             if settings.socket:
                 give(Path(settings.socket), user)
             become(user, folder if bus is not None or settings.segmented else None)
@@ -231,6 +233,7 @@ class _Loop:
         self._deaf = Deaf(assembler)
         self._links = Links(source.inputs)
         self._kill_file = kill_file
+        self._steps, self._stepped = Steps(monotonic_ns=monotonic_ns), (0, 0)
         self._clock: Clock | None = None
         sheds = self._shedder.sheds if isinstance(log, Dealer) or settings.bounded else None
         assembler.sheds = sampled(settings.sample.share, sheds)
@@ -263,6 +266,7 @@ class _Loop:
                 next_look = now + LOOK_NS
                 self._governor.look(now)
                 self._links.look(now, assembler.note)
+                self._tell_steps()
                 if self._kill_file.there():
                     assembler.account.note("stopped.kill_file")
                     reason = "stopped"
@@ -287,6 +291,15 @@ class _Loop:
         if progress is not None:
             progress(self._progress(self._monotonic_ns()))
         return assembler.account
+
+    def _tell_steps(self) -> None:
+        """That the wall clock was set, and by how much: times go on as if it had not been."""
+        steps, (count, ns) = self._steps, self._stepped
+        steps.look()
+        if steps.count != count:
+            self._assembler.note("clock_steps", steps.count - count)
+            self._assembler.note("clock_step_ns", steps.ns - ns)
+            self._stepped = steps.count, steps.ns
 
     def _disk_is_used_up(self) -> bool:
         """A ring makes room by itself. What waits is counted as it is, though it is going to be compressed."""

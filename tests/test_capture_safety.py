@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -34,11 +36,12 @@ from bus.logfile import LogReader, LogWriter, account_of
 from bus.ports import BusError
 from capture.assembler import Assembler
 from capture.message import REQUEST, Message, frame, message_of
-from capture.privileges import user_of
-from capture.record import record
+from capture.privileges import give, user_of
+from capture.record import OURS, record
 from capture.sample import NOT_SAMPLED, SessionSample, described, filter_of, path_pattern, sampled
 from capture.settings import CaptureSettings, RecordSettings, SampleSettings
 from capture.shed import Shedder
+from capture.source_socket import SocketSource
 from capture.watch import KillFile, Links, is_up
 from cleanse.app import cleanse as cleanse_file
 from cleanse.settings import CleanseSettings
@@ -49,6 +52,7 @@ from wire.account import Account, Ledger, kept_share
 from wire.config import ConfigError
 from wire.records import Manifest
 
+ROOT = Path(__file__).resolve().parent.parent
 __all__ = ["server"]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
@@ -281,6 +285,41 @@ def test_it_goes_on_as_nobody_when_its_sockets_are_open(kind: str, server: Count
     assert account["balanced"] and account == account_of(file).as_json()
     assert (file.stat().st_uid, file.stat().st_gid) == (nobody.pw_uid, nobody.pw_gid)
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+@as_root
+def test_of_a_folder_only_what_is_ours_is_given_away(tmp_path: Path) -> None:
+    nobody = user_of("nobody")
+    assert nobody is not None
+    for name in ("raw-0.000001.lf", "raw-web-1.mark"):
+        (tmp_path / name).touch()
+    (tmp_path / "raw-1.000001.lf").symlink_to("/etc/hostname")
+    give(tmp_path, nobody, OURS)
+    assert {path.lstat().st_uid for path in (tmp_path, *tmp_path.iterdir())} == {nobody.uid}
+    os.chown(tmp_path, 0, 0)
+    others = [tmp_path / "secrets.txt", tmp_path / "below" / "raw-0.000001.lf"]
+    others[1].parent.mkdir()
+    for path in others:
+        path.touch()
+    give(tmp_path, nobody, OURS)
+    kept = [path for path in (tmp_path, *tmp_path.rglob("*")) if path.lstat().st_uid == 0]
+    assert sorted(kept) == sorted([tmp_path, others[1].parent, *others])
+    assert os.stat("/etc/hostname").st_uid == 0
+
+
+@as_root
+def test_a_socket_in_a_folder_of_root_ends_without_an_error(bus_folder: Path) -> None:
+    bus_folder.chmod(0o755)  # as /run
+    path = bus_folder / "tap"
+    code = (
+        "from capture.privileges import become, user_of; from capture.source_socket import SocketSource\n"
+        f"source = SocketSource({str(path)!r}, 0, monotonic_ns=lambda: 0)\n"
+        "become(user_of('nobody')); source.close()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
+    assert path.is_socket()
+    SocketSource(str(path), 0, monotonic_ns=lambda: 0).close()  # the next one takes it over
+    assert not path.exists()
 
 
 def test_users_that_cannot_be_become() -> None:
