@@ -77,16 +77,7 @@ def test_what_one_stage_passed_on_the_next_one_saw(fleet: Ran) -> None:
 
 
 def test_every_shot_is_in_the_storefronts_own_log(fleet: Ran) -> None:
-    served = Counter(
-        (line["method"], line["status"])
-        for line in lines(fleet.folder / "storefront.log")
-        if line["marked"] and not line["target"].startswith("/.livefire")
-    )
-    outcomes = fleet.livefire("outcomes", "--json")
-    answered = Counter((o["route"].split(" ")[0], o["status"]) for o in outcomes if o["status"])
-    abandoned = sum(1 for o in outcomes if o["sent_ns"] and not o["status"])
-    assert sum((answered - served).values()) == 0
-    assert sum((served - answered).values()) <= abandoned
+    assert fleet.shots_beside_the_log() == (0, 0)
 
 
 def test_stress_writes_are_in_the_shadow_alone_and_no_third_party_was_reached(fleet: Ran) -> None:
