@@ -24,7 +24,7 @@ from capture.output import Output
 from capture.record import Progress
 from capture.record import record as record_live
 from capture.settings import CaptureSettings, RecordSettings
-from capture.source_pcap import PcapSource, digest_of, in_time_order
+from capture.source_pcap import PcapSource, digest_of, read_into
 from wire import topics
 from wire.account import Account
 from wire.ids import recording_id_of, ulid
@@ -106,8 +106,11 @@ def import_goreplay(
     _make_room(to, recording_id)
     output = Output.open(to, recording_id, chosen, created_ns=now_ns, inputs=(address,), masked=masker is not None)
     values = (message.value for message in itertools.chain(first, messages))
+    count = 0
     with _ending(output, assembler):
-        import_gor(values, assembler, output, goreplay_kafka.feed, progress)
+        count = import_gor(values, assembler, output, goreplay_kafka.feed, progress)
+    if progress is not None:
+        progress(count, output.written_exchanges)
     return assembler.account
 
 
@@ -139,11 +142,14 @@ def import_tool(
     _make_room(Path(to), recording_id)
     inputs = tuple(Path(str(path)).name if str(path) != "-" else "stdin" for path in paths)
     output = Output.open(Path(to), recording_id, chosen, created_ns=now_ns, inputs=inputs, masked=masker is not None)
+    count = 0
     with _ending(output, target):
         if isinstance(target, Assembler):
-            import_gor(gor_values(paths, target.account, say), target, output, goreplay.feed, progress)
+            count = import_gor(gor_values(paths, target.account, say), target, output, goreplay.feed, progress)
         else:
-            import_entries(paths, choice, target, output, say, progress)
+            count = import_entries(paths, choice, target, output, say, progress)
+    if progress is not None:  # only the end mark writes what was pending
+        progress(count, output.written_exchanges)
     return target.account
 
 
@@ -241,16 +247,10 @@ def _feed(
     output: Output,
     progress: Callable[[int, int], None] | None,
 ) -> int:
-    packet, pump = assembler.packet, output.pump
     count = 0
-    for frame in in_time_order(sources):
-        if frame is None:
-            pump(assembler, time.monotonic_ns())
-            continue
-        packet(*frame)
-        count += 1
-        if not count % _PUMP_EVERY:
-            pump(assembler, time.monotonic_ns())
-            if progress is not None:
-                progress(count, output.written_exchanges)
+    for read in read_into(sources, assembler, _PUMP_EVERY):
+        output.pump(assembler, time.monotonic_ns())
+        count += read
+        if progress is not None and read:
+            progress(count, output.written_exchanges)
     return count

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 from capture.channel import Channel
-from capture.connection import REACH, Connection
+from capture.connection import Connection
 from capture.crowd import Crowd
 from capture.decode import decode
 from capture.ends import OPEN, RECORDED
 from capture.exchange import ExchangeMaker
 from capture.flows import Flows
 from capture.fragments import Fragments
-from capture.frames import PacketClock
+from capture.frames import Buffer, PacketClock
 from capture.lane import Lane
 from capture.ledgers import Ledgers
 from capture.other import Others
@@ -28,7 +28,6 @@ from capture.sample import Filter
 from capture.segment import Fragment, Segment
 from capture.session import SessionFinder
 from capture.settings import CaptureSettings
-from capture.side import Side
 from wire.account import Account
 from wire.records import Exchange
 
@@ -37,8 +36,8 @@ _MOVED_NS = 1_000_000_000  # copies of a packet follow it sooner
 _MANY_WAITS = 4096
 _TCP = struct.Struct(">IIBB").unpack_from
 #: Of Ethernet, IPv4 without options, TCP: EtherType, version and length of the header, length, fragment, protocol,
-#: addresses and ports, sequence, acknowledgement, offset of the data, flags.
-_FRAME = struct.Struct(">12xHBxH2xHxB2x12sIIBB").unpack_from
+#: addresses and ports.
+_FRAME = struct.Struct(">12xHBxH2xHxB2x12s").unpack_from
 _SYN = 2
 
 
@@ -47,7 +46,7 @@ class Masker(Protocol):
 
     counts: dict[str, int]  # what was masked, by kind, so far
 
-    def exchange(self, exchange: Exchange) -> Exchange: ...
+    def exchange(self, e: Exchange, asked: bytes = b"", answered: bytes = b"") -> Exchange: ...
 
 
 class Assembler:
@@ -82,10 +81,11 @@ class Assembler:
         self._open = self._crowd.open
         self._fragments = Fragments()
         self._clock = PacketClock()
-        self._next_sweep = 0
+        self.next_sweep_ns = 0
         self.kept = 0  # body bytes in memory
-        self._lane = Lane(self, self._messages, settings)
-        self._general = general
+        self._lane = Lane(self, self._sides, self._clock, self._ledgers, settings)
+        #: Frames where they stand, in the short way; False: not read, see `frames.Sink`.
+        self.frame: Callable[[int, Buffer, int, int, int, str], bool] = _not_read if general else self._lane.frame
         self.ready = Ready(self._ledgers)  # complete, and not yet taken
         #: Asked of a request: why its exchange is not wanted (a reason of `INTENTIONAL`), "" to keep it.
         self.leave_out: Filter | None = None
@@ -160,30 +160,19 @@ class Assembler:
         self._ledgers.drop_packet("kernel", count)
 
     def packet(self, ts_ns: int, data: bytes, wire_len: int, linktype: int = 1, interface: str = "") -> None:
-        self._packets.seen += 1
-        if ts_ns > self._clock.now_ns:
-            self._clock.now_ns = ts_ns
-            if ts_ns >= self._next_sweep:
-                self.expire(ts_ns)
         if linktype == 1 and len(data) >= 54:
-            ethertype, version, length, fragment, protocol, key, sequence, ack, header, flags = _FRAME(data)
+            if self.frame(ts_ns, data, 0, len(data), wire_len, interface):
+                return
+            self._packets.seen += 1
+            self._pass(ts_ns)
+            ethertype, version, length, fragment, protocol, key = _FRAME(data)
             if ethertype == 0x0800 and version == 0x45 and protocol == 6 and not fragment & 0x3FFF:
                 end = 14 + length if length else wire_len
-                # Nearly all packets are ACKs, with or without data, of known connections, next in their direction.
-                if flags & 0x17 == 0x10 and not self._general:
-                    side = self._sides.get(key)
-                    at = 34 + (header >> 4) * 4
-                    if (
-                        side is not None
-                        and side.interface == interface
-                        and 54 <= at <= end <= wire_len
-                        and end <= len(data)
-                        and not side.connection.closed
-                        and self._next(side, sequence, ack, data, at, end, ts_ns)
-                    ):
-                        return
                 self._segment(key, None, data, 34, end, wire_len, ts_ns, interface, 4)
                 return
+        else:
+            self._packets.seen += 1
+            self._pass(ts_ns)
         found = decode(linktype, data, b"", wire_len)
         frames = 1
         while isinstance(found, Fragment):  # of a packet in a packet that was fragmented itself, maybe
@@ -201,44 +190,6 @@ class Assembler:
         if found.nested and found.end > wire_len:
             wire_len = found.end  # what it was before it was wrapped and cut
         self._segment(found.key, found, found.data, found.tcp_at, found.end, wire_len, ts_ns, interface, found.version)
-
-    def _next(self, side: Side, sequence: int, ack: int, data: bytes, at: int, end: int, ts_ns: int) -> bool:
-        """`Connection.segment` for what is next in its direction, with nothing held or waiting; False: not taken."""
-        stream, other = side.stream, side.other
-        theirs = other.stream
-        offset = stream.next
-        if (
-            stream.end >= 0
-            or stream.waiting
-            or side.held
-            or other.held
-            or not theirs.started
-            or not stream.started
-            or (sequence - stream.origin - offset) & 0xFFFFFFFF
-        ):
-            return False
-        connection = side.connection
-        self._packets.emitted += 1
-        connection.last_ns = ts_ns
-        side.seen = True
-        expected = theirs.next
-        ahead = ((ack - theirs.origin - expected + 0x80000000) & 0xFFFFFFFF) - 0x80000000
-        received = expected + ahead
-        if received > theirs.acked and (ahead < REACH or received - theirs.acked < REACH):
-            theirs.acked = received
-            if ahead > 1 and other.seen:
-                self.holes(connection)
-        size = end - at
-        if not size:
-            return True
-        self._bytes.seen += size
-        payload = data[at:end]
-        stream.take(payload, size)
-        if ahead > 0:
-            connection.deliver(side, [(offset, payload, size, ts_ns, received)])
-        elif not self._lane.take(side, offset, payload, ts_ns, received):
-            side.reader.feed(offset, payload, ts_ns, received)
-        return True
 
     def _segment(
         self,
@@ -316,9 +267,15 @@ class Assembler:
 
     # -- time
 
+    def _pass(self, now_ns: int) -> None:
+        if now_ns > self._clock.now_ns:
+            self._clock.now_ns = now_ns
+            if now_ns >= self.next_sweep_ns:
+                self.expire(now_ns)
+
     def expire(self, now_ns: int) -> None:
         """Give up on holes, idle connections and fragments that are too old."""
-        self._next_sweep = now_ns + _SWEEP_NS
+        self.next_sweep_ns = now_ns + _SWEEP_NS
         self._crowd.sweep(now_ns)
         self._fragments.expire(now_ns)
         self._count_fragments()
@@ -395,5 +352,13 @@ class Assembler:
         connection.became = RECORDED
         exchange = self._maker.exchange(connection, pair)
         if self._masker is not None:
-            exchange = self._masker.exchange(exchange)
+            exchange = self._masker.exchange(
+                exchange,
+                request.block if request is not None else b"",
+                response.block if response is not None else b"",
+            )
         self.ready.add(exchange, count, wire_bytes)
+
+
+def _not_read(ts_ns: int, buffer: Buffer, at: int, caught: int, wire_len: int, interface: str) -> bool:
+    return False

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from typing import Protocol, TypeAlias
 
 #: ts_ns, captured bytes from the link header on, length on the wire, link type (LINKTYPE_*), interface.
 #: A plain tuple: an object a packet would cost more than decoding it.
 Frame: TypeAlias = tuple[int, bytes, int, int, str]
+Buffer: TypeAlias = bytes | mmap.mmap  # that holds frames; a slice of it is bytes
+
+
+class Sink(Protocol):
+    """Who reads frames."""
+
+    def frame(self, ts_ns: int, buffer: Buffer, at: int, caught: int, wire_len: int, interface: str) -> bool:
+        """An Ethernet frame of at least 54 bytes, where it stands. False: it was not read; give it to `packet`."""
+
+    def packet(self, ts_ns: int, data: bytes, wire_len: int, linktype: int = 1, interface: str = "") -> None:
+        """Any frame."""
 
 
 class Source(Protocol):

@@ -11,15 +11,17 @@ What a block of header fields means is remembered, within bounds: clients and se
 from __future__ import annotations
 
 import re
+import struct
 from typing import Final, Protocol
 
 from capture.connection import Connection
+from capture.frames import Buffer, PacketClock
 from capture.http1 import BOUNDARY, IN_LENGTH
+from capture.ledgers import Ledgers
 from capture.message import LENGTH, NONE, REQUEST, RESPONSE, STRICT, Kind, Message, is_strict
 from capture.pair import Pair
 from capture.settings import CaptureSettings
 from capture.side import Side
-from wire.account import Ledger
 
 MAX_CACHED: Final = 512
 _REST: Final = 8 * MAX_CACHED  # heads for which nothing is looked up, after a time in which that was of no use
@@ -32,32 +34,105 @@ _REQUEST_LINE: Final = re.compile(
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([2-5]\d\d)(?: [ -~]*)?\r\n")
 _BODILESS: Final = (204, 304)
 
-#: (length that is announced, -1 where none is; the block in lower case, from the newline before it); None: not plain
-_Facts = tuple[int, bytes] | None
-_UNSEEN: Final = (-2, b"")
+#: Of Ethernet, IPv4 without options, TCP: EtherType and the two bytes after it, length, fragment to protocol, addresses
+#: and ports, sequence, acknowledgement, offset of the data and flags.
+_FRAME: Final = struct.Struct(">12xIH2xI2x12sIIH").unpack_from
+
+#: (length that is announced, -1 where none is; the block in lower case, from the newline before it; and as it is).
+#: None: not plain.
+_Facts = tuple[int, bytes, bytes] | None
+_UNSEEN: Final = (-2, b"", b"")
 
 
 class Host(Protocol):
     """Who owns the connections."""
 
     kept: int  # body bytes in memory
+    next_sweep_ns: int
 
     def pair(self, connection: Connection, pair: Pair) -> None: ...
 
+    def expire(self, now_ns: int) -> None: ...
+
 
 class Lane:
-    __slots__ = ("_host", "_max_body", "_max_head", "_max_total", "_messages", "_requests", "_responses")
+    __slots__ = (
+        "_bytes", "_clock", "_host", "_max_body", "_max_head", "_max_total", "_messages", "_packets", "_requests",
+        "_responses", "_sides",
+    )  # fmt: skip
 
-    def __init__(self, host: Host, messages: Ledger, settings: CaptureSettings) -> None:
+    def __init__(
+        self, host: Host, sides: dict[bytes, Side], clock: PacketClock, ledgers: Ledgers, settings: CaptureSettings
+    ) -> None:
         self._host = host
-        self._messages = messages
+        self._sides = sides
+        self._clock = clock
+        self._packets = ledgers.packets
+        self._bytes = ledgers.bytes
+        self._messages = ledgers.messages
         self._max_head = settings.max_head_bytes
         self._max_body = settings.max_body_bytes
         self._max_total = settings.max_total_bytes
         self._requests = _Known()
         self._responses = _Known()
 
-    def take(self, side: Side, offset: int, data: bytes, ts_ns: int, ack: int) -> bool:
+    def frame(self, ts_ns: int, buffer: Buffer, at: int, caught: int, wire_len: int, interface: str) -> bool:
+        """Read an Ethernet frame of at least 54 bytes that stands in `buffer`, if it is of the common kind: plain IPv4,
+        a known connection, next in its direction with nothing held or waiting. False: nothing is changed.
+        """
+        clock = self._clock
+        if ts_ns > clock.now_ns:
+            clock.now_ns = ts_ns
+            if ts_ns >= self._host.next_sweep_ns:
+                self._host.expire(ts_ns)
+        kind, length, part, key, sequence, ack, tail = _FRAME(buffer, at)
+        # Nearly all packets are ACKs, with or without data.
+        if kind & 0xFFFFFF00 != 0x08004500 or part & 0x3FFF00FF != 6 or tail & 0x17 != 0x10:
+            return False
+        side = self._sides.get(key)
+        if side is None or side.interface != interface:
+            return False
+        begin = 34 + (tail >> 12) * 4
+        end = 14 + length if length else wire_len
+        if not 54 <= begin <= end <= wire_len or end > caught:
+            return False
+        stream, other = side.stream, side.other
+        theirs = other.stream
+        offset = stream.next
+        if (
+            (sequence - stream.origin - offset) & 0xFFFFFFFF
+            or stream.end >= 0
+            or stream.waiting
+            or side.held
+            or other.held
+            or not theirs.started
+            or not stream.started
+            or side.connection.closed
+        ):
+            return False
+        received = theirs.next
+        behind = (theirs.origin + received - ack) & 0xFFFFFFFF
+        if behind:
+            if behind >= 0x80000000:
+                return False  # what it acknowledges was not seen
+            received -= behind
+        if received > theirs.acked:
+            theirs.acked = received
+        self._packets.seen += 1
+        self._packets.emitted += 1
+        side.connection.last_ns = ts_ns
+        side.seen = True
+        size = end - begin
+        if not size:
+            return True
+        self._bytes.seen += size
+        data = buffer[at + begin : at + end]
+        stream.take(data, size)
+        if not self.take(side, offset, data, size, ts_ns, received):
+            side.reader.feed(offset, data, ts_ns, received)
+        return True
+
+    def take(self, side: Side, offset: int, data: bytes, size: int, ts_ns: int, ack: int) -> bool:
         """Read a segment that is next in its direction, if it is of the common kind; False: nothing is changed."""
         reader = side.reader
         pairer = side.connection.pairer
@@ -65,7 +140,6 @@ class Lane:
             return False
         waiting = pairer.open
         message = reader.message
-        size = len(data)
         if message is not None:
             left = reader.left
             if reader.state != IN_LENGTH or size > left or len(waiting) != 1:
@@ -136,17 +210,17 @@ class Lane:
                 end = data.find(_END, at - 1) + 4
                 if end < 4:
                     return False
-                block = data[at:end]
-                facts = known.facts.get(block, _UNSEEN)
+                fields = data[at:end]
+                facts = known.facts.get(fields, _UNSEEN)
                 if facts is _UNSEEN:
-                    facts = known.learn(block, _facts_of(kind, data[:end], block))
+                    facts = known.learn(fields, _facts_of(kind, data[:end], fields))
             if facts is None or end > self._max_head:
                 return False
             known.used += 1
             rest = size - end
             if rest and (rest > self._max_body or self._host.kept + rest > self._max_total):
                 return False
-            length, low = facts
+            length, low, block = facts
             framing = LENGTH
             if answers:
                 assert request is not None
@@ -174,7 +248,7 @@ class Lane:
                 head = data
             message = Message(
                 kind, head, offset, ts_ns, ack, STRICT, offset + (size if whole else end), ts_ns, size,
-                b"" if answers else line.group(1), status, low, framing, rest, rest, whole,
+                b"" if answers else line.group(1), status, low, block, framing, rest, rest, whole,
             )  # fmt: skip
             if rest:
                 message.parts.append(data[end:])
@@ -244,8 +318,8 @@ def _facts_of(kind: Kind, head: bytes, block: bytes) -> _Facts:
         return None
     at = low.find(b"\ncontent-length:")
     if at < 0:
-        return (-1, low) if low.find(b"\ncontent-length") < 0 else None
+        return (-1, low, block) if low.find(b"\ncontent-length") < 0 else None
     value = low[at + 16 : low.find(b"\r", at)].strip(b" \t")
     if not value.isdigit() or len(value) > 18 or low.find(b"\ncontent-length", at + 16) >= 0:
         return None
-    return int(value), low
+    return int(value), low, block

@@ -53,7 +53,7 @@ LENIENT: Final = Mode.LENIENT
 OPAQUE: Final = Mode.OPAQUE
 
 
-class Message(msgspec.Struct, eq=False):
+class Message(msgspec.Struct, eq=False, gc=False):
     """A message that is being read, or has been. Offsets are the stream's. Of equal fields, two are still two."""
 
     kind: Kind
@@ -68,6 +68,7 @@ class Message(msgspec.Struct, eq=False):
     method: bytes = b""  # of a request
     status: int = 0  # of a response
     low: bytes = b""  # the head in lower case, or only the end of it from the newline before the first field on
+    block: bytes = b""  # the head as it is from that newline on, where it is at hand
     framing: Framing = NONE
     body_bytes: int = 0
     kept_bytes: int = 0

@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from capture.frames import Frame
+from capture.frames import Frame, Sink
 from wire.config import ConfigError
 
 _CHUNK: Final = 1 << 20
@@ -75,6 +75,7 @@ class PcapSource:
         self._wait_s = wait_s
         self._poll = False
         self._poll_fd = -1
+        self._plain = ""  # the byte order, where packets follow each other in the buffer as they are
         self._path = None if stream is not None or self.name == "stdin" else Path(path)
         self._resting = False
         self._begin(stream)
@@ -176,6 +177,48 @@ class PcapSource:
         finally:
             self._file.close()
 
+    def read_into(self, sink: Sink, most: int) -> Iterator[int]:
+        """Give all frames to `sink`, and say how many, after about `most` of them; 0: nothing is there now.
+
+        What `frames` gives, without a step between: of a plain file those that are whole in the buffer."""
+        count = 0
+        for frame in self.frames():
+            if frame is None:
+                yield count
+                count = 0
+                continue
+            sink.packet(*frame)
+            count += 1
+            if self._plain:
+                count += self._read_plain(sink, most - count)
+            if count >= most:
+                yield count
+                count = 0
+        if count:
+            yield count
+
+    def _read_plain(self, sink: Sink, most: int) -> int:
+        """What follows in the buffer, up to anything that is not plain: that is read by who looks closely."""
+        _, unit, header = _PCAP[self._magic]
+        record = struct.Struct(self._plain + "IIII").unpack_from
+        buffer, at, count = self._buffer, self._at, 0
+        last = len(buffer) - header
+        read, other = sink.frame, sink.packet
+        while count < most and at <= last:
+            seconds, fraction, size, wire_len = record(buffer, at)
+            start = at + header
+            at = start + size
+            if size < 54 or wire_len < size or at > len(buffer):
+                at = start - header
+                break
+            ts_ns = seconds * 1_000_000_000 + fraction * unit
+            if not read(ts_ns, buffer, start, size, wire_len, ""):
+                other(ts_ns, buffer[start:at], wire_len)
+            count += 1
+        self._at = at
+        self.packets += count
+        return count
+
     def _fault(self, reason: str, text: str) -> None:
         self.faults[reason] = self.faults.get(reason, 0) + 1
         self.lines.append(f"{self.name}: {text}")
@@ -188,6 +231,8 @@ class PcapSource:
         order, unit, header = _PCAP[self._magic]
         linktype = struct.unpack(order + "I", self._take(24)[20:])[0] & 0xFFFF
         record = struct.Struct(order + "IIII").unpack_from
+        if linktype == 1:
+            self._plain = order
         while True:
             if len(self._buffer) - self._at < header:
                 while not self._ready(header):
@@ -348,6 +393,19 @@ def digest_of(path: Path) -> bytes:
 def in_time_order(sources: Sequence[PcapSource]) -> Iterator[Frame | None]:
     """The frames of several files as one: files that follow each other, or that were made side by side."""
     return sources[0].frames() if len(sources) == 1 else _merged(sources)
+
+
+def read_into(sources: Sequence[PcapSource], sink: Sink, most: int) -> Iterator[int]:
+    """Their frames, as `in_time_order`, into `sink`, as `PcapSource.read_into`."""
+    if len(sources) == 1:
+        yield from sources[0].read_into(sink, most)
+        return
+    count = 0
+    for count, frame in enumerate(_merged(sources), 1):
+        sink.packet(*frame)
+        if not count % most:
+            yield most
+    yield count % most
 
 
 def _merged(sources: Sequence[PcapSource]) -> Iterator[Frame]:

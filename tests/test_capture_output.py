@@ -96,7 +96,7 @@ def test_masking_comes_before_writing_and_after_the_session(tmp_path: Path) -> N
         def __init__(self) -> None:
             self.counts: dict[str, int] = {}
 
-        def exchange(self, exchange: Exchange) -> Exchange:
+        def exchange(self, exchange: Exchange, *_: bytes) -> Exchange:
             import msgspec
 
             self.counts["target"] = self.counts.get("target", 0) + 1

@@ -346,7 +346,7 @@ def test_a_file_that_cannot_be_gone_on_with_is_refused(server: Counting, tmp_pat
     class Masks:
         counts: ClassVar[dict[str, int]] = {}
 
-        def exchange(self, exchange: Exchange) -> Exchange:
+        def exchange(self, exchange: Exchange, *_: bytes) -> Exchange:
             return exchange
 
     def begin(masker: Masks | None) -> None:
