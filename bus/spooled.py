@@ -111,7 +111,7 @@ class SpooledWriter(BatchWriter):
             began_ns = self._monotonic_ns()
             try:
                 self.connect()
-                return self._finish(mark)
+                return self._finish(mark, self.manifest)
             except BusAway:
                 self._spool.went_away(began_ns)
         self._lane.append(codec.encode((mark,), first_ns=mark.first_ns, last_ns=mark.last_ns))
@@ -127,7 +127,7 @@ class SpooledWriter(BatchWriter):
             if found is None:
                 return True
             if found.ends:
-                self._finish(codec.decode(found.messages[0]).records[0])
+                self._finish(codec.decode(found.messages[0]).records[0], found.manifest)
                 return True
             self._send(found.messages, found.manifest)
         except BusAway:
@@ -199,11 +199,11 @@ class SpooledWriter(BatchWriter):
         self._books = books
         self._found = found if self._lane.waiting else deque()
 
-    def _send(self, messages: Sequence[bytes], manifest: Manifest) -> None:
+    def _send(self, messages: Sequence[bytes], manifest: Manifest, *, last: bool = False) -> None:
         """Raises BusAway: what was sent comes again as it was, before anything else."""
         assert self._writer is not None
         if self._chunk is None:
-            self._chunk = self._news(messages, manifest)
+            self._chunk = self._news(messages, manifest, last)
             self._covers = len(messages)
         if self._chunk:
             offsets = self._writer.write_many(self._chunk)
@@ -214,8 +214,9 @@ class SpooledWriter(BatchWriter):
         self._chunk, self._covers, self._doubtful = None, 0, None
         self._spool.came_back()
 
-    def _news(self, messages: Sequence[bytes], manifest: Manifest) -> list[bytes]:
-        """Those that are not on the bus yet, behind what closes the books of the process before."""
+    def _news(self, messages: Sequence[bytes], manifest: Manifest, last: bool) -> list[bytes]:
+        """Those that are not on the bus yet, behind what closes the books of the process before. `last`: the end
+        follows, so those books are closed even when there is nothing new."""
         news = []
         for data in messages:
             if self._found and (digest := _digest(data)) in self._found:
@@ -225,7 +226,7 @@ class SpooledWriter(BatchWriter):
             else:
                 self._found.clear()  # they arrive in order: what follows is not there either
                 news.append(data)
-        if news and self._books.writer_ns != manifest.created_ns and self._books.wrote:
+        if (news or last) and self._books.writer_ns != manifest.created_ns and self._books.wrote:
             blind_ns = max(0, manifest.created_ns - self._books.last_ns) if self._books.last_ns else 0
             closing = self._closing({name: count for name, count in self._books.in_flight.items() if count}, blind_ns)
             if closing is not None:
@@ -236,8 +237,9 @@ class SpooledWriter(BatchWriter):
         books = self._books
         return Mark(segment, books.last, books.next, books.writer_ns, books.count, books.first_ns, books.last_ns)
 
-    def _finish(self, mark: End) -> None:
+    def _finish(self, mark: End, manifest: Manifest) -> None:
         assert self._writer is not None
+        self._send((), manifest, last=True)
         books = self._books
         self._writer.end(
             msgspec.structs.replace(mark, count=books.count, first_ns=books.first_ns, last_ns=books.last_ns)
