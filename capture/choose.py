@@ -15,6 +15,7 @@ from capture.source_proxy import MirrorSource, ProxySource, listeners_of, pairs_
 from capture.source_ring import ANY, MAX_RING_BYTES, Rings, RingSource, explained, open_error
 from capture.source_socket import SocketSource
 from capture.source_udp import UdpSource, listens_of
+from capture.steps import Steps
 from wire.config import ConfigError
 
 _MAX_INTERFACES = 16
@@ -102,7 +103,7 @@ def open_source(settings: RecordSettings, choice: Choice, *, anchor_ns: int, mon
         for number, name in enumerate(names):
             # A group is of one interface; the ones of an interface are joined in the same order by all processes.
             fanout = settings.fanout + number if settings.processes > 1 else None
-            rings.append(RingSource(name, selection, ring_bytes=share, fanout=fanout))
+            rings.append(RingSource(name, selection, ring_bytes=share, fanout=fanout, steps=Steps(anchor_ns)))
     except BaseException:
         for ring in rings:
             ring.close()

@@ -33,6 +33,7 @@ from typing import Final
 from bus.ports import BusError
 from capture import bpf
 from capture.source import PacketSink
+from capture.steps import Steps
 from wire.config import ConfigError
 
 MAX_RING_BYTES: Final = 32 << 20
@@ -86,7 +87,7 @@ def open_error(interface: str = "lo") -> OSError | None:
 class RingSource:
     """One interface. `feed` and `finish` are called by one thread; memory is the ring alone."""
 
-    kernel_times = True
+    kernel_times = False  # the wall clock may be set: see `steps`
 
     def __init__(
         self,
@@ -97,6 +98,7 @@ class RingSource:
         ring_bytes: int = MAX_RING_BYTES,
         retire_ms: int = 50,
         fanout: int | None = None,
+        steps: Steps | None = None,
     ) -> None:
         """Begins to capture. `fanout` (16 bits) names the group of rings that share this interface. Raises ConfigError
         for an interface or selection that is none, BusError where the kernel refuses."""
@@ -106,6 +108,7 @@ class RingSource:
         self.kernel_drops = 0
         self.cut_packets = 0  # frames of which snaplen kept less than was on the wire
         self._retire_ms = retire_ms
+        self._steps = steps or Steps()
         self._block = 0
         self._on_loopback = False
         self._names: dict[int, str] | None = {} if interface == ANY else None  # of the interfaces that were seen
@@ -217,6 +220,7 @@ class RingSource:
         Raises BusError when the interface is gone.
         """
         if not self._ready():
+            self._steps.drained()
             events = self._poll.poll(round(timeout_s * 1000))
             if events and events[0][1] & select.POLLERR:
                 self._check_interface()
@@ -260,9 +264,13 @@ class RingSource:
         packets, first = _BLOCK.unpack_from(ring, base)[3:5]
         at = base + first
         given = 0
+        time_of = self._steps.look()
         take, interface, linktype, names = sink.packet, self.interface, self.linktype, self._names
         for _ in range(packets):
             step, s, ns, kept, wire, status, mac, _, _, tci, tpid = _PACKET.unpack_from(ring, at)
+            at_ns = s * 1_000_000_000 + ns
+            if time_of is not None:
+                at_ns = time_of(at_ns)
             if names is not None:
                 interface = self._whose(at)
             if interface and not (self._on_loopback and ring[at + _PACKET_TYPE_AT] == _PACKET_OUTGOING):
@@ -275,13 +283,13 @@ class RingSource:
                     tag = struct.pack(">HH", tpid if status & _VLAN_TPID_VALID else 0x8100, tci)
                     if names is not None:  # there is no link header: one is made
                         ethertype = b"\x86\xdd" if data[:1] and data[0] >> 4 == 6 else b"\x08\0"
-                        take(s * 1_000_000_000 + ns, bytes(12) + tag + ethertype + data, wire + 18, 1, interface)
+                        take(at_ns, bytes(12) + tag + ethertype + data, wire + 18, 1, interface)
                         given += 1
                         at += step
                         continue
                     data = data[:12] + tag + data[12:]
                     wire += 4
-                take(s * 1_000_000_000 + ns, data, wire, linktype, interface)
+                take(at_ns, data, wire, linktype, interface)
                 given += 1
             at += step
         self.read += packets
@@ -324,7 +332,7 @@ class RingSource:
 class Rings:
     """Several interfaces, each with a ring of its own."""
 
-    kernel_times = True
+    kernel_times = False
 
     def __init__(self, rings: Sequence[RingSource]) -> None:
         self._rings = list(rings)

@@ -21,6 +21,7 @@ import msgspec
 from capture.bpf import Selection
 from capture.selected import Selected
 from capture.source import PacketSink
+from capture.steps import Steps
 from wire.config import ConfigError
 
 PORTS: Final = {"vxlan": 4789, "geneve": 6081}
@@ -49,7 +50,7 @@ class Listen(msgspec.Struct, frozen=True):
 class UdpSource:
     """Any number of addresses. Called by one thread; what waits is in the sockets' buffers."""
 
-    kernel_times = True
+    kernel_times = False  # the wall clock may be set: see `steps`
 
     def __init__(
         self, listens: Sequence[Listen], selection: Selection, anchor_ns: int, *, monotonic_ns: Callable[[], int]
@@ -57,6 +58,7 @@ class UdpSource:
         """Raises ConfigError for an address that cannot be listened on."""
         self._selected = Selected(selection)
         self._anchor_ns = anchor_ns
+        self._steps = Steps(anchor_ns, monotonic_ns=monotonic_ns)
         self._monotonic_ns = monotonic_ns
         self._poll = select.poll()
         self._doors: dict[int, _Door] = {}
@@ -89,16 +91,20 @@ class UdpSource:
 
     def _read(self, door: _Door, sink: PacketSink) -> int:
         receive, take, offer = door.socket.recvmsg, sink.packet, self._selected.offer
+        time_of = self._steps.look()
         for number in range(_A_TURN):
             try:
                 data, ancillary, _, _ = receive(_DATAGRAM, _ANCILLARY)
             except BlockingIOError:
+                self._steps.drained()
                 return number
             except OSError:
                 continue  # an ICMP error of somebody else's datagram
             if ancillary:
                 seconds, ns = _TIMESPEC.unpack_from(ancillary[0][2])
                 ts_ns = seconds * 1_000_000_000 + ns
+                if time_of is not None:
+                    ts_ns = time_of(ts_ns)
             else:
                 ts_ns = self._anchor_ns + self._monotonic_ns()
             offer(take, sink, ts_ns, door.outer(len(data)) + data, _UNCUT, 1, door.listen.kind)
