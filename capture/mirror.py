@@ -23,6 +23,8 @@ from capture.proxy import Pair, Proxy, main, peer
 _OK: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 _LAST: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _BAD: Final = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+#: Of heads, trailers and framing without a byte of a body between them: the parser keeps a field until its end.
+_MAX_HEAD: Final = 1 << 20
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -38,6 +40,7 @@ class Mirrored(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._waits = False  # for a 100 (RFC 9110 section 10.1.1)
         self._inside = False
+        self._head_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -62,11 +65,14 @@ class Mirrored(asyncio.Protocol):
         if self._shed:
             totals.shed_bytes += len(data)
         assert self._transport is not None
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._end(_LAST)
         except httptools.HttpParserError:
+            self._end(_BAD)
+        if self._head_bytes > _MAX_HEAD:
             self._end(_BAD)
 
     def _begin_shedding(self) -> None:
@@ -92,14 +98,27 @@ class Mirrored(asyncio.Protocol):
         if self._waits and self._transport is not None:
             self._transport.write(_CONTINUE)
 
+    def on_body(self, data: bytes) -> None:
+        self._head_bytes = 0
+
     def on_message_complete(self) -> None:
-        self._inside = False
+        self._inside, self._head_bytes = False, 0
         if self._transport is None or self._transport.is_closing():
             return
         if self._parser.should_keep_alive():
             self._transport.write(_OK)
         else:
             self._end(_LAST)
+
+    # -- a gateway that does not read its answers
+
+    def pause_writing(self) -> None:
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     # -- the end
 

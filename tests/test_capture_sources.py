@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import os
 import socket
@@ -12,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +24,8 @@ from pcap_build import Conversation, Packet, pcap
 from capture.assembler import Assembler
 from capture.bpf import Selection
 from capture.choose import choose, open_source
+from capture.mirror import Mirrored, MirrorServer
+from capture.proxy import ProxySettings
 from capture.settings import CaptureSettings, RecordSettings
 from capture.source import Source
 from capture.source_pcap import PcapSource
@@ -299,6 +303,48 @@ def test_what_a_mirror_says(sent: bytes, answers: bytes) -> None:
         sock.sendall(sent)
         assert sock.recv(1000).startswith(answers)
     live.finish()
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        b"GET / HTTP/1.1\r\nX-Long: ",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX-Long: ",
+    ],
+    ids=["head", "trailer"],
+)
+def test_a_field_without_end_is_answered_400_before_it_fills_the_memory(begin: bytes) -> None:
+    listen = free_port()
+    live = opened(mirrors=(f"127.0.0.1:{listen}",))
+    with socket.create_connection(("127.0.0.1", listen), DEADLINE_S) as sock:
+        sock.sendall(begin)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(64):
+                sock.sendall(b"x" * (1 << 20))
+            pytest.fail("it took all of it")
+    live.finish()
+
+
+def test_a_mirror_does_not_read_on_from_who_does_not_read_its_answers() -> None:
+    async def gateway() -> None:
+        loop, (ours, theirs) = asyncio.get_running_loop(), socket.socketpair()
+        theirs.setblocking(False)
+        with open(os.devnull, "wb") as nobody, theirs:
+            server = MirrorServer(ProxySettings((), 0), nobody.fileno(), loop)
+            transport, _ = await loop.connect_accepted_socket(lambda: Mirrored(server), ours)
+            reads = cast(asyncio.Transport, transport)
+            for _ in range(10_000):
+                if not reads.is_reading():
+                    break
+                with contextlib.suppress(BlockingIOError):
+                    theirs.send(b"GET / HTTP/1.1\r\n\r\n" * 200)
+                await asyncio.sleep(0)
+            assert not reads.is_reading() and reads.get_write_buffer_size() < 1 << 20
+            while not reads.is_reading():
+                assert b"HTTP/1.1 200 OK" in await loop.sock_recv(theirs, 1 << 16)
+            transport.close()
+
+    asyncio.run(asyncio.wait_for(gateway(), DEADLINE_S))
 
 
 # ---------------------------------------------------------------------------- VXLAN, Geneve
