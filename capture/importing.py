@@ -13,7 +13,7 @@ from capture import access_log, alb, goreplay, har
 from capture.assembler import Assembler
 from capture.entry import Entry, Reject
 from capture.imported import Imported
-from capture.lines import Input, beginning
+from capture.lines import Input
 from capture.log_format import LogFormat
 from capture.output import Output
 from wire.account import Account
@@ -42,9 +42,13 @@ class Choice(msgspec.Struct, frozen=True):
 
 def detect(path: Path | str) -> str:
     """The format of a file, by what is in it: one of FORMATS, never auto. Raises ConfigError when it is none."""
-    start = beginning(path)
+    file = Input(path)
+    try:
+        start = file.read(1 << 16)
+    finally:
+        file.close()
     if not start:
-        raise ConfigError(f"{path}: is empty")
+        raise ConfigError(f"{path}: cannot be unpacked: it is damaged, or cut off" if file.cut else f"{path}: is empty")
     if start.startswith(_CAPTURES):
         return "capture"
     if start[:4] == b"LIVE":
@@ -117,8 +121,8 @@ def import_entries(
     output: Output,
     say: Say | None,
     progress: Callable[[int, int], None] | None,
-) -> None:
-    """HARs or logs, one after another. Raises ConfigError for what is none, BusError."""
+) -> int:
+    """HARs or logs, one after another; how many entries there were. Raises ConfigError for what is none, BusError."""
     say = say or (lambda line: None)
     count = 0
     for path in paths:
@@ -142,8 +146,7 @@ def import_entries(
                 imported.account.note("input_cut")
             for line in file.said:
                 say(line)
-    if progress is not None:
-        progress(count, output.written_exchanges)
+    return count
 
 
 def gor_values(paths: Iterable[Path | str], account: Account, say: Say | None) -> Iterator[bytes]:
@@ -166,12 +169,11 @@ def import_gor(
     output: Output,
     feed: Callable[[Iterable[bytes], Assembler], Iterator[int]],
     progress: Callable[[int, int], None] | None,
-) -> None:
-    """Records of GoReplay, of its files or out of Kafka. Raises BusError."""
+) -> int:
+    """Records of GoReplay, of its files or out of Kafka; how many there were. Raises BusError."""
     count = 0
     for count in feed(values, assembler):
         output.pump(assembler, time.monotonic_ns())
         if progress is not None and not count % _PUMP_EVERY:
             progress(count, output.written_exchanges)
-    if progress is not None:
-        progress(count, output.written_exchanges)
+    return count

@@ -73,15 +73,6 @@ class Input:
             yield number + 1, buffer.removesuffix(b"\r"), True
 
 
-def beginning(path: Path | str, size: int = 1 << 16) -> bytes:
-    """The first bytes of a file, unpacked. Raises ConfigError."""
-    file = Input(path)
-    try:
-        return file.read(size)
-    finally:
-        file.close()
-
-
 def _chunks_of(path: Path) -> str:
     """A hint where `x.gor` is not there, but `x_0.gor` is."""
     found = next(iter(sorted(path.parent.glob(f"{path.name.split('.')[0]}_*"))), None) if path.parent.is_dir() else None

@@ -56,6 +56,29 @@ def imported(tmp_path: Path, data: bytes | str, *options: str, name: str = "inpu
     return list(exchanges(to)), account
 
 
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (LINE, "1 exchange of 1 line;"),
+        (LINE + POST, "2 exchanges of 2 lines;"),
+        (b"1 aa 1000000000\nGET / HTTP/1.1\r\nHost: a\r\n\r\n" + MONKEYS, "1 exchange of 1 message;"),
+    ],
+)
+def test_what_is_said_of_it_is_what_is_in_it(tmp_path: Path, data: bytes | str, says: str) -> None:
+    (tmp_path / "input").write_bytes(data if isinstance(data, bytes) else data.encode())
+    done = run(tmp_path, "import", str(tmp_path / "input"), "--to", str(tmp_path / "out.lf"))
+    assert says in done.stderr
+    assert len(list(exchanges(tmp_path / "out.lf"))) == int(says[0])
+
+
+def test_a_damaged_gzip_is_not_called_empty(tmp_path: Path) -> None:
+    whole = gzip.compress(LINE.encode())
+    for data, says in ((whole[:30], "cannot be unpacked"), (gzip.compress(b""), "is empty"), (b"", "is empty")):
+        (tmp_path / "log.gz").write_bytes(data)
+        done = run(tmp_path, "import", str(tmp_path / "log.gz"), "--to", str(tmp_path / "out.lf"))
+        assert done.exit_code == 2 and says in told(done), told(done)
+
+
 def exchanges(path: Path) -> list[Exchange]:
     found: list[Exchange] = []
     with LogReader(path) as reader:

@@ -17,9 +17,11 @@ from livefire.protocols import other_protocols
 from livefire.recording import masked_line
 from livefire.settings import Resolved
 from livefire.story import Story
+from livefire.tables import counted
 from wire.account import Account
 
-_UNITS = {"capture": "packets", "goreplay": "messages", "har": "entries"}
+#: One and many of what is read; each line of a log is one.
+_UNITS = {"capture": ("packet",), "goreplay": ("message",), "har": ("entry", "entries"), "log": ("line",)}
 
 
 @click.command("import")
@@ -72,12 +74,12 @@ def command(
         raise UserError(f"--host-header is for logs: a {choice.format} file has the Host of each request")
     masker, key = masker_for(resolved, unmasked, mask)
     story = Story(click.get_text_stream("stderr"))
-    written, unit = 0, _UNITS.get(choice.format, "lines")
+    written, unit = 0, choice.format if choice.format in _UNITS else "log"
 
     def progress(read: int, exchanges: int) -> None:
         nonlocal written
         written = exchanges
-        story.progress(f"{read:,} {unit}, {exchanges:,} exchanges")
+        story.progress(f"{counted(read, *_UNITS[unit])}, {counted(exchanges, 'exchange')}")
 
     def say(line: str) -> None:
         story.line(f"livefire: {line}")
@@ -117,7 +119,7 @@ def _format(sources: list[Path | str], form: str, log_format: str | None) -> str
 
 def _told(story: Story, to: Path, account: Account, written: int, seen: int, unit: str) -> None:
     balanced = "balanced" if account.balanced else "NOT BALANCED"
-    story.line(f"{to}: {written:,} exchanges of {seen:,} {unit}; account {balanced}")
+    story.line(f"{to}: {counted(written, 'exchange')} of {counted(seen, *_UNITS[unit])}; account {balanced}")
     if masked := masked_line(account):
         story.line(masked)
 
@@ -131,13 +133,13 @@ def _left_out(story: Story, account: Account) -> None:
             story.line("left out: " + ", ".join(f"{count:,} {reason}" for reason, count in sorted(both)))
     notes = account.notes
     if count := notes.get("request_bodies_not_in_file", 0):
-        story.line(f"{count:,} requests whose body is not in the file, or may be missing: they are kept, and not fired")
+        story.line(f"{counted(count, 'request')} kept, and not fired: the body is not in the file, or may be missing")
     if count := notes.get("response_bodies_not_in_file", 0):
-        story.line(f"{count:,} answers without their body")
+        story.line(f"{counted(count, 'answer')} without a body")
     if count := notes.get("no_host", 0):
-        story.line(f"{count:,} requests of which no Host is known (--host-header gives them one)")
+        story.line(f"{counted(count, 'request')} without a Host (--host-header gives one)")
     if count := notes.get("times_of_seconds", 0):
-        story.line(f"{count:,} times have seconds only: requests of one second begin together")
+        story.line(f"{counted(count, 'time')} in seconds only: requests of one second begin together")
 
 
 def _of_kafka(
@@ -158,7 +160,7 @@ def _of_kafka(
 
     security = resolved.settings.kafka_security
     account = import_goreplay(files[0], to, CaptureSettings(), masker, key, security=security, progress=progress)
-    _told(story, to, account, written, account.ledger("goreplay").seen, "messages")
+    _told(story, to, account, written, account.ledger("goreplay").seen, "goreplay")
     _left_out(story, account)
     if as_json:
         show_account(account, as_json=True)
