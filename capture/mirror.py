@@ -53,7 +53,7 @@ class Mirrored(asyncio.Protocol):
         self._number = self._proxy.next_number()
         names = f"{peer(self._transport)}\0{peer(self._transport, 'sockname')}".encode()
         if not self._proxy.hand_over.offer(OPENED, self._number, self._proxy.now_ns(), names):
-            self._begin_shedding()
+            self._begin_shedding(known=False)
 
     def data_received(self, data: bytes) -> None:
         totals = self._proxy.totals
@@ -75,10 +75,11 @@ class Mirrored(asyncio.Protocol):
         if self._head_bytes > _MAX_HEAD:
             self._end(_BAD)
 
-    def _begin_shedding(self) -> None:
+    def _begin_shedding(self, *, known: bool = True) -> None:
         self._shed = True
         self._proxy.totals.shed_connections += 1
-        self._proxy.hand_over.offer(SHED, self._number, self._proxy.now_ns())
+        if known:  # to the recorder; of others a recorder that hangs would be told without bound
+            self._proxy.hand_over.offer(SHED, self._number, self._proxy.now_ns())
 
     def _end(self, last: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():

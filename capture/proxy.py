@@ -165,7 +165,7 @@ class _Connection:
         self._number = proxy.next_number()
         names = f"{peer(client)}\0{peer(server)}".encode()
         if not proxy.hand_over.offer(OPENED, self._number, proxy.now_ns(), names):
-            self._begin_shedding()
+            self._begin_shedding(known=False)
         for data in self.client.early:
             self.client.data_received(data)
         self.client.early.clear()
@@ -182,11 +182,12 @@ class _Connection:
         if self._shed:
             totals.shed_bytes += len(data)
 
-    def _begin_shedding(self) -> None:
+    def _begin_shedding(self, *, known: bool = True) -> None:
         # The whole rest of the connection: half of a stream would be read as if bytes had been lost on the wire.
         self._shed = True
         self._proxy.totals.shed_connections += 1
-        self._tell(SHED)
+        if known:  # to the recorder; of others a recorder that hangs would be told without bound
+            self._tell(SHED)
 
     def _tell(self, kind: int) -> None:
         self._proxy.hand_over.offer(kind, self._number, self._proxy.now_ns())

@@ -34,6 +34,7 @@ _INTERFACE: Final = "socket"
 _READ_BYTES: Final = 256 << 10
 _MAX_CLIENTS: Final = 256
 _MAX_NAMES: Final = 512
+_MAX_CONNECTIONS: Final = 1 << 16  # of a client: one that never says when they are over must not fill the memory
 
 
 class SocketSource:
@@ -172,6 +173,9 @@ class _Client:
         elif kind == OPENED:
             if channel is not None or len(data) > _MAX_NAMES or data.count(b"\0") != 1 or not data.isascii():
                 return False
+            if len(self._channels) >= _MAX_CONNECTIONS:
+                sink.account.note("socket_connections_refused")
+                return True
             client, _, server = data.decode("ascii").partition("\0")
             self._channels[number] = sink.connection_opened(client, server, ts_ns, _INTERFACE)
         elif kind in (CLIENT_END, SERVER_END):

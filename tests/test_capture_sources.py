@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +25,7 @@ from pcap_build import Conversation, Packet, pcap
 from capture.assembler import Assembler
 from capture.bpf import Selection
 from capture.choose import choose, open_source
+from capture.handover import FROM_CLIENT
 from capture.mirror import Mirrored, MirrorServer
 from capture.proxy import ProxySettings
 from capture.settings import CaptureSettings, RecordSettings
@@ -347,6 +349,30 @@ def test_a_mirror_does_not_read_on_from_who_does_not_read_its_answers() -> None:
     asyncio.run(asyncio.wait_for(gateway(), DEADLINE_S))
 
 
+def test_connections_that_come_while_the_recorder_hangs_take_no_memory() -> None:
+    async def gateways() -> None:
+        loop, (_reads, full) = asyncio.get_running_loop(), os.pipe()
+        os.set_blocking(full, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(full, bytes(1 << 16))
+        server = MirrorServer(ProxySettings((), 0), full, loop)
+        assert server.hand_over.offer(FROM_CLIENT, 1, 0, bytes(ProxySettings((), 0).hand_over_bytes - 10))
+        before = server.hand_over.bytes
+        for _ in range(20):
+            ours, theirs = socket.socketpair()
+            theirs.close()
+            _, connection = await loop.connect_accepted_socket(lambda: Mirrored(server), ours)
+            while connection in server.open:
+                await asyncio.sleep(0)
+        assert (server.hand_over.bytes, server.totals.shed_connections) == (before, 20)
+        loop.remove_writer(full)
+        for fd in (_reads, full):
+            os.close(fd)
+
+    asyncio.run(asyncio.wait_for(gateways(), DEADLINE_S))
+
+
 # ---------------------------------------------------------------------------- VXLAN, Geneve
 
 
@@ -455,6 +481,35 @@ def test_a_client_of_the_socket_never_waits_and_tells_what_it_shed(tmp_path: Pat
     ledger = live.assembler.account.ledger("bytes")
     assert ledger.drops["shed"] == client.shed_bytes
     assert ledger.seen == client.shed_bytes + passed + len(TALKS[0][0][0]) + len(TALKS[0][0][1])
+
+
+def test_what_waits_in_a_client_takes_no_more_than_its_bytes(tmp_path: Path) -> None:
+    live = opened(socket=str(tmp_path / "tap"))
+    client = tap.Tap(str(tmp_path / "tap"), max_bytes=1 << 17)
+    connection = client.opened("10.0.0.1:1", "10.0.0.2:80")
+    tracemalloc.start()
+    while not client.shed_connections:
+        connection.from_client(b"x")  # nobody reads
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert client.waiting_bytes > 1 << 16 and used < 3 << 17
+    live.finish()
+
+
+def test_a_client_that_never_says_when_connections_are_over_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capture.source_socket._MAX_CONNECTIONS", 3)
+    live = opened(socket=str(tmp_path / "tap"))
+    client = tap.Tap(str(tmp_path / "tap"))
+    for number in range(5):
+        client.opened(f"10.0.0.1:{number + 1}", "10.0.0.2:80").from_client(b"GET / HTTP/1.1\r\n\r\n")
+    account = live.assembler.account
+    live.read_until(lambda _: account.ledger("bytes").drops.get("after_end") == 2 * 18)
+    assert account.notes["socket_connections_refused"] == 2
+    client.close()
+    live.finish()
+    assert live.assembler.account.balanced
 
 
 def test_a_client_without_a_recorder_costs_nothing_and_finds_the_next_one(tmp_path: Path) -> None:

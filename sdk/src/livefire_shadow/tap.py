@@ -15,7 +15,6 @@ import socket
 import struct
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -24,6 +23,7 @@ FRAME: Final = struct.Struct(">BIqI")
 OPENED, FROM_CLIENT, FROM_SERVER, CLIENT_END, SERVER_END, RESET, SHED = range(1, 8)
 MAX_DATA: Final = 1 << 20  # of one frame
 SHED_BYTES: Final = struct.Struct(">Q")  # what SHED carries: how many bytes were not handed over
+_SEND_BYTES: Final = 1 << 18
 _RETRY_NS: Final = 1_000_000_000
 
 
@@ -49,8 +49,11 @@ class Tap:
         self._generation = 0  # counts recorders: what one was told, the next does not know
         self._tried_ns: int | None = None
         self._numbers = 0
-        self._waiting: deque[memoryview] = deque()
-        self.waiting_bytes = 0
+        self._waiting = bytearray()  # one piece: frames may be of a byte each
+
+    @property
+    def waiting_bytes(self) -> int:
+        return len(self._waiting)
 
     def opened(self, client: str, server: str) -> TapConnection:
         """A connection: addresses as "ip:port", IPv6 in brackets."""
@@ -108,8 +111,8 @@ class Tap:
             self._flush()
             if self._socket is None or self.waiting_bytes + len(data) > self._max:
                 return False
-        self._waiting.append(memoryview(FRAME.pack(kind, number, self._now_ns(), len(data)) + data))
-        self.waiting_bytes += FRAME.size + len(data)
+        self._waiting += FRAME.pack(kind, number, self._now_ns(), len(data))
+        self._waiting += data
         return True
 
     # -- the socket
@@ -128,29 +131,25 @@ class Tap:
             return
         self._socket = made
         self._generation += 1
-        self._waiting.append(memoryview(HELLO))
-        self.waiting_bytes = len(HELLO)
+        self._waiting += HELLO
 
     def _flush(self) -> None:
         while self._waiting and self._socket is not None:
             try:
-                sent = self._socket.send(self._waiting[0])
+                with memoryview(self._waiting) as all_of_it, all_of_it[:_SEND_BYTES] as begin:
+                    sent = self._socket.send(begin)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
                 self._drop()
                 return
-            self.waiting_bytes -= sent
-            rest = self._waiting.popleft()[sent:]
-            if rest:
-                self._waiting.appendleft(rest)
+            del self._waiting[:sent]
 
     def _drop(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
         self._waiting.clear()
-        self.waiting_bytes = 0
 
 
 class TapConnection:
