@@ -45,21 +45,30 @@ def disk_of(options: dict[str, Any], to: Path | None) -> dict[str, Any]:
             "--processes writes a folder on this disk (--to); over a bus each recorder is an agent by itself"
         )
     found = {"rotate_bytes": 0, "rotate_ns": 0}
+    given = set()
     for text in options["rotate"]:
         is_size = text.strip()[-1:] in "bB"
-        found["rotate_bytes" if is_size else "rotate_ns"] = (
-            config.size_bytes(text) if is_size else config.duration_ns(text)
-        )
+        name = "rotate_bytes" if is_size else "rotate_ns"
+        given.add(name)
+        found[name] = _read(config.size_bytes if is_size else config.duration_ns, "--rotate", text)
     found["keep_last_ns"] = config.duration_ns(options["keep_last"]) if options["keep_last"] else 0
-    found["max_disk_bytes"] = config.size_bytes(options["max_disk"]) if options["max_disk"] else 0
+    found["max_disk_bytes"] = _read(config.size_bytes, "--max-disk", options["max_disk"]) if options["max_disk"] else 0
+    given |= {f"{name}_{unit}" for name, unit in (("keep_last", "ns"), ("max_disk", "bytes")) if options[name]}
     asked = [name for name in ("rotate", "keep_last", "max_disk") if options[name]]
     if to is None and asked:
         option = f"--{asked[0].replace('_', '-')}"
         raise UserError(f"{option} is of a recording on this disk (--to); over a bus: --spool-max, and its retention")
     for name, least, text in _LEAST:
-        if 0 < found[name] < least:
+        if name in given and found[name] < least:
             raise UserError(f"at least {text}")
     return found
+
+
+def _read(reader: Callable[[str], int], option: str, text: str) -> int:
+    try:
+        return reader(text)
+    except config.ConfigError as error:
+        raise UserError(f"{option}: {error}") from None
 
 
 def check_to(settings: RecordSettings) -> None:
@@ -103,6 +112,8 @@ def used_up(settings: RecordSettings, account: Account) -> str:
 
 def _span(seconds: float) -> str:
     """'4 min', '3.5 h', '12 days'."""
+    if seconds >= 3 * 365 * 86_400.0:
+        return "years"
     for unit, length in (("days", 86_400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:,.1f}".removesuffix(".0") + f" {unit}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from capture.settings import RecordSettings
 from livefire.errors import UserError
 from livefire.recorders import MAX_PROCESSES
 
@@ -43,6 +44,23 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def nothing_seen(settings: RecordSettings) -> str:
+    """What to look at when a recording has nothing in it: who should have sent it."""
+    sent = {
+        "--proxy": (settings.proxies, "did clients come to it, and not to the service?"),
+        "--mirror": (settings.mirrors, "did the gateway send copies to it?"),
+        "--socket": (settings.socket, "did a service hand over its bytes to it?"),
+        "--vxlan or --geneve": (
+            settings.vxlan + settings.geneve,
+            "did the mirror send, and is --port of the inner packets?",
+        ),
+    }
+    for option, (given, ask) in sent.items():
+        if given and settings.source in ("given", "proxy"):  # "auto" may have taken the ring
+            return f"no HTTP came to {option}: {ask}"
+    return "no HTTP was seen: is this the interface, and the port, of plain HTTP? (livefire doctor)"
 
 
 def sources_of(options: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from capture.settings import RecordSettings
 from livefire.disk import check_to, disk_of, forecast
 from livefire.errors import UserError
 from livefire.recording import Recording
+from livefire.sources import nothing_seen
 from wire.config import ConfigError
 
 DEADLINE_S = 20.0
@@ -140,7 +141,10 @@ NOTHING = {"rotate": (), "keep_last": None, "max_disk": None, "processes": 1}
     [
         ({"keep_last": "30m"}, "file", "is a file; --rotate, --keep-last and --processes write a folder"),
         ({}, "folder", "is a folder; a file is written"),
-        ({"rotate": ("10",)}, "x", "is not a duration: did you mean 10s?"),
+        ({"rotate": ("10",)}, "x", "--rotate: '10' is not a duration: did you mean 10s?"),
+        ({"rotate": ("0s",)}, "x", "at least --rotate 1s"),
+        ({"max_disk": "0"}, "x", "at least --max-disk 1MB"),
+        ({"max_disk": "much"}, "x", "--max-disk: 'much' is not a size"),
         ({"rotate": ("5kB",)}, "x", "at least --rotate 100kB"),
         ({"max_disk": "1GB"}, None, "--max-disk is of a recording on this disk (--to)"),
         ({"processes": 2}, None, "--processes writes a folder on this disk"),
@@ -154,6 +158,13 @@ def test_what_does_not_fit_together_is_one_line(
     path = tmp_path / to if to is not None else None
     with pytest.raises((UserError, ConfigError), match=re.escape(says)):
         check_to(RecordSettings(to=str(path), **disk_of({**NOTHING, **options}, path)))
+
+
+def test_what_was_not_seen_is_asked_of_who_should_have_sent_it() -> None:
+    assert "is this the interface" in nothing_seen(RecordSettings(to="r.lf"))
+    assert "is this the interface" in nothing_seen(RecordSettings(to="r.lf", proxies=(("a:1", "b:2"),), source="auto"))
+    assert "--socket: did a service" in nothing_seen(RecordSettings(to="r.lf", socket="/run/tap"))
+    assert "inner packets" in nothing_seen(RecordSettings(to="r.lf", vxlan=(":4789",)))
 
 
 def progress(seconds: float, written: int) -> Progress:
@@ -175,4 +186,5 @@ def progress(seconds: float, written: int) -> Progress:
 def test_what_is_said_after_five_seconds(tmp_path: Path, options: dict[str, int], says: str) -> None:
     settings = RecordSettings(to=str(tmp_path / "r.lf"), **options)
     assert says in forecast(settings, progress(0, 0), progress(5, 50_000))
+    assert forecast(RecordSettings(to=str(tmp_path / "r.lf")), progress(0, 0), progress(5, 1)).endswith("full in years")
     assert "nothing to tell yet" in forecast(settings, progress(0, 0), progress(5, 0))

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import click
 
-from bus.address import KafkaSecurity
+from bus.address import KafkaSecurity, is_kafka
 from bus.spool import MIN_SPOOL_BYTES
 from capture.app import drain, record
 from capture.record import Progress
@@ -29,10 +29,10 @@ from livefire.protocols import other_protocols
 from livefire.recorders import place, placed, record_together, tell
 from livefire.recording import masked_line
 from livefire.settings import Resolved
-from livefire.sources import source_options, sources_of
+from livefire.sources import nothing_seen, source_options, sources_of
 from livefire.story import Story
 from livefire.supervisor import StopFlag
-from livefire.tables import size
+from livefire.tables import counted, size
 from wire import config
 
 _FORECAST_NS: Final = 5_000_000_000
@@ -138,11 +138,13 @@ def command(
         shed = f", {now.shed:,} shed" if now.shed else ""
         waits = f", the bus is away, {size(now.waiting_bytes)} wait" if now.away else ""
         story.progress(
-            f"{now.elapsed_ns / 1e9:.0f} s, {now.exchanges:,} exchanges, {now.exchanges_per_s:,.0f}/s, "
-            f"{now.connections:,} connections, {size(now.file_bytes)}{lost}{shed}{waits}"
+            f"{now.elapsed_ns / 1e9:.0f} s, {counted(now.exchanges, 'exchange')}, {now.exchanges_per_s:,.0f}/s, "
+            f"{counted(now.connections, 'connection')}, {size(now.file_bytes)}{lost}{shed}{waits}"
         )
 
     began = time.monotonic()
+    if is_kafka(settings.bus):  # a bus that is away is known to be after seconds only
+        story.line(f"connects to {settings.bus}")
     if settings.processes > 1:
         account = record_together(settings, sys.argv[1:], stop, progress, now_ns=time.time_ns())
     else:
@@ -150,7 +152,7 @@ def command(
     exchanges = latest.exchanges if latest is not None else 0
     balanced = "balanced" if account.balanced else "NOT BALANCED"
     where = str(to) if to is not None else f"{recording}, {settings.agent}"
-    story.line(f"{where}: {exchanges:,} exchanges in {time.monotonic() - began:,.1f} s; account {balanced}")
+    story.line(f"{where}: {counted(exchanges, 'exchange')} in {time.monotonic() - began:,.1f} s; account {balanced}")
     if ended := used_up(settings, account):
         story.line(ended)
     story.line(cost_line(account, time.monotonic() - began))
@@ -159,7 +161,7 @@ def command(
     if masked := masked_line(account):
         story.line(masked)
     if not exchanges:
-        story.line("no HTTP was seen: is this the interface, and the port, of plain HTTP? (livefire doctor)")
+        story.line(nothing_seen(settings))
         for line in other_protocols(account):
             story.line(f"  there was {line}")
     if as_json:
