@@ -30,7 +30,7 @@ from capture.message import NONE, REQUEST, Message
 _MAX_OWED = 1 << 20
 
 
-class Pair(msgspec.Struct, eq=False):
+class Pair(msgspec.Struct, eq=False, gc=False):
     """A request, what has been seen of its answer, and the answers before the answer."""
 
     request: Message | None
@@ -116,10 +116,14 @@ class Pairer:
         if waiting is not None and waiting.after_loss:
             # Sent before anything was received that may have answered those: the first answers are to them.
             self._apart = self._uncounted = True
-        owed = bool(self.owed) and not self._apart
-        pair = None if owed or self._apart else self._asked_by(message)
+        pair = self.orphans.get(
+            reader
+        )  # interim answers that were laid aside: theirs is this one, whatever is open now
+        owed = pair is None and bool(self.owed) and not self._apart
+        if pair is None and not owed and not self._apart:
+            pair = self._asked_by(message)
         if pair is None:
-            pair = self.orphans[reader] = self._aside_of(reader) or Pair(None, aside=self._apart)
+            pair = self.orphans[reader] = Pair(None, aside=self._apart)
         status = message.status
         if status < 200 and status != 101:
             reader.expect(NONE)
@@ -187,11 +191,11 @@ class Pairer:
             final = message is orphan.response
             if not final:
                 orphan.interim.append(message)
-            if not (orphan.aside and self._apart):
-                self._sink.pair(orphan)
-            elif final:
+            if final and orphan.aside and self._apart:
                 self._aside.append(orphan)
                 self._settle()
+            elif final or not orphan.aside:
+                self._sink.pair(orphan)
             else:
                 self.orphans[reader] = orphan  # its answer follows
             return
@@ -226,12 +230,11 @@ class Pairer:
         if reader is self.request_reader:
             return
         self.lost = True
+        interim = self.orphans.pop(reader, None)
+        if interim is not None:  # their answer is in what is lost
+            self._sink.pair(interim)
         if head and (self._apart or not self._aside):
             self._aside.append(None)
-
-    def _aside_of(self, reader: Reader) -> Pair | None:
-        orphan = self.orphans.get(reader)
-        return orphan if orphan is not None and orphan.aside else None
 
     def _settle(self, *, over: bool = False) -> None:
         """Pair what was laid aside, as far as it is certain; `over`: also give up where it is not."""

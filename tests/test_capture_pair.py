@@ -351,3 +351,31 @@ def test_answers_from_both_directions_are_all_counted() -> None:
     assembler.finish()
     assert assembler.account.balanced, assembler.account.as_json()
     assert assembler.account.ledger("messages").drops == {"unpaired_response": 2}
+
+
+def laid_aside(*, lost_again: bool) -> Conversation:
+    """Two requests at once; the first answer is lost; an interim one, then a third request, before the last answers."""
+    talk = Conversation().open().client(get("/1") + get("/2"))
+    talk.server(answer(b"lost")).server(b"HTTP/1.1 100 Continue\r\n\r\n")
+    talk.packets.pop(-2)
+    for _ in range(3):
+        talk.now_ns += 10_000_000_000  # nobody waits for it any more
+        talk.ack(0)
+    talk.client(get("/3"))
+    if lost_again:
+        talk.server(answer(b"2"))
+        talk.packets.pop()
+    else:
+        talk.server(answer(b"2")).ack(0)
+    return talk.server(answer(b"3")).close()
+
+
+@pytest.mark.parametrize("lost_again", [False, True])
+@pytest.mark.parametrize("keep_unpaired", [False, True])
+def test_an_interim_answer_that_is_laid_aside_waits_for_its_own(lost_again: bool, keep_unpaired: bool) -> None:
+    found, assembler = assembled(laid_aside(lost_again=lost_again), max_pipelined=2, keep_unpaired=keep_unpaired)
+    requests = shown([e for e in found if e.request.head])
+    assert requests[:2] == [(b"/1", 0, b""), (b"/2", 0, b"")]
+    assert requests[2] in ((b"/3", 0, b""), (b"/3", 200, b"3"))  # never the answer to /2
+    ledger = assembler.account.ledger("messages")
+    assert ledger.seen == (5 if lost_again else 6)
