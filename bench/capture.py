@@ -102,11 +102,8 @@ def main() -> None:
                 masker = Masker(KEY) if masked else None
                 assembler = Assembler("bench", settings, masker, KEY)
                 total = 0
-                for frame in PcapSource(path).frames():
-                    if frame is not None:
-                        assembler.packet(*frame)
-                    if len(assembler.ready) >= 1000:
-                        total += len(assembler.take())
+                for _ in PcapSource(path).read_into(assembler, 3000):
+                    total += len(assembler.take())
                 total += len(assembler.finish())
                 assert assembler.account.balanced
                 return total

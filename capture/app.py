@@ -20,11 +20,12 @@ from capture.dealer import Dealer
 from capture.hearing import StopHeard
 from capture.imported import Imported
 from capture.importing import Choice, check, gor_values, import_entries, import_gor
+from capture.merged import read_into
 from capture.output import Output
 from capture.record import Progress
 from capture.record import record as record_live
 from capture.settings import CaptureSettings, RecordSettings
-from capture.source_pcap import PcapSource, digest_of, read_into
+from capture.source_pcap import PcapSource, digest_of
 from wire import topics
 from wire.account import Account
 from wire.ids import recording_id_of, ulid

@@ -11,6 +11,7 @@ from wire.ids import ExchangeIds, connection_id
 from wire.records import Exchange, Fault, Mode, Request, Response
 
 _ORPHAN_OFFSET = 1 << 63  # an answer without a request has its place in the server's stream
+_NO_FAULTS: tuple[Fault, ...] = ()
 _RANK = {STRICT: 0, LENIENT: 1, OPAQUE: 2}
 
 
@@ -88,6 +89,24 @@ class ExchangeMaker:
                 tuple(message.head for message in pair.interim) if pair.interim else (),
             )
         ahead = self.clock_offset_ns
+        mode, faults = STRICT, _NO_FAULTS
+        if (
+            request is None
+            or response is None
+            or not (request.complete and response.complete)
+            or request.mode is not STRICT
+            or response.mode is not STRICT
+            or (request.gap or response.gap or connection.midstream or request.ambiguous or response.ambiguous)
+            or (first.stream.conflicts or second.stream.conflicts)
+            or request.body_bytes != request.kept_bytes
+            or response.body_bytes != response.kept_bytes
+            or response.start_ns < request.end_ns
+            or 0 <= response.ack < request.end_offset
+        ):
+            mode = _mode(request, response)
+            faults = _faults(
+                request, response, connection.midstream, first.stream, second.stream, connection.requests_only
+            )
         return Exchange(
             ids.at(offset),
             session,
@@ -100,10 +119,10 @@ class ExchangeMaker:
             request.end_ns + ahead if request is not None else 0,
             response.start_ns + ahead if response is not None else 0,
             response.end_ns + ahead if response is not None else 0,
-            _mode(request, response),
+            mode,
             first.interface or second.interface or "",
             "http/1",
-            _faults(request, response, connection.midstream, first.stream, second.stream, connection.requests_only),
+            faults,
             self._host,
         )
 
@@ -124,18 +143,6 @@ def _faults(
     server: Stream,
     requests_only: bool,
 ) -> tuple[Fault, ...]:
-    if (
-        request is not None
-        and response is not None
-        and request.complete
-        and response.complete
-        and not (request.gap or response.gap or midstream or request.ambiguous or response.ambiguous)
-        and not (client.conflicts or server.conflicts)
-        and request.body_bytes == request.kept_bytes
-        and response.body_bytes == response.kept_bytes
-        and not _overlap(request, response)
-    ):
-        return ()
     faults: list[Fault] = []
     if (request is not None and request.gap) or (response is not None and response.gap):
         faults.append(Fault.GAP)

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import heapq
 import os
 import select
 import struct
 import sys
 import zlib
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from capture.frames import Frame, Sink
 from wire.config import ConfigError
 
-_CHUNK: Final = 1 << 20
+CHUNK: Final = 1 << 20
 _MAX_PACKET: Final = 16 << 20  # beyond it a length is damage, not a packet
 _MAX_BLOCK: Final = 64 << 20
 _MAX_INTERFACES: Final = 65_536
-_READ_AHEAD: Final = 32 << 20  # of all files that are merged
 _MAX_NS: Final = (1 << 63) - 1
 #: Blocks of pcapng that hold no packets: sections, names, statistics, journals, secrets, custom ones.
 _NO_PACKETS: Final = frozenset((0x0A0D0D0A, 4, 5, 7, 8, 9, 10, 0x0BAD, 0x40000BAD, 0x80000001))
@@ -71,7 +68,7 @@ class PcapSource:
         self.faults: dict[str, int] = {}
         self.lines: list[str] = []  # what there is to say about the input, one line each
         self.packets = 0
-        self.chunk = _CHUNK  # bytes that are read at a time
+        self.chunk = CHUNK  # bytes that are read at a time
         self._wait_s = wait_s
         self._poll = False
         self._poll_fd = -1
@@ -381,52 +378,10 @@ def digest_of(path: Path) -> bytes:
     digest = hashlib.blake2b(digest_size=32)
     file = _open(path)
     try:
-        while data := file.read(_CHUNK):
+        while data := file.read(CHUNK):
             digest.update(data)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {os.strerror(error.errno or 0).lower()}") from None
     finally:
         file.close()
     return digest.digest()
-
-
-def in_time_order(sources: Sequence[PcapSource]) -> Iterator[Frame | None]:
-    """The frames of several files as one: files that follow each other, or that were made side by side."""
-    return sources[0].frames() if len(sources) == 1 else _merged(sources)
-
-
-def read_into(sources: Sequence[PcapSource], sink: Sink, most: int) -> Iterator[int]:
-    """Their frames, as `in_time_order`, into `sink`, as `PcapSource.read_into`."""
-    if len(sources) == 1:
-        yield from sources[0].read_into(sink, most)
-        return
-    count = 0
-    for count, frame in enumerate(_merged(sources), 1):
-        sink.packet(*frame)
-        if not count % most:
-            yield most
-    yield count % most
-
-
-def _merged(sources: Sequence[PcapSource]) -> Iterator[Frame]:
-    """A file is open from the time of its first packet on; so of a thousand that follow each other, one or two are."""
-    later = deque(sorted((source.begins_ns(), number) for number, source in enumerate(sources)))
-    open_now: list[tuple[int, int, Frame, Iterator[Frame]]] = []
-    while later or open_now:
-        while later and (not open_now or later[0][0] <= open_now[0][0]):
-            _, number = later.popleft()
-            source = sources[number]
-            source.chunk = max(64 << 10, min(_CHUNK, _READ_AHEAD // (len(open_now) + 1)))
-            frames: Iterator[Frame] = (frame for frame in source.frames() if frame is not None)
-            first = next(frames, None)
-            if first is not None:
-                heapq.heappush(open_now, (first[0], number, first, frames))
-        if not open_now:
-            continue
-        _, number, frame, frames = open_now[0]
-        yield frame
-        following = next(frames, None)
-        if following is None:
-            heapq.heappop(open_now)
-        else:
-            heapq.heapreplace(open_now, (following[0], number, following, frames))

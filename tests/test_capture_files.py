@@ -18,9 +18,10 @@ from test_capture_pair import answer, get
 from capture.app import import_files
 from capture.assembler import Assembler
 from capture.frames import Frame
+from capture.merged import in_time_order
 from capture.settings import CaptureSettings
 from capture.show import exchange_json, in_order
-from capture.source_pcap import PcapSource, in_time_order
+from capture.source_pcap import PcapSource
 from wire.config import ConfigError
 
 T0 = 1_700_000_000_000_000_000

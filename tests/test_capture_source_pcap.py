@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pcap_build import Conversation, enhanced, interface, obsolete, pcap, section, simple
 
 from capture.frames import Frame
-from capture.source_pcap import PcapSource, digest_of, in_time_order
+from capture.merged import in_time_order
+from capture.source_pcap import PcapSource, digest_of
 from wire.config import ConfigError
 
 T0 = 1_700_000_000_123_456_789
