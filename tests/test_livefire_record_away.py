@@ -21,6 +21,8 @@ def test_a_recorder_without_a_bus_says_so_and_where_it_keeps_what_it_records(tmp
         until(lambda: line in log.read_text() or recorder.poll() is not None, 40, "it says nothing", log.read_text)
         assert recorder.poll() is None, log.read_text()
         assert log.read_text().count("is away; what") == 1
+        said_first = next(text for text in log.read_text().splitlines() if not text.startswith("livefire: made a key"))
+        assert said_first == f"connects to {bus}", "before the first wait"
     finally:
         recorder.kill()
         recorder.wait()
