@@ -127,10 +127,11 @@ def command(
     )
     terminate_as_interrupt()
     story = Story(click.get_text_stream("stderr"))
-    if survey.lap_ns:
-        recorded = survey.exchanges / (survey.lap_ns / 1e9)
+    fired = survey.exchanges - (survey.unsafe_count if skip_unsafe else 0)
+    if survey.lap_ns and fired:
+        recorded = fired / (survey.lap_ns / 1e9)
         told = arithmetic(scale=survey.scale, speed=speed, load=copies, recorded_rate=recorded)
-        story.line(f"run {run_id}: {told.line()} to http://{admitted.end}")
+        story.line(f"run {run_id}: {told.line()} to http://{admitted.end} (1/scale x speed x copies)")
     with Supervisor() as supervisor:
         stop = _stop_asked(settings.runs / run_id, run_id)
         summary = app.run(settings, supervisor.spawn, lambda now: story.progress(progress_line(now)), stop)
