@@ -43,10 +43,11 @@ class LogWriter(BatchWriter):
         try:
             # Not blocking: opening a pipe that nobody reads would wait for ever.
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
-        except FileNotFoundError:
-            raise BusError(f"{path}: cannot be written: there is no folder {self.path.parent}") from None
         except OSError as error:
-            raise BusError(f"{path}: cannot be written: {os.strerror(error.errno or 0).lower()}") from None
+            why = os.strerror(error.errno or 0).lower()
+            if isinstance(error, FileNotFoundError) and not self.path.parent.is_dir():
+                why = f"there is no folder {self.path.parent}"
+            raise BusError(f"{path}: cannot be written: {why}") from None
         try:
             if not stat.S_ISREG(os.fstat(self._fd).st_mode):
                 raise BusError(f"{path}: cannot be written: not a plain file")

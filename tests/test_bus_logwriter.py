@@ -100,6 +100,8 @@ def test_files_that_must_not_be_written_are_left_as_they_are(tmp_path: Path) -> 
     assert refusal(tmp_path / "pipe") == "cannot be written: not a plain file"
     assert refusal(tmp_path) == "cannot be written: is a directory"
     assert refusal(tmp_path / "no" / "a.lf") == f"cannot be written: there is no folder {tmp_path / 'no'}"
+    (tmp_path / "link").symlink_to(tmp_path / "no" / "a.lf")
+    assert refusal(tmp_path / "link") == "cannot be written: no such file or directory"
     other = Manifest("outcomes", "w0", "run-2", 5, "test")
     assert refusal(path, other) == "holds outcomes of run-1, not outcomes of run-2; write to another file"
     assert path.read_bytes() == good
