@@ -8,7 +8,8 @@ Times: nginx logs when a request is over, Apache's %t when it began; lines of th
 them wrote it, and have seconds. Where the format has `$request_time`, the begin is the end less that.
 
 Rejected, by reason: `bad_line` (not of the format), `bad_request` (no request line in it, as of a client that sent
-none), `bad_time`, `too_long`, `connect` (a tunnel, intentional), `blank` (intentional).
+none), `bad_time`, `bad_value` (a URL, number or text that cannot be one), `too_long`, `connect` (a tunnel,
+intentional), `blank` (intentional).
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ def entries(file: Input, format: LogFormat | None = None, *, host: str = "") -> 
             yield entry(place, values, host)
         except Missing as missing:
             yield Reject(place, *missing.args)
+        except ValueError as error:  # an URL, a number, a text that is none
+            yield Reject(place, "bad_value", str(error)[:80])
 
 
 def combined(line: bytes) -> Values | None:

@@ -7,7 +7,8 @@ a request is logged as a URL: the request itself had its path, and its host as H
 
 The time is that of the answer's end; `request_creation_time` (field 22) is when the request came, where it is there.
 
-Rejected, by reason: `bad_line`, `bad_request` (`- http://...- -`: the client sent none), `bad_time`, `too_long`.
+Rejected, by reason: `bad_line`, `bad_request` (`- http://...- -`: the client sent none), `bad_time`, `bad_value`,
+`too_long`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,11 @@ def entries(file: Input, *, host: str = "") -> Iterator[Entry | Reject]:
         elif not line.strip():
             yield Reject(place, "blank", "an empty line", intentional=True)
         else:
-            yield _of(place, line.decode("utf-8", "surrogateescape"), host)
+            try:
+                found = _of(place, line.decode("utf-8", "surrogateescape"), host)
+            except ValueError as error:
+                found = Reject(place, "bad_value", str(error)[:80])
+            yield found
 
 
 def _of(place: int, line: str, host: str) -> Entry | Reject:

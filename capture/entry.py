@@ -46,6 +46,23 @@ class Reject(msgspec.Struct, frozen=True):
     intentional: bool = False  # no traffic that could be replayed, and nothing is wrong
 
 
+def checked(found: Entry | Reject) -> Entry | Reject:
+    """An entry that a record can hold: of a time or length beyond 63 bits, or a name that is no text, a reject."""
+    if isinstance(found, Reject):
+        return found
+    request, response = found.request, found.response
+    numbers = [found.request_start_ns, found.request_end_ns, found.response_start_ns, found.response_end_ns]
+    numbers += [request.body_bytes, request.truncated_bytes]
+    numbers += [response.body_bytes, response.truncated_bytes] if response is not None else []
+    if min(numbers) < UNKNOWN or max(numbers) >> 63:
+        return Reject(found.place, "bad_value", "a time or a length that nothing can have")
+    try:
+        f"{found.client}{found.server}{found.connection}".encode()
+    except UnicodeEncodeError:
+        return Reject(found.place, "bad_value", "an address that is no text")
+    return found
+
+
 def request_without_body(head: bytes, method: bytes, known_bytes: int = UNKNOWN) -> tuple[Request, bool]:
     """A request whose body is not in the file; whether one is missing, or may be. `known_bytes`: its length."""
     if known_bytes == 0 or (known_bytes < 0 and method in BODILESS):

@@ -65,9 +65,12 @@ def kind_of(word: bytes | str | int) -> int:
 
 def number_of(word: bytes | str | int) -> int:
     try:
-        return int(word)
+        number = int(word)
     except ValueError:
-        raise Unreadable(f"{word!r} is not a number") from None
+        raise Unreadable(f"{word[:40]!r} is not a number") from None  # type: ignore[index]
+    if abs(number) >> 63:
+        raise Unreadable("a number of more than 63 bits")
+    return number
 
 
 def is_gor(start: bytes) -> bool:

@@ -5,8 +5,8 @@ pseudo-headers. `content.text` is decoded, whatever Content-Encoding says; the b
 the file. So the answer's body is that text, and its head says so: Content-Encoding and Transfer-Encoding go,
 Content-Length follows. Bodies that are not in the file are known by length alone.
 
-Rejected, by reason: `no_request` (method or URL missing), `bad_time`, `bad_entry` (not of the form), `not_http` (data:,
-blob: ..., intentional), `from_cache` (never sent, intentional).
+Rejected, by reason: `no_request` (method or URL missing), `bad_time`, `bad_entry` (not of the form), `bad_value` (no
+record can hold it), `not_http` (data:, blob: ..., intentional), `from_cache` (never sent, intentional).
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ def entries(file: Input) -> Iterator[Entry | Reject]:
     for place, raw in enumerate(found, 1):
         try:
             yield _of(place, _entry.decode(raw))
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            yield Reject(place, "bad_entry", str(error))
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            yield Reject(place, "bad_entry", str(error)[:200])
 
 
 def _why(data: bytes, error: str) -> str:

@@ -11,7 +11,7 @@ import msgspec
 
 from capture import access_log, alb, goreplay, har
 from capture.assembler import Assembler
-from capture.entry import Entry, Reject
+from capture.entry import Entry, Reject, checked
 from capture.imported import Imported
 from capture.lines import Input
 from capture.log_format import LogFormat
@@ -73,11 +73,13 @@ def detect(path: Path | str) -> str:
 def entries_of(file: Input, choice: Choice) -> Iterator[Entry | Reject]:
     """Entries of a HAR or log. Raises ConfigError for a file that is not of its kind."""
     if choice.format == "har":
-        return har.entries(file)
-    if choice.format == "alb":
-        return alb.entries(file, host=choice.host)
-    format = LogFormat(choice.log_format) if choice.log_format else None
-    return access_log.entries(file, format, host=choice.host)
+        found = har.entries(file)
+    elif choice.format == "alb":
+        found = alb.entries(file, host=choice.host)
+    else:
+        format = LogFormat(choice.log_format) if choice.log_format else None
+        found = access_log.entries(file, format, host=choice.host)
+    return map(checked, found)
 
 
 def check(path: Path | str, choice: Choice) -> None:

@@ -400,6 +400,51 @@ def test_secrets_of_logs_are_masked_before_the_first_write(tmp_path: Path) -> No
     assert b"hunter2" not in exchanges(tmp_path / "o.lf")[0].request.head
 
 
+_FORM = '$remote_addr [$time_local] "$request" $status $body_bytes_sent "$content_length" "$connection"'
+_GOOD = '1.1.1.1 [01/Jan/2024:00:00:00 +0000] "POST /x HTTP/1.1" 200 5 "5" "1"\n'
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("POST /x", "POST http://[::1"),
+        ("POST /x", r"POST /\ud800"),
+        (' 5 "', f' {"9" * 30} "'),
+        ('"5"', f'"{"9" * 30}"'),
+        ('"5"', f'"{"9" * 5000}"'),
+        ('"5"', '"\u00b2"'),
+        ("01/Jan/2024:00:00:00 +0000", "31/Dec/9999:23:59:59 -2359"),
+        ("1.1.1.1", r"\xff"),
+        ('"1"', r'"\xff"'),
+    ],
+)
+def test_a_line_that_no_record_can_hold_does_not_end_the_import(tmp_path: Path, old: str, new: str) -> None:
+    found, account = imported(tmp_path, _GOOD + _GOOD.replace(old, new, 1) + _GOOD, "--log-format", _FORM)
+    assert len(found) == 2 and account.ledger("entries").drops == {"bad_value": 1}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"headers": [{"name": "Content-Length", "value": "\u00b2"}]},
+        {"headers": [{"name": "Content-Length", "value": "9" * 5000}]},
+        {"headers": [{"name": "Content-Length", "value": "9" * 30}]},
+        {"bodySize": 1e300},
+    ],
+)
+def test_an_entry_that_no_record_can_hold_does_not_end_the_import(tmp_path: Path, more: dict[str, Any]) -> None:
+    bad = har_entry()
+    bad["request"].update(more)
+    found, account = imported(tmp_path, har_of(har_entry(), bad, har_entry()))
+    assert len(found) == 2 and sum(account.ledger("entries").drops.values()) == 1
+
+
+def test_a_time_of_goreplay_that_is_none_is_unreadable(tmp_path: Path) -> None:
+    get = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    found, account = imported(tmp_path, gor(record(1, "a", 1, get), record(1, "b", 10**30, get)))
+    assert len(found) == 1 and account.ledger("goreplay").drops == {"unreadable": 1}
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.binary(max_size=300),
