@@ -1,18 +1,25 @@
 """Packets to exchanges: microseconds of one core an exchange, from a pcap to a recording, unmasked and masked.
 
-    python bench/capture.py [--exchanges N] [--profile | --profile-masked]
+    python bench/capture.py [--exchanges N] [--large | --many [N ...] | --profile | --profile-masked]
 
 Three data packets an exchange (request, two of the answer), 18 header fields, answers of 300 bytes of JSON, keep-alive
 connections. In `fresh` traffic every head has an id and every connection a cookie of its own, and bodies differ; in
 `alike` traffic all heads have the same fields, and all bodies are one. The floor reads the packets and gives each
 payload to llhttp (httptools), and does nothing else: no order, no pairs, no records.
+
+`--large`: answers of 1 MiB instead, megabytes a second beside `dd conv=fdatasync` of the same file onto the same disk.
+`--many`: what an exchange costs with so many connections over time (default 10,000 and 100,000, one exchange each), and
+with 1,000 and 20,000 open at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import cProfile
+import os
 import pstats
+import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,14 +40,17 @@ from mask.masker import Masker  # noqa: E402
 KEY = b"a key of 32 bytes for this bench"
 
 
-def traffic(exchanges: int, fresh: bool, per_connection: int = 50) -> list[Packet]:
+def traffic(
+    exchanges: int, fresh: bool, per_connection: int = 50, *, apart_ns: int = 1_000_000, step_ns: int = 20_000
+) -> list[Packet]:
+    """`apart_ns` between the beginnings of connections, `step_ns` between the packets of one."""
     fields = b"".join(b"X-Field-%d: value number %d of a usual length\r\n" % (i, i) for i in range(13 if fresh else 16))
     answer_head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" + fields
     packets: list[Packet] = []
     for number in range(max(1, exchanges // per_connection)):
         client = (f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}", 1024 + number % 60000)
-        talk = Conversation(client, client_isn=number * 7919, server_isn=number * 104729, step_ns=20_000)
-        talk.now_ns += number * 1_000_000
+        talk = Conversation(client, client_isn=number * 7919, server_isn=number * 104729, step_ns=step_ns)
+        talk.now_ns += number * apart_ns
         talk.open()
         for index in range(per_connection):
             head = b"GET /orders/%d HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: bench\r\n" % index + fields
@@ -86,14 +96,69 @@ def floor(path: Path) -> int:
     return requests
 
 
+def large(folder: Path, megabytes: int = 64) -> None:
+    rng = random.Random(1)
+    talk = Conversation(("10.0.0.1", 40000), step_ns=2_000).open()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % (1 << 20)
+    for number in range(megabytes):
+        talk.client(b"GET /files/%d HTTP/1.1\r\nHost: files.example\r\n\r\n" % number)
+        talk.send(1, head + rng.randbytes(1 << 20), mss=1448)
+    path, target = folder / "large.pcap", folder / "large.lf"
+    path.write_bytes(pcap(talk.close().packets))
+    ours, theirs = [], []
+    for _ in range(3):
+        target.unlink(missing_ok=True)
+        begun, cpu = time.perf_counter(), time.process_time()
+        account = import_files([path], target, CaptureSettings(), Masker(KEY), KEY)
+        with target.open("rb") as file:
+            os.fdatasync(file.fileno())
+        ours.append((megabytes / (time.perf_counter() - begun), megabytes / (time.process_time() - cpu)))
+        assert account.balanced
+        assert account.ledger("messages").emitted == 2 * megabytes
+        begun = time.perf_counter()
+        command = ["dd", f"if={target}", f"of={folder / 'dd'}", "bs=1M", "conv=fdatasync", "status=none"]
+        subprocess.run(command, check=True)
+        theirs.append(megabytes / (time.perf_counter() - begun))
+    wall, of_core, dd = sorted(w for w, _ in ours)[1], sorted(c for _, c in ours)[1], sorted(theirs)[1]
+    print(f"answers of 1 MiB, masked, medians of 3: {wall:.0f} MB/s, {of_core:.0f} a second of a core")
+    print(f"dd conv=fdatasync of the recording: {dd:.0f} MB/s: {100 * wall / dd:.0f} % of it")
+
+
+def many(folder: Path, counts: list[int]) -> None:
+    rows = [(f"{n:,} connections over time", n, 1, 1_000_000, 20_000) for n in counts]
+    # each connection lasts longer than it takes all of them to begin
+    rows += [(f"{n:,} open at once", 40_000, 40_000 // n, 1_000, n * 1_000) for n in (1000, 20_000)]
+    for what, exchanges, each, apart_ns, step_ns in rows:
+        path, target = folder / "many.pcap", folder / "many.lf"
+        path.write_bytes(pcap(traffic(exchanges, False, each, apart_ns=apart_ns, step_ns=step_ns)))
+        cpus = []
+        for _ in range(3):
+            target.unlink(missing_ok=True)
+            cpu = time.process_time()
+            account = import_files([path], target, CaptureSettings(), Masker(KEY), KEY)
+            cpus.append(time.process_time() - cpu)
+            assert account.balanced
+            assert account.ledger("messages").emitted == 2 * exchanges
+        print(
+            f"{what:32} {each:4} exchanges each {1e6 * sorted(cpus)[1] / exchanges:8.1f} us CPU an exchange", flush=True
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--exchanges", type=int, default=20_000)
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--many", type=int, nargs="*", metavar="N")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--profile-masked", action="store_true")
     count = (args := parser.parse_args()).exchanges
     settings = CaptureSettings()
+    print(f"load {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory() as folder:
+        if args.large:
+            return large(Path(folder))
+        if args.many is not None:
+            return many(Path(folder), args.many or [10_000, 100_000])
         for name in ("fresh", "alike"):
             path = Path(folder) / f"{name}.pcap"
             path.write_bytes(pcap(traffic(count, name == "fresh")))
