@@ -7,10 +7,12 @@ often of seconds. Targets of the log are masked with the recording's key before 
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from bus.logfile import LogReader
+from capture.bpf import Network, networks
 from capture.entry import Entry
 from mask.tokens import is_token
 from wire import codec
@@ -286,7 +289,7 @@ def _why_not_recorded(one: Served, span: Span, lost: Sequence[Loss], budget: lis
     client = one.peer.rpartition(":")[0].strip("[]")
     if one.port and span.ports and one.port not in span.ports:
         return "filtered"
-    if client in span.not_hosts:
+    if span.not_hosts and _lies_in(client, span.not_hosts):
         return "filtered"
     near = [
         at
@@ -301,6 +304,18 @@ def _why_not_recorded(one: Served, span: Span, lost: Sequence[Loss], budget: lis
     if lost[best].reason != "blind":
         budget[best] -= 1
     return lost[best].reason
+
+
+def _lies_in(address: str, texts: frozenset[str]) -> bool:
+    try:
+        return any(ipaddress.ip_address(address) in network for network in _networks(texts))
+    except ValueError:
+        return False
+
+
+@lru_cache(8)
+def _networks(texts: frozenset[str]) -> list[Network]:
+    return networks(tuple(texts))
 
 
 def _why_not_logged(one: Served, first_ns: int, last_ns: int, servers: set[str], tolerance_ns: int) -> str:

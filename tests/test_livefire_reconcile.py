@@ -103,10 +103,11 @@ def test_likely_reasons_come_from_what_was_lost_then_and_no_more_often_than_it_w
     assert reasons(told["missing"]) == [("/25", "shed"), ("/26", "unknown"), ("/55", "kernel"), ("/85", "blind")]
 
 
-def test_other_status_no_answer_and_filters(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left_out", ["1.2.3.4", "1.2.0.0/16"])
+def test_other_status_no_answer_and_filters(tmp_path: Path, left_out: str) -> None:
     found = [exchange(1, AT, "/x", 500), exchange(2, AT, "/y", None), exchange(3, AT, "/z")]
     lines = [line(AT, "/x"), line(AT, "/y", 499), line(AT, "/z"), line(AT, "/w")]
-    settings = {"for_ns": SECOND, "not_hosts": ["1.2.3.4"]}
+    settings = {"for_ns": SECOND, "not_hosts": ["::1", left_out]}
     code, told = compared(tmp_path, found, lines, created_ns=AT, settings=settings)
     assert code == 99
     assert sorted(reasons(told["missing"])) == [("/w", "filtered"), ("/x", "other_status"), ("/y", "unanswered")]
