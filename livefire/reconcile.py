@@ -33,7 +33,7 @@ _SECOND: Final = 1_000_000_000
 _ASKED: Final = frozenset(
     ("stress", "not_sampled", "not_selected", "not_method", "not_path", "not_header", "not_cookie")
 )
-SCOPE: Final = _ASKED | {"before_recording", "after_recording", "filtered", "before_log", "after_log"}
+SCOPE: Final = _ASKED | {"before_recording", "after_recording", "edge", "filtered", "before_log", "after_log"}
 #: Drops of packets that may have held a request; those of messages count all.
 _PACKETS: Final = ("kernel", "cut", "ring", "fragment")
 
@@ -206,6 +206,9 @@ def reconcile(
     gone = {served.name for served in rec}
     servers = {served.peer for served in recorded if served.name not in gone}
     found += [Found("recording", one, _why_not_logged(one, first, last, servers, tolerance_ns)) for one in rec]
+    for one in found:
+        if one.side == "log" and _at_the_edge(one, span, tolerance_ns):
+            one.reason = "edge"
     found.sort(key=lambda one: one.served.first_ns)
     return Result(len(logged), len(recorded), matched, found)
 
@@ -304,6 +307,15 @@ def _why_not_recorded(one: Served, span: Span, lost: Sequence[Loss], budget: lis
     if lost[best].reason != "blind":
         budget[best] -= 1
     return lost[best].reason
+
+
+def _at_the_edge(found: Found, span: Span, tolerance_ns: int) -> bool:
+    """Whether it was under way as the recording began or ended, or came after: nobody can say that it is missing."""
+    if found.reason == "unpaired_response":
+        return found.served.first_ns <= span.first_ns + tolerance_ns
+    if found.reason == "unanswered":
+        return found.served.last_ns > span.last_ns
+    return found.reason == "unknown" and found.served.first_ns > span.last_ns
 
 
 def _lies_in(address: str, texts: frozenset[str]) -> bool:

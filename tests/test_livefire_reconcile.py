@@ -139,6 +139,17 @@ def test_what_was_stopped_early_saw_nothing_of_the_rest_of_its_time(tmp_path: Pa
     assert reasons(result["missing"]) == [("/late", told)]
 
 
+def test_what_is_under_way_at_the_end_or_a_moment_later_is_no_difference(tmp_path: Path) -> None:
+    """A server goes on when the recorder is stopped; a request that is missing before the last one is a difference."""
+    found = [exchange(n, AT + n * SECOND, f"/{n}") for n in range(4)]
+    lines = [line(e.response_end_ns, e.request.head.split()[1].decode()) for e in found]
+    later = line(found[-1].response_end_ns + SECOND, "/later")
+    code, result = compared(tmp_path, found, [*lines, later], created_ns=AT, settings={"for_ns": 0}, reason="stopped")
+    assert (code, reasons(result["missing"])) == (0, [("/later", "edge")])
+    code, result = compared(tmp_path, [found[0], *found[2:]], lines, created_ns=AT, settings={"for_ns": 0})
+    assert (code, reasons(result["missing"])) == (99, [("/1", "unknown")])
+
+
 def test_a_target_does_not_speak_to_the_terminal(tmp_path: Path) -> None:
     compared(tmp_path, [exchange(1, AT)], [line(AT, "/\\x1b[31m\\x07")])
     arguments = ("reconcile", str(tmp_path / "a.lf"), "--access-log", str(tmp_path / "access.log"))

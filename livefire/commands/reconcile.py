@@ -29,6 +29,7 @@ _SHOWN = 20
 _WHY = {
     "before_recording": "before the recording",
     "after_recording": "after the recording's end",
+    "edge": "around the recording's begin or end: under way then, or a moment later",
     "filtered": "not recorded as asked: port or host",
     "blind": "nobody was recording then",
     "kernel": "the kernel had no room for packets then",
