@@ -7,7 +7,8 @@ the floor (our ring, read and thrown away); `tcpdump -w` if it is installed; the
 masked; the recorder by proxy. CPU is that of the recorder's own processes (threads and children, user and
 system) from the first request to the last. What the kernel spends to fill a ring is charged to whoever sends: it
 shows in the column of the client and the server. Everything stays on 127.0.0.1, in a temporary folder, and
-ends by itself.
+ends by itself. What was lost is judged by the server's own count. Where `sent` is below rate times seconds, the client
+could not keep the rate on this machine.
 """
 
 from __future__ import annotations
@@ -264,6 +265,7 @@ def run(name: str, rate: float, seconds: float, folder: Path) -> dict[str, Any]:
         if beside:
             row["cpu_us"] = (cpu_ns(beside.pid) - before) / 1e3 / answered
         row["traffic_cpu_us"] = (cpu_ns(server.pid) - traffic_before + client_cpu) / 1e3 / answered
+        row["sent"] = fired["sent"]
         row |= {"p50_ms": fired["p50_ms"], "p99_ms": fired["p99_ms"]}
         if beside:
             if name == "tcpdump":
@@ -324,27 +326,27 @@ def main() -> int:
     elif not shutil.which("tcpdump"):
         names.remove("tcpdump")
         print("tcpdump is not installed (apt install tcpdump): no comparison with it", file=sys.stderr)
-    rows = []
+    columns = (
+        ("recorder", 14, ""), ("sent", 8, "d"), ("seen", 8, "d"), ("recorded", 9, "d"), ("lost", 6, "d"),
+        ("cpu_us", 8, ".1f"), ("times_floor", 12, ".1f"), ("rss_mb", 8, ".0f"), ("file_mb", 8, ".1f"),
+        ("traffic_cpu_us", 15, ".1f"), ("p50_ms", 10, ".2f"), ("p99_ms", 10, ".2f"),
+    )  # fmt: skip
+    if not options.json:
+        load = os.getloadavg()[0]
+        print(f"{options.rate:.0f} requests/s for {options.seconds:g} s, answers of {len(ANSWER)} B, load {load:.1f}")
+        print("".join(f"{name:>{width}}" for name, width, _ in columns), flush=True)
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="bench-record-") as folder:
         for name in names:
-            rows.append(run(name, options.rate, options.seconds, Path(folder)))
-    floor = next((row.get("cpu_us") for row in rows if row["recorder"] == "floor"), None)
-    for row in rows:
-        if floor and "cpu_us" in row:
-            row["times_floor"] = row["cpu_us"] / floor
+            row = run(name, options.rate, options.seconds, Path(folder))
+            rows.append(row)
+            floor = next((one.get("cpu_us") for one in rows if one["recorder"] == "floor"), None)
+            if floor and "cpu_us" in row:
+                row["times_floor"] = row["cpu_us"] / floor
+            if not options.json:  # each as it comes: a busy machine takes half a minute for one
+                print("".join(f"{format(row[n], f) if n in row else '-':>{w}}" for n, w, f in columns), flush=True)
     if options.json:
         print(json.dumps({"rate": options.rate, "seconds": options.seconds, "load": os.getloadavg(), "rows": rows}))
-        return 0
-    load = os.getloadavg()[0]
-    print(f"{options.rate:.0f} requests/s for {options.seconds:g} s, answers of {len(ANSWER)} B, load {load:.1f}")
-    columns = (
-        ("recorder", 14, ""), ("seen", 8, "d"), ("recorded", 9, "d"), ("lost", 6, "d"), ("cpu_us", 8, ".1f"),
-        ("times_floor", 12, ".1f"), ("rss_mb", 8, ".0f"), ("file_mb", 8, ".1f"), ("traffic_cpu_us", 15, ".1f"),
-        ("p50_ms", 10, ".2f"), ("p99_ms", 10, ".2f"),
-    )  # fmt: skip
-    print("".join(f"{name:>{width}}" for name, width, _ in columns))
-    for row in rows:
-        print("".join(f"{format(row[n], f) if n in row else '-':>{w}}" for n, w, f in columns))
     return 0
 
 
