@@ -266,7 +266,8 @@ def test_what_is_not_a_segment_of_this_recording_is_left_as_it_is(tmp_path: Path
     again.segments.tick()
     again.kill()
     assert copy.exists() and damaged.exists() and not first.exists()
-    copy.unlink(), damaged.unlink()
+    copy.unlink()
+    damaged.unlink()
     for number, owner in enumerate(("one", "two"), 200):
         of_it = LogWriter(folder / f"raw-0.{number:06d}.lf", manifest(owner))
         of_it.end(reason="rotated")
