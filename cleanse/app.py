@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +24,7 @@ from bus.kafka_layout import Entry
 from bus.logfile import LogReader
 from bus.order import Sorter
 from bus.parts import parts_of
-from bus.ports import BusAway, BusError
+from bus.ports import BusAway, BusError, BusHeld
 from cleanse import files
 from cleanse.learned import Learned
 from cleanse.pipeline import Pipeline
@@ -36,8 +36,10 @@ from cleanse.stream import WRITER, StreamPipeline
 from cleanse.summary import CleanseResult, summary_lines
 from wire import topics
 from wire.account import Account, kept_share
+from wire.records import Manifest
 
 if TYPE_CHECKING:  # drivers are imported where they are used: cleansing a file needs none
+    from bus.kafka import KafkaBus
     from bus.kafka_link import Link
     from bus.kafka_streams import Streams
 
@@ -45,7 +47,9 @@ __all__ = ["CleanseResult", "StreamResult", "cleanse", "cleanse_stream", "summar
 
 _TOPICS: Final = (topics.RAW, topics.CLEAN, topics.DEAD, layout.STREAMS)
 _SESSION_S: Final = 8.0
-_STOP_S: Final = 10.0  # for Faust to commit, and to leave its group
+_STOP_S: Final = 5.0  # for what is under way, and for Faust to commit and to leave its group; then it is cut off
+_THREAD_S: Final = 3.0  # of it, for a thread of Faust's
+_HELD_S: Final = 6.0  # the hold of a killed worker of this name lapses within this
 _LOOK_S: Final = 0.1  # how often `stop` is asked
 
 
@@ -115,19 +119,22 @@ def cleanse_stream(
     """Cleanse what comes into the raw topic, beside other workers of the cluster, until `stop` says so.
 
     `worker` is this one's own name among all that run: with the same name again after a kill it goes on at once;
-    others take over within seconds. `recording`: only that one. Raises BusError where topics are missing, BusAway.
+    others take over within seconds. `recording`: only that one. When it is to stop it does within ten seconds, also
+    when the brokers are gone. Raises BusError where topics are missing, BusHeld where the name is taken, BusAway.
     """
     try:
-        from bus.kafka_link import Link
+        from bus.kafka import KafkaBus
         from bus.kafka_streams import Streams
 
         importlib.import_module("faust")
     except ImportError as error:
         raise BusError(f"{address}: {error.name} is not installed: pip install 'livefire[kafka,faust]'") from None
-    link = Link(address, security or KafkaSecurity())
+    fleet = KafkaBus(address, topics.FLEET, security)
+    link = fleet.link
     try:
         topic = {name: layout.kafka_topic(address.prefix, name) for name in _TOPICS}
         counts = {name: link.count(topic[name]) for name in _TOPICS}
+        _hold(fleet, worker, recording, stop)
         pipeline = StreamPipeline(
             settings,
             learned,
@@ -142,10 +149,57 @@ def cleanse_stream(
             group = f"{address.prefix}.cleanse" + (f".{recording}" if recording else "")
             what = f"recording {recording}" if recording else "all recordings"
             told(f"{address}: cleanses {what}, from where group {group} stands, as {worker}")
-            asyncio.run(shell.run(_faust_app(link, group, worker, folder, security), topic[topics.RAW]))
+            _run(shell.run(_faust_app(link, group, worker, folder, security), topic[topics.RAW]))
     finally:
-        link.close()
+        fleet.close()
     return StreamResult(shell.messages, relay.dead)
+
+
+def _hold(fleet: KafkaBus, worker: str, recording: str, stop: Callable[[], bool]) -> None:
+    """Be the only worker of this name, until the bus is closed: two would take each other's partitions, without a word.
+
+    The hold of one that was killed lapses within seconds. Raises BusHeld, BusAway.
+    """
+    name = f"cleanse.{worker}" + (f":{recording}" if recording else "")
+    manifest = Manifest(topics.AUDIT, name, topics.FLEET, time.time_ns(), WRITER)
+    deadline = time.monotonic() + _HELD_S
+    while True:
+        try:
+            fleet.writer(topics.AUDIT, name, manifest)
+            return
+        except BusHeld as error:
+            if time.monotonic() >= deadline or stop():
+                raise BusHeld(f"another cleanser of the name {worker} runs ({error}); --worker another") from None
+        time.sleep(_LOOK_S)
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """As `asyncio.run`, but what has not ended when the work has is left: some of Faust's tasks do not heed that they
+    are cancelled when the brokers are gone, and `asyncio.run` waits for them for ever."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(work)
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+def _leave_threads() -> None:
+    """Faust waits for its threads where it stops, its event loop with it, and they wait for brokers that may be gone:
+    from now on for a while only, and the process ends without them. What they had not committed comes again, and what
+    it becomes has the same numbers: readers see it once."""
+    from mode.threads import ServiceThread, WorkerThread
+
+    class Left(WorkerThread):
+        def __init__(self, service: Any, **more: Any) -> None:
+            super().__init__(service, **more)
+            self.daemon = True
+
+        def stop(self) -> None:
+            self.is_stopped.wait(_THREAD_S)
+
+    ServiceThread.Worker = Left
 
 
 class StreamResult(msgspec.Struct, frozen=True):
@@ -161,6 +215,7 @@ def _faust_app(link: Link, group: str, worker: str, folder: str, security: Kafka
     if not logging.getLogger().isEnabledFor(logging.DEBUG):
         for driver in ("aiokafka", "faust", "mode"):  # an outage would fill the user's terminal with repeats
             logging.getLogger(driver).setLevel(logging.CRITICAL)
+    _leave_threads()
     options = security_options(security or KafkaSecurity())
     context = None
     if "SSL" in options["security_protocol"]:
@@ -231,25 +286,40 @@ class _Shell:
                     await before
                 self._under_way[place] = asyncio.create_task(self._do(stream, event))
 
-        await app.start()
-        self._told("ready")
-        signs = SignsOfLife(self._told)
         crash: BaseException | None = None
+        starting = asyncio.create_task(app.start())
+        signs: SignsOfLife | None = None
         try:
             while not self._stop() and not app.should_stop:
+                if signs is None and starting.done():
+                    starting.result()
+                    self._told("ready")
+                    signs = SignsOfLife(self._told)
                 await asyncio.sleep(_LOOK_S)
-                signs.look(self.messages, self._relay.dead)
+                if signs is not None:
+                    signs.look(self.messages, self._relay.dead)
             crash = app.crash_reason
         finally:
-            # Threads of Faust's do not end in order when it has crashed, or the brokers are gone, and what waits for
-            # such a thread waits for ever. Why a worker ends is told by our own line.
+            # Threads of Faust's do not end in order when it has crashed, or the brokers are gone. Why a worker ends is
+            # told by our own line.
             threading.excepthook = lambda _: None
             sys.unraisablehook = lambda _: None
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-            await asyncio.gather(*self._under_way.values(), return_exceptions=True)
-            await asyncio.wait([asyncio.create_task(app.stop())], timeout=_STOP_S)
+            await self._leave(app)
         if crash is not None:
             raise crash if isinstance(crash, BusError) else BusError(f"{self._link.address}: {crash}")
+
+    async def _leave(self, app: Any) -> None:
+        """In order, or when the time for that is up as it is."""
+        until = time.monotonic() + _STOP_S
+        if self._under_way:
+            await asyncio.wait(self._under_way.values(), timeout=_STOP_S / 2)
+        await asyncio.wait([asyncio.create_task(app.stop())], timeout=until - time.monotonic())
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        if rest:
+            await asyncio.wait(rest, timeout=max(until - time.monotonic(), _LOOK_S))
 
     async def _do(self, stream: Any, event: Any) -> None:
         message = event.message
