@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from fault_cleanse import (
     letter_problems,
     problems_of,
 )
+from http_target import Target
 from servers.fixtures import started
 from servers.kafka import Kafka
 from test_cleanse_app import exchange, write
@@ -33,16 +37,23 @@ from test_cleanse_stream import NOTHING, run, same
 from bus import kafka_layout as layout
 from bus.address import open_bus, parse_kafka
 from bus.kafka_topics import Topics, Wanted
+from bus.logfile import FileBus
+from bus.merge import LOOK_AHEAD_NS, Merge
+from bus.ports import BusAway
+from capture.dealer import Dealer
 from cleanse.app import cleanse
 from cleanse.relay import Relay
 from cleanse.settings import CleanseSettings
 from cleanse.signs import SignsOfLife
 from cleanse.stream import StreamPipeline
+from replay.book import records_of
 from replay.fetch import fetch
 from wire import codec, topics
+from wire.codec import RecordType
 from wire.records import Dead, End, Exchange, Manifest
 
 GROUP = "cleanse"
+IDLE = ("idle", "--recording", "tuesday")  # a worker that nothing comes to
 
 
 def record(address: str, exchanges: list[Exchange], agents: tuple[str, ...] = ("a", "b")) -> None:
@@ -56,35 +67,140 @@ def record(address: str, exchanges: list[Exchange], agents: tuple[str, ...] = ("
             manifest = Manifest(
                 topics.RAW, f"{agent}.{k}", NAME, synthetic_trace.START_NS, "test", agents, scale=0.5, masked=False
             )
-            writers.append(bus.writer(topics.RAW, f"{agent}.{k}", manifest))
+            writers.append(kept_up(lambda k=k, m=manifest: bus.writer(topics.RAW, f"{agent}.{k}", m)))  # noqa: B023
         counts = [0] * spread
         for turn, at in enumerate(range(0, len(mine), 6)):
-            writers[turn % spread].write_records(mine[at : at + 6])
+            batch = mine[at : at + 6]
+            kept_up(lambda w=writers[turn % spread], b=batch: w.write_records(b))
             counts[turn % spread] += len(mine[at : at + 6])
         for k, writer in enumerate(writers):
-            writer.end(End(NAME, f"{agent}.{k}", counts[k], 0, 0))
+            kept_up(partial(writer.end, End(NAME, f"{agent}.{k}", counts[k], 0, 0)))
     bus.close()
 
 
+def kept_up(write: Callable[[], Any]) -> Any:
+    """As a recorder does: a broker that is slow is asked again, with the same."""
+    deadline = time.monotonic() + 40
+    while True:
+        try:
+            return write()
+        except BusAway:
+            if time.monotonic() > deadline:
+                raise
+
+
+AHEAD_NS = 200_000_000  # agent b's clock goes before
+
+
+class Dealt(msgspec.Struct):
+    """What two agents stamped, and what they made of it by the clocks that they measured."""
+
+    stamped: list[Exchange] = []
+    corrected: list[Exchange] = []
+    errors_ns: list[int] = []  # of each of `corrected`, at most
+
+
+def deal_out(address: str, folder: Path, exchanges: list[Exchange], between: Callable[[], None]) -> Dealt:
+    """Agents as `livefire record` has them: each measures its clock against the bus's, says so in the manifests of its
+    streams, and puts its times right by it. `between` is called before the last batches come."""
+    agents, dealt, dealers, rest = ("a", "b"), Dealt(), [], []
+    for number, agent in enumerate(agents):
+        ahead = number * AHEAD_NS
+        dealer = Dealer(
+            open_bus(address, NAME),
+            Manifest(topics.RAW, "0", NAME, synthetic_trace.START_NS, "test", agents, scale=0.5, masked=False),
+            agent, folder / agent, 64 << 20, monotonic_ns=time.monotonic_ns, skew_ns=lambda ahead=ahead: -ahead,
+        )  # fmt: skip
+        dealers.append(dealer)
+        assert dealer.clock is not None and not dealer.away
+        offset, error = dealer.clock.offset_ns, dealer.clock.error_ns
+        assert abs(offset + ahead) <= error, "measured"
+        assert (dealer.manifest.clock_offset_ns, dealer.manifest.clock_error_ns) == (offset, error), "recorded"
+        mine = []
+        for one in exchanges[number :: len(agents)]:
+            dealt.stamped.append(shifted(one, ahead))
+            mine.append(shifted(one, ahead + offset))
+            dealt.errors_ns.append(error)
+        dealt.corrected += mine
+        mine.sort(key=lambda e: e.response_end_ns)
+        batches = [codec.encode(mine[at : at + 6]) for at in range(0, len(mine), 6)]
+        for batch in batches[:-1]:
+            dealer.write(batch)
+        dealer.settle()
+        rest.append(batches[-1])
+    between()
+    for dealer, batch in zip(dealers, rest, strict=True):
+        dealer.write(batch)
+        dealer.end()
+        dealer.close()
+    return dealt
+
+
+def shifted(one: Exchange, by_ns: int) -> Exchange:
+    times = ("request_start_ns", "request_end_ns", "response_start_ns", "response_end_ns")
+    return msgspec.structs.replace(one, **{name: getattr(one, name) + by_ns for name in times})
+
+
+def out_of_order(found: list[Exchange], true_ns: dict[bytes, int], error_ns: int) -> int:
+    """How many stand behind one that really began later, by more than clocks can be wrong."""
+    latest, wrong = 0, 0
+    for one in found:
+        began = true_ns[one.exchange_id]
+        wrong += began < latest - error_ns
+        latest = max(latest, began)
+    return wrong
+
+
 def test_two_workers_over_kafka_give_what_the_file_gives(tmp_path: Path, kafka_server: Any) -> None:
-    """Two agents, eight partitions, one exchange that takes 30 s; learned over the bus as well."""
+    """Two agents whose clocks differ by 200 ms, eight partitions, one exchange that takes 30 s; learned over the bus as
+    well; two cleansers, and two workers that fire what they give."""
     exchanges = synthetic_trace.make(21).exchanges
-    slow = exchanges[len(exchanges) // 3]
-    exchanges[len(exchanges) // 3] = msgspec.structs.replace(slow, response_end_ns=slow.request_start_ns + 30 * 10**9)
+    slow = exchanges[len(exchanges) // 6]
+    exchanges[len(exchanges) // 6] = msgspec.structs.replace(slow, response_end_ns=slow.request_start_ns + 30 * 10**9)
     exchanges = [msgspec.structs.replace(e, server="10.1.0.1:8080") for e in exchanges]
-    cleanse(write(tmp_path / "raw.lf", exchanges), tmp_path / "file.lf")
+    true_ns = {one.exchange_id: one.request_start_ns for one in exchanges}
     with cluster(kafka_server.address) as address:
-        record(address, exchanges)
+        bus = open_bus(address, NAME)
+        merges = [
+            Merge(bus, topics.RAW, RecordType.EXCHANGE, lambda e: e.request_start_ns, look_ahead_ns=ahead, agents="ab")
+            for ahead in (LOOK_AHEAD_NS, 0)
+        ]
+        merged: list[list[Exchange]] = [[], []]
+
+        def follow() -> None:
+            for merge, into in zip(merges, merged, strict=True):
+                while released := merge.poll():
+                    into += released
+
+        dealt = deal_out(address, tmp_path / "spool", exchanges, follow)
+
+        def follow_on() -> bool:
+            follow()
+            return all(merge.whole for merge in merges)
+
+        until(follow_on, 40, "the raw streams are not whole")
+        error = 2 * max(dealt.errors_ns)
+        assert error < AHEAD_NS, "a clock that is known no better tells nothing here"
+        found, hasty = merged
+        assert sorted(e.exchange_id for e in found) == sorted(true_ns) and merges[0].late == 0
+        assert merges[1].late == len(exchanges) - len(hasty) > 0  # control: a look-ahead that is too short
+        assert slow.exchange_id not in {e.exchange_id for e in hasty}
+        assert all(abs(e.request_start_ns - true_ns[e.exchange_id]) <= error for e in found), "corrected"
+        assert out_of_order(found, true_ns, error) == 0
+        # Control: clocks that are not put right.
+        assert out_of_order(sorted(dealt.stamped, key=lambda e: e.request_start_ns), true_ns, error) > 0
+
+        cleanse(write(tmp_path / "raw.lf", dealt.corrected), tmp_path / "file.lf")
         where = ("--bus", address, "--recording", NAME)
         done = run("learn", *where, "--to", str(tmp_path / "learned.lf"), "--wait", "30s")
         assert done.returncode == 0, done.stderr
         os.replace(tmp_path / "learned.lf", tmp_path / "clean.lf")  # what workers are given
         workers = [Worker(tmp_path, address, name) for name in ("c0", "c1")]
         try:
-            bus = open_bus(address, NAME)
             fetched = fetch(bus, NAME, tmp_path / "fetched.lf", deadline_s=60)
             assert fetched is not None
             same(tmp_path / "fetched.lf", tmp_path / "file.lf")
+            assert fetched.manifest.clock_error_ns == max(dealt.errors_ns), "recorded where it is fired from, too"
             fetch(bus, NAME, tmp_path / "again.lf", deadline_s=60)
             bus.close()
             assert (tmp_path / "again.lf").read_bytes() == (tmp_path / "fetched.lf").read_bytes()
@@ -95,6 +211,25 @@ def test_two_workers_over_kafka_give_what_the_file_gives(tmp_path: Path, kafka_s
         finally:
             for worker in workers:
                 worker.close()
+    target = Target(tmp_path)
+    try:
+        fired = run(
+            "--runs", str(tmp_path / "runs"), "--keys", str(tmp_path / "keys.json"), "replay",
+            str(tmp_path / "fetched.lf"), "--target", target.url, "--disposable-target", "--workers", "2", "--json",
+        )  # fmt: skip
+        assert fired.returncode == 0, fired.stderr
+        summed = json.loads(fired.stdout)
+        # Half of production was recorded. This target hands out nothing, so what wants a value of an answer is not sent;
+        # all of it is in the books.
+        assert summed["planned"] == 2 * fetched.exchanges and summed["balanced"] and not summed["unknown"]
+        assert summed["sent"] == len(target.requests()) > 0
+        books = FileBus(tmp_path / "runs" / summed["run_id"])
+        kept = {
+            name: list(records_of(books.reader(topics.OUTCOMES, name), RecordType.OUTCOME)) for name in ("w0", "w1")
+        }
+        assert all(kept.values()) and sorted(o.exchange_id for n in kept for o in kept[n]) == sorted([*true_ns] * 2)
+    finally:
+        target.kill()
 
 
 def test_poison_is_a_dead_letter_once_and_stalls_nothing(tmp_path: Path, kafka_server: Any) -> None:
@@ -313,23 +448,52 @@ def _small(topic: str, size: int) -> Any:
 
 
 def test_a_worker_is_stopped_while_the_broker_is_gone(tmp_path: Path) -> None:
-    """Faust waits for ever for what only a broker can tell it."""
+    """Faust waits for ever for what only a broker can tell it: with nothing under way, and in the middle of work. What
+    had not come to its end by then does with the next worker."""
     with started(Kafka) as broker, cluster(broker.address) as address:
-        worker = Worker(tmp_path, address, "c0").ready()
+        written = synthetic_trace.make(9).exchanges
+        record(address, written, ("a",))
+        workers = [Worker(tmp_path, address, *IDLE).ready(), Worker(tmp_path, address, "c0").ready()]
         try:
-            record(address, synthetic_trace.make(9).exchanges, ("a",))
             bus = open_bus(address, NAME)
-            assert fetch(bus, NAME, tmp_path / "one.lf", deadline_s=60) is not None
-            bus.close()
+            until(lambda: bus.partitions(topics.CLEAN), 40, "nothing is cleansed", workers[1].said)
             broker.kill()
-            assert worker.end(term=True) == 0
-            begins, ready, last = worker.said().splitlines()
-            group = f"{parse_kafka(address).prefix}.{GROUP}"
-            assert begins == f"livefire: {address}: cleanses all recordings, from where group {group} stands, as c0"
-            assert (ready, last[:18]) == ("livefire: ready", "livefire: cleansed")
-        finally:
-            worker.close()
+            bus.close()
+            for worker in workers:
+                worker.process.terminate()
+            for worker in workers:
+                assert worker.process.wait(30) == 0
+                begins, ready, last = worker.said().splitlines()
+                assert begins.startswith(f"livefire: {address}: cleanses ") and begins.endswith(f" as {worker.name}")
+                assert (ready, last[:18]) == ("livefire: ready", "livefire: cleansed")
             broker.start()
+            workers.append(Worker(tmp_path, address, "c0"))
+            bus = open_bus(address, NAME)
+            fetched = fetch(bus, NAME, tmp_path / "one.lf", deadline_s=60)
+            bus.close()
+            assert fetched is not None and fetched.exchanges == len(written) and fetched.account.balanced
+            assert workers[-1].ready().end() == 0
+        finally:
+            for worker in workers:
+                worker.close()
+            if not broker.running:
+                broker.start()
+
+
+def test_a_name_is_one_workers_and_free_again_soon_after_it_was_killed(tmp_path: Path, kafka_server: Any) -> None:
+    with cluster(kafka_server.address) as address:
+        first = Worker(tmp_path, address, "c0").ready()
+        try:
+            second = Worker(tmp_path, address, "c0")
+            assert second.process.wait(40) == 2 and first.process.poll() is None
+            (line,) = second.said().splitlines()
+            assert "another cleanser of the name c0 runs" in line and line.endswith("--worker another")
+            second.close()
+            first.kill()
+            again = Worker(tmp_path, address, "c0").ready()
+            assert again.end() == 0
+        finally:
+            first.close()
 
 
 def test_a_broker_that_dies_and_comes_back_is_waited_for(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def same(one: Path, other: Path) -> None:
     assert ours[1].records[0].routes == its[1].records[0].routes
     assert ours[2].records[0].flows == its[2].records[0].flows
     assert account_of(one).as_json() == account_of(other).as_json()
-    where = {"created_ns": 0, "hosts": (), "inputs": (), "owner_id": ""}
+    where = {"created_ns": 0, "hosts": (), "inputs": (), "owner_id": "", "clock_offset_ns": 0, "clock_error_ns": 0}
     assert msgspec.structs.replace(ours[0].records[0], **where) == msgspec.structs.replace(its[0].records[0], **where)
     assert Recording(one).survey() == msgspec.structs.replace(
         Recording(other).survey(), recording_id=Recording(one).survey().recording_id
