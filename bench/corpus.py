@@ -3,8 +3,8 @@
     python bench/corpus.py [FOLDER] [--verbose]
 
 FOLDER (or LIVEFIRE_CORPUS; default: ../shared/corpus beside the repository) holds pcap/*.expect.json. In process, so
-that it takes seconds. Exit code 1 when an account does not balance, an exchange appears that nobody saw, or agreement
-is below --min.
+that it takes seconds. Exit code 1 when an account does not balance, an exchange appears that nobody saw, agreement
+is below --min, or of the rows on which the readers differ fewer than before are told as far as they agree.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from capture.source_pcap import PcapSource  # noqa: E402
 from wire.account import Account  # noqa: E402
 from wire.config import ConfigError  # noqa: E402
 
+#: Rows of the corpus on which the readers differ, and all whose agreed fields we tell, too; it may only grow.
+PARTS, PARTLY = 324, 318
 EMPTY = hashlib.sha256(b"").hexdigest()
 
 
@@ -179,7 +181,10 @@ def main() -> int:
         f"{unbalanced} accounts unbalanced, {crashed} crashed, {time.perf_counter() - begun:.1f} s"
     )
     print(f"where the readers differ: all agreed fields of {partly} of {parts} exchanges")
-    return 1 if percent < args.min or extra or unbalanced or crashed or not captures else 0
+    fewer = parts == PARTS and partly < PARTLY
+    if fewer:
+        print(f"that were {PARTLY}: run with --verbose")
+    return 1 if percent < args.min or extra or fewer or unbalanced or crashed or not captures else 0
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ Strict, then lenient, then opaque, never an exception:
 
 - strict: the head passes llhttp (httptools);
 - lenient: it does not, but its start line can be told and its fields can be read;
-- opaque: where the body ends cannot be told (lengths that conflict, a broken chunk): what was read is kept, the
-  message is ambiguous and never replayed, and reading goes on at the next thing that begins like a message.
+- opaque: where the body ends cannot be told (lengths that conflict, a broken chunk), or where the head does: what was
+  read is kept, the message is never replayed, and reading goes on at the next thing that begins like a message.
 
 Every byte that is fed goes to a message (`Message.wire_bytes`), waits (`Reader.waiting_bytes`), or is junk by reason.
 """
@@ -15,16 +15,15 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from capture import landmarks
-from capture.chunks import CHUNK_SIZE, STRICT_CHUNK_SIZE, STRICT_TRAILER
+from capture.chunks import STRICT_CHUNK_SIZE, STRICT_TRAILER, size_of, strictly
 from capture.message import (
     CHUNKED,
     CLOSE,
     LENGTH,
-    LENIENT,
     NONE,
     OPAQUE,
+    REQUEST,
     RESPONSE,
-    STRICT,
     UNKNOWN,
     Message,
     frame,
@@ -59,7 +58,6 @@ class Sink(Protocol):
 
 _BLANK: Final = b"\r\n"
 _MAX_CHUNK_LINE: Final = 16 << 10
-_MAX_LENGTH: Final = 1 << 62
 
 
 class Reader:
@@ -131,10 +129,8 @@ class Reader:
         while at < size:
             state = self.state
             if state == BOUNDARY:
-                if at < fresh_from:
-                    new = self._begin(offset, data, at, first_ts, first_ack, ts_ns)
-                else:
-                    new = self._begin(offset, data, at, ts_ns, ack, ts_ns)
+                began = (first_ts, first_ack) if at < fresh_from else (ts_ns, ack)
+                new = self._begin(offset, data, at, *began, ts_ns)
             elif state in (IN_LENGTH, _CHUNK):
                 new = min(size, at + self.left)
                 self.left -= new - at
@@ -205,9 +201,8 @@ class Reader:
             whole = closed and self.state == _CLOSE and not message.gap
             self._take_buffer(message)
             self._finish(message, self.next, message.end_ns, complete=whole)
-        elif self.buffer:
-            waiting, self.buffer = self.buffer, b""
-            self._sink.junk(self, "unfinished_head" if self.state == BOUNDARY else self._lost_reason, len(waiting))
+        else:
+            self._leave_buffer(self._lost_reason)
 
     # -- heads
 
@@ -267,8 +262,7 @@ class Reader:
         room = self._max_body - message.kept_bytes
         if room > 0 and message.kept_bytes == message.body_bytes - count:
             if count > room:
-                data = data[:room]
-                count = room
+                data, count = data[:room], room
             if self._sink.keep(message, count):
                 message.parts.append(data)
                 message.kept_bytes += count
@@ -288,20 +282,19 @@ class Reader:
             if line.strip(b"\r"):
                 self._give_up(message, offset + at, ts_ns, "bad_chunk", opaque=True)
                 return at
-            self._strictly(message, line == b"\r")
+            strictly(message, line == b"\r")
             self.state = _SIZE
         elif self.state == _SIZE:
-            found = CHUNK_SIZE.match(line)
-            size = int(found.group(1), 16) if found else -1
-            if size < 0 or size > _MAX_LENGTH:
+            size = size_of(line)
+            if size < 0:
                 self._give_up(message, offset + at, ts_ns, "bad_chunk", opaque=True)
                 return at
-            self._strictly(message, STRICT_CHUNK_SIZE.match(line) is not None)
+            strictly(message, STRICT_CHUNK_SIZE.match(line) is not None)
             self.left = size
             self.state = _CHUNK if size else _TRAILERS
         else:
             stripped = line.rstrip(b"\r")
-            self._strictly(message, line == b"\r" or (bool(stripped) and STRICT_TRAILER.match(line) is not None))
+            strictly(message, line == b"\r" or (bool(stripped) and STRICT_TRAILER.match(line) is not None))
             if stripped:
                 message.trailers += data[at : end + 1]
                 if len(message.trailers) > self._max_head:
@@ -314,11 +307,6 @@ class Reader:
         message.wire_bytes += end + 1 - at
         message.end_ns = ts_ns
         return end + 1
-
-    @staticmethod
-    def _strictly(message: Message, strict: bool) -> None:
-        if not strict and message.mode is STRICT:
-            message.mode = LENIENT
 
     def _finish(self, message: Message, offset: int, ts_ns: int, *, complete: bool) -> None:
         message.complete = complete
@@ -347,11 +335,23 @@ class Reader:
     def _lose(self, reason: str) -> None:
         if self.state == _TUNNEL:
             return
-        waiting, self.buffer = self.buffer, b""
-        if waiting:
-            self._sink.junk(self, "unfinished_head" if self.state == BOUNDARY else reason, len(waiting))
+        self._leave_buffer(reason, gap=reason == "after_gap")
         self.state = _LOST
         self._lost_reason = reason
+
+    def _leave_buffer(self, reason: str, *, gap: bool = False) -> None:
+        """What waits will not be whole. A request that its first line tells is told, as far as it was seen."""
+        waiting, self.buffer = self.buffer, b""
+        if self.state == BOUNDARY:
+            reason = "unfinished_head"
+            message = landmarks.half_request(waiting, self._offset, self._ts_ns, self._ack)
+            if message is not None:
+                self.kind, message.gap = REQUEST, gap
+                self._sink.head(self, message)
+                self._finish(message, message.end_offset, self._ts_ns, complete=False)
+                return
+        if waiting:
+            self._sink.junk(self, reason, len(waiting))
 
     def _not_http(self, data: bytes, at: int) -> int:
         if not self.synced:

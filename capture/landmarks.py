@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from capture.message import REQUEST, RESPONSE, UNKNOWN, Kind, promising
+from capture.message import OPAQUE, REQUEST, RESPONSE, UNKNOWN, Kind, Message, message_of, promising
 
 _METHODS: Final = rb"(?:GET|POST|HEAD|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE|PROPFIND|REPORT|SEARCH|QUERY)"
 _START_LINE: Final = {
@@ -23,6 +23,19 @@ _FIRST_WORDS: Final = {
 def begins(kind: Kind, data: bytes) -> bool:
     """Whether a whole start line stands at the beginning."""
     return bool(_START_LINE[kind].match(data))
+
+
+def half_request(data: bytes, offset: int, ts_ns: int, ack: int) -> Message | None:
+    """The request whose head begins so, and was not seen to its end: its whole lines, opaque. None when it is none."""
+    if not begins(REQUEST, data):
+        return None
+    message = message_of(REQUEST, data[: data.rfind(b"\n") + 1], offset, ts_ns, ack)
+    if message is not None:
+        message.low = message.head.lower()
+        message.mode = OPAQUE
+        message.wire_bytes = len(data)
+        message.end_offset = offset + len(data)
+    return message
 
 
 def may_begin(kind: Kind, data: bytes) -> bool:

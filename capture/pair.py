@@ -116,9 +116,7 @@ class Pairer:
         if waiting is not None and waiting.after_loss:
             # Sent before anything was received that may have answered those: the first answers are to them.
             self._apart = self._uncounted = True
-        pair = self.orphans.get(
-            reader
-        )  # interim answers that were laid aside: theirs is this one, whatever is open now
+        pair = self.orphans.get(reader)  # interim answers that were laid aside: this one is theirs
         owed = pair is None and bool(self.owed) and not self._apart
         if pair is None and not owed and not self._apart:
             pair = self._asked_by(message)

@@ -13,6 +13,7 @@ from capture_corpus import corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from capture import http1
 from capture.http1 import Reader
 from capture.message import Kind, Message
 from wire.records import Framing, Mode
@@ -83,7 +84,9 @@ CASES: list[tuple[str, bytes, list[tuple[bytes, Mode, bool]], dict[str, int]]] =
     ("rtsp", b"OPTIONS rtsp://x RTSP/1.0\r\nCSeq: 1\r\n\r\n", [], {"not_http": 38}),
     ("tls", b"\x16\x03\x01\x00\x30" + b"\0" * 48, [], {"tls": 53}),
     ("http2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", [], {"http2": 24}),
-    ("half a head", b"GET / HTTP/1.1\r\nHost:", [], {"unfinished_head": 21}),
+    ("half a head", b"GET / HTTP/1.1\r\nHost:", [(b"", Mode.OPAQUE, False)], {}),
+    ("half a line", b"GET / HTTP/1.1", [], {"unfinished_head": 14}),
+    ("half an answer's head", b"HTTP/1.1 200 OK\r\nDate:", [], {"unfinished_head": 22}),
     (
         "two lengths",
         b"PUT / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
@@ -221,7 +224,7 @@ def test_llhttp_cases() -> None:
                 (m.method.decode() or m.status, len(body(m)), hashlib.sha256(body(m)).hexdigest() if body(m) else None)
                 for m in found
             ], name
-            assert all(m.mode is Mode.STRICT for m in heard.messages), name
+            assert all(m.mode is Mode.STRICT for m in heard.messages if m.head.endswith((b"\n\r\n", b"\n\n"))), name
             alike += 1
         elif case["error"] is not None and "Data after" not in case["error"]["reason"] and case["strict"]:
             whole = sum(1 for m in case["messages"] if m["complete"])
@@ -241,7 +244,7 @@ def test_llhttp_cases() -> None:
 
 def test_llhttp_negative_control(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that takes every chunk line for strict, or every length for clear, fails the comparison."""
-    monkeypatch.setattr(Reader, "_strictly", staticmethod(lambda message, strict: None))
+    monkeypatch.setattr(http1, "strictly", lambda message, strict: None)
     with pytest.raises(AssertionError, match="extension"):
         test_llhttp_cases()
 
