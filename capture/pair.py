@@ -260,7 +260,8 @@ class Pairer:
             if pair is None or found.response is None:
                 self._sink.pair(found)
                 continue
-            pair.response, pair.interim, pair.shed = found.response, found.interim, pair.shed or found.shed
+            pair.response, pair.shed = found.response, pair.shed or found.shed
+            pair.interim = [*pair.interim, *found.interim]  # some may have come before the loss
             last = pair
         # Those before it have no answer, nor has any, where nothing is certain: what comes is not theirs.
         while self.open and self.open[0] is not last and (last is not None or not tail):

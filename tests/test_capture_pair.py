@@ -379,3 +379,13 @@ def test_an_interim_answer_that_is_laid_aside_waits_for_its_own(lost_again: bool
     assert requests[2] in ((b"/3", 0, b""), (b"/3", 200, b"3"))  # never the answer to /2
     ledger = assembler.account.ledger("messages")
     assert ledger.seen == (5 if lost_again else 6)
+
+
+def test_interim_answers_before_a_loss_and_behind_it_are_all_counted() -> None:
+    interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+    talk = Conversation().open().client(get("/1") + get("/2")).server(interim).server(b"no answer\r\n")
+    talk.server(interim + answer(b"1")).server(answer(b"2")).ack(0)
+    found, assembler = assembled(talk.close())
+    assert shown(found) == [(b"/1", 200, b"1"), (b"/2", 200, b"2")]
+    assert found[0].response is not None and len(found[0].response.interim) == 2
+    assert assembler.account.ledger("messages").seen == 6

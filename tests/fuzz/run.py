@@ -24,8 +24,10 @@ sys.path.insert(0, str(ROOT))
 
 from bus.logfile import LogReader  # noqa: E402
 from bus.ports import BusError  # noqa: E402
-from capture.app import import_files  # noqa: E402
+from capture.app import import_files, import_tool  # noqa: E402
 from capture.assembler import Assembler  # noqa: E402
+from capture.importing import Choice  # noqa: E402
+from capture.log_format import LogFormat  # noqa: E402
 from capture.settings import CaptureSettings  # noqa: E402
 from capture.source_pcap import PcapSource  # noqa: E402
 from livefire_shadow import BadMarker, verify  # noqa: E402
@@ -43,6 +45,45 @@ HTTP = (
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nT: x\r\n\r\n"
     b"HTTP/1.1 204 No Content\r\n\r\n",
 )
+
+
+_LINE = (
+    b'10.0.0.7 - bob [07/Dec/2016:10:43:18 +0100] "POST /a?b=1 HTTP/1.1" 200 571 "-" "Mozilla/5.0 (\\"x\\") \\\\ y"\n'
+)
+_MONKEYS = "\n\U0001f435\U0001f648\U0001f649\n".encode()
+_HAR = b"""{"log": {"version": "1.2", "creator": {"name": "x", "version": "1"}, "entries": [
+{"startedDateTime": "2024-05-01T10:00:00.123+02:00", "time": 12.5, "request": {"method": "POST", "url":
+"https://h:8443/a?b=1", "httpVersion": "HTTP/1.1", "headers": [{"name": "Host", "value": "h"}], "queryString": [],
+"cookies": [], "headersSize": -1, "bodySize": 7, "postData": {"mimeType": "application/x-www-form-urlencoded", "params":
+[{"name": "a", "value": "b c"}]}}, "response": {"status": 200, "statusText": "OK", "httpVersion": "h2", "headers":
+[{"name": "content-type", "value": "text/plain"}], "cookies": [], "content": {"size": 2, "mimeType": "text/plain",
+"text": "b2s=", "encoding": "base64"}, "redirectURL": "", "headersSize": -1, "bodySize": 2}, "cache": {}, "timings":
+{"blocked": 1, "dns": -1, "connect": 2, "ssl": -1, "send": 0.5, "wait": 3, "receive": 4}}]}}"""
+#: What other tools write, one each.
+FOREIGN = {
+    "har": [_HAR],
+    "access_log": [
+        _LINE,
+        _LINE.replace(b' "-" "Mozilla', b' "http://r/" "Mozilla') * 2,
+        _LINE.split(b' "-" ')[0] + b"\n",
+    ],
+    "log_format": [
+        b'$remote_addr [$time_local] "$request" $status $request_time\n\n'
+        b'10.0.0.7 [07/Dec/2016:10:43:18 +0100] "GET /a HTTP/1.1" 200 0.012\n',
+        b'%h %l %u %t "%r" %>s %b %D\n\n' + _LINE.split(b" 571 ")[0] + b" 571 1200\n",
+        b'{"t": "$msec", "r": "$request", "s": "$status"}\n\n{"t": "1481103798.5", "r": "GET / HTTP/1.1", "s": "200"}\n',
+    ],
+    "alb": [
+        b"https 2018-07-02T22:23:00.186641Z app/lb/50dc6c495c0c9188 192.168.131.39:2817 10.0.0.1:80 0.086 0.048 0.037 200"
+        b' 200 0 57 "GET https://www.example.com:443/ HTTP/1.1" "curl/7.46.0" ECDHE-RSA-AES128-GCM-SHA256 TLSv1.2 arn:aws'
+        b' "Root=1-58337281-1d84f3d73c47ec4e58577259" "www.example.com" "arn:aws:acm:x" 1 2018-07-02T22:22:48.364000Z'
+        b' "authenticate,forward" "-" "-" "10.0.0.1:80" "200" "-" "-" TID_123456\n'
+    ],
+    "goreplay": [
+        b"1 aa 1000000000 0\n" + HTTP[0] + _MONKEYS + b"2 aa 1000001000 500\n" + HTTP[1] + _MONKEYS,
+        b"1 bb 1000000000\n" + HTTP[0] + _MONKEYS + b"2 bb 1000001000 500\n" + HTTP[1] + _MONKEYS,
+    ],
+}
 
 
 def fuzz_message(data: bytes) -> None:
@@ -74,6 +115,45 @@ def fuzz_capture_file(data: bytes) -> None:
         except (BusError, config.ConfigError):
             return
         assert account.balanced, f"the account does not balance: {account.as_json()}"
+
+
+def imported(data: bytes, choice: Choice) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source, to = Path(folder) / "input", Path(folder) / "x.lf"
+        source.write_bytes(data)
+        try:
+            account = import_tool([source], to, choice, CaptureSettings(), Masker(KEY, MaskSettings()), KEY)
+        except (BusError, config.ConfigError):
+            return
+        assert account.balanced, f"the account does not balance: {account.as_json()}"
+        assert all(ledger.in_flight == 0 for ledger in account.ledgers.values())
+
+
+def fuzz_har(data: bytes) -> None:
+    imported(data, Choice("har"))
+
+
+def fuzz_access_log(data: bytes) -> None:
+    imported(data, Choice("nginx"))
+
+
+def fuzz_log_format(data: bytes) -> None:
+    """A log of a format of its own, and the format, behind which it stands."""
+    written, _, log = data.partition(b"\n\n")
+    text = written.decode("utf-8", "replace")
+    try:
+        LogFormat(text)
+    except config.ConfigError:
+        return
+    imported(log, Choice("nginx", text))
+
+
+def fuzz_alb(data: bytes) -> None:
+    imported(data, Choice("alb"))
+
+
+def fuzz_goreplay(data: bytes) -> None:
+    imported(data, Choice("goreplay"))
 
 
 def fuzz_stream(data: bytes) -> None:
@@ -161,6 +241,11 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "message": fuzz_message,
     "log_file": fuzz_log_file,
     "capture_file": fuzz_capture_file,
+    "har": fuzz_har,
+    "access_log": fuzz_access_log,
+    "log_format": fuzz_log_format,
+    "alb": fuzz_alb,
+    "goreplay": fuzz_goreplay,
     "stream": fuzz_stream,
     "frame": fuzz_frame,
     "segments": fuzz_segments,
@@ -185,6 +270,7 @@ def seeds() -> dict[str, list[bytes]]:
         "message": messages,
         "log_file": golden,
         "capture_file": captures or [b"\xd4\xc3\xb2\xa1" + bytes(64)],
+        **FOREIGN,
         "stream": [*streams, *_http_cases(corpus.parent / "http1")],
         "frame": _frames(captures),
         "segments": [bytes(random.Random(n).randrange(256) for _ in range(7 * 60)) for n in range(20)],
