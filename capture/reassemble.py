@@ -19,7 +19,6 @@ piece. Where a bound is reached, the first hole is given up, or the oldest bytes
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable
 
 Piece = tuple[int, bytes | None, int, int, int]
@@ -57,7 +56,7 @@ class Stream:
         self._drop = drop
         self._max_waiting = max_waiting
         self._max_history = max_history
-        self._history: deque[tuple[int, bytes]] = deque()
+        self._history: list[tuple[int, bytes]] = []  # an empty deque takes 600 bytes more, of each of 20,000
         self._history_bytes = 0
 
     def start(self, sequence: int, *, syn: bool) -> None:
@@ -246,8 +245,11 @@ class Stream:
         self._trim_history()
 
     def _trim_history(self) -> None:
+        count = 0
         while self._history_bytes > self._max_history:
-            self._history_bytes -= len(self._history.popleft()[1]) + PIECE_COST
+            self._history_bytes -= len(self._history[count][1]) + PIECE_COST
+            count += 1
+        del self._history[:count]
 
     def remember_at_most(self, size: int) -> None:
         """From now on so much is remembered."""
