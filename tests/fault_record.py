@@ -21,6 +21,9 @@ from http_target import Target
 _HELD_NS = SECOND
 #: A proxy outlives its killed recorder by a second, for what is under way in its connections.
 _DRAIN_NS = SECOND * 6 // 5
+_KEPT_NS = 6 * SECOND
+#: A folder of files; and one that is a ring of time.
+_SEGMENTS = {"rotate": ("--rotate", "1s"), "keep-last": ("--keep-last", "6s")}
 _SLEEP_NS = 30_000_000  # how long the target takes to answer
 
 
@@ -66,7 +69,7 @@ def arguments(kind: str, file: Path, port: int, listen: int) -> list[str | Path]
     base: list[str | Path] = ["record", "--to", file, "--stdin-guard", "--json"]
     if kind == "ring":
         return [*base, "--engine", "ring", "--interface", "lo", "--port", str(port)]
-    return [*base, "--engine", "proxy", "--proxy", f"127.0.0.1:{listen}=127.0.0.1:{port}"]
+    return [*base, "--engine", "proxy", "--proxy", f"127.0.0.1:{listen}=127.0.0.1:{port}", *_SEGMENTS.get(kind, ())]
 
 
 def recording_problems(
@@ -102,12 +105,12 @@ def kills(folder: Path, kind: str, count: int, seed: int) -> Tally:
     listen, sure, at_ns = free_port(), [], 0
     with Target(folder) as target:
         asked = arguments(kind, file, target.port, listen)
-        with Clients(listen if kind == "proxy" else target.port):
+        with Clients(target.port if kind == "ring" else listen):
             for number in range(count):
                 early = number % 5 == 4  # while it starts
                 with Front(folder, *asked) as recorder:
                     if not early:
-                        ready_ns = max(_ready(recorder), at_ns + _DRAIN_NS)
+                        ready_ns = max(ready(recorder), at_ns + _DRAIN_NS)
                     time.sleep(rng.uniform(0, 0.6 if early else 1.8))  # the instant, not a wait for something
                     at_ns = time.time_ns()
                     hit = recorder.process.poll() is None
@@ -120,29 +123,40 @@ def kills(folder: Path, kind: str, count: int, seed: int) -> Tally:
                 if file.exists() and not (early and number == 0):
                     account, exchanges = read(folder, file, problems)
                     if account:
-                        problems += recording_problems(account, exchanges, target.requests(), sure)
+                        problems += recording_problems(account, exchanges, target.requests(), _kept(kind, sure, at_ns))
                 tally.add(hit=hit, in_flight=in_flight, problems=problems)
             with Front(folder, *asked) as recorder:
                 before = target.log.stat().st_size
-                _ready(recorder)
+                ready(recorder)
                 until(lambda: target.log.stat().st_size > before, 20, "nobody is served", recorder.err)
                 recorder.end()
-        tally.problems += _at_the_end(folder, file, target, sure, count)
+        tally.problems += _at_the_end(folder, file, target, _kept(kind, sure, time.time_ns()), count, kind)
     return tally
 
 
-def _ready(recorder: Front) -> int:
+def _kept(kind: str, sure: list[tuple[int, int]], now_ns: int) -> list[tuple[int, int]]:
+    """A ring of time has let go what is older, by its own clock and that of its files."""
+    if kind != "keep-last":
+        return sure
+    return [(max(begin, now_ns - _KEPT_NS + _HELD_NS), end) for begin, end in sure]
+
+
+def ready(recorder: Front) -> int:
     """Unix ns from which on everything is recorded: its first line says what it listens to."""
     until(lambda: recorder.err() or recorder.process.poll() is not None, 20, "the recorder said nothing")
     return time.time_ns()
 
 
-def _at_the_end(folder: Path, file: Path, target: Target, sure: list[tuple[int, int]], count: int) -> list[str]:
+def _at_the_end(
+    folder: Path, file: Path, target: Target, sure: list[tuple[int, int]], count: int, kind: str
+) -> list[str]:
     problems: list[str] = []
     account, exchanges = read(folder, file, problems)
     if not account:
         return problems
     problems += recording_problems(account, exchanges, target.requests(), sure)
+    if kind == "keep-last":  # some of what was told has gone with the oldest files
+        return problems
     blind = account["notes"].get("blind", 0)
     if not count - count // 5 <= blind <= count or (blind and not account["notes"]["blind_ns"] > 0):
         problems.append(f"{count} kills, and the file tells of {blind} blind spells")
@@ -161,7 +175,7 @@ def full_disk(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
         listen = free_port()
         asked = [*arguments("proxy", file, target.port, listen), "--unmasked"]  # masked noise is none
         with Front(folder, *asked) as recorder:
-            _ready(recorder)
+            ready(recorder)
             _, most = resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE)
             resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (limit, most))
             deadline = time.monotonic() + 4.0  # the writer holds 2 s

@@ -28,6 +28,7 @@ import fault_fleet
 import fault_panes
 import fault_record
 import fault_record_bus
+import fault_record_disk
 import fault_replay
 import fault_stores
 import fault_target
@@ -79,6 +80,14 @@ def _recorder(kind: str) -> Fault:
     return fault
 
 
+def _on_one_ground(fault: Callable[[Path, int, int], Tally]) -> Fault:
+    def tried(count: int, seed: int) -> Tally:
+        with tempfile.TemporaryDirectory() as folder:
+            return fault(Path(folder), count, seed)
+
+    return tried
+
+
 def _at_most(most: int, fault: Fault) -> Fault:
     return lambda count, seed: fault(min(count, most), seed)
 
@@ -100,10 +109,21 @@ def _linux(fault: Fault) -> Fault:
     return fault if LINUX else lambda count, seed: Tally(skipped="only on Linux")
 
 
+def _where(refused: Callable[[], str], fault: Fault) -> Fault:
+    def tried(count: int, seed: int) -> Tally:
+        why = refused()
+        return Tally(skipped=why) if why else fault(count, seed)
+
+    return tried
+
+
 #: Every fault, by its name.
 FAULTS: dict[str, Fault] = {
     "kill -9: recorder, ring": _recorder("ring"),
     "kill -9: recorder, proxy": _recorder("proxy"),
+    "kill -9: recorder inside of a write": _linux(_in_rounds(5, _on_one_ground(fault_record_disk.torn_writes))),
+    "kill -9: recorder of segments": _recorder("rotate"),
+    "kill -9: recorder of a ring of time": _recorder("keep-last"),
     "kill -9: feeder": _replay("feeder"),
     "kill -9: firer": _replay("firer"),
     "kill -9: conductor of a replay": _replay("conductor"),
@@ -122,6 +142,10 @@ FAULTS: dict[str, Fault] = {
     "kill -9: Faust cleanser": _in_rounds(20, fault_cleanse.cleanser_kills),
     **{name: _at_most(25, _in_rounds(5, fault)) for name, fault in fault_fleet.FAULTS.items()},  # each is a whole drill
     "recorder's disk is full": _linux(_each(fault_record.full_disk, 4)),
+    "disk under a ring of segments is full": _where(
+        fault_record_disk.mount_error, _each(fault_record_disk.full_ring, 4)
+    ),
+    "recorder's interface goes down and up": _where(fault_record_disk.link_error, _each(fault_record_disk.link, 4)),
     "a run's disk is full": _linux(_each(fault_target.full_run_disk, 4)),
     "damaged bytes in outcomes": _each(fault_panes.damage, 4),
     "kill -9: broker": _at_most(25, fault_bus.kills),  # each takes ten seconds

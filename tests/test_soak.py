@@ -29,6 +29,7 @@ from fault_checks import (
     witness_problems,
 )
 from fault_record import recording_problems
+from fault_record_disk import link_problems, names_in, ring_problems, torn_problems
 from fault_replay import the_run
 from http_target import Target
 from recordings import even, make_clean
@@ -159,6 +160,26 @@ def test_a_recording_that_lost_or_made_up_something_is_told() -> None:
     assert "never served" in seen([*exchanges, {"target": "/x", "status": 200}], emitted=22)
     assert "20 messages in the file" in seen(emitted=21)
     assert "not balance" in seen(balanced=False)
+
+
+def test_what_a_torn_write_or_a_full_ring_lost_is_told(whole: Whole, tmp_path: Path) -> None:
+    assert torn_problems({"/a"}, {"/a", "/b"}, 5, 0) == []
+    assert "1 were in the file before the kill" in torn_problems({"/a", "/c"}, {"/a"}, 0, 0)[0]
+    assert "bytes of half a frame are left" in torn_problems(set(), set(), 5, 5)[0]
+    copied = tmp_path / "outcomes.lf"
+    copied.write_bytes((whole.run_dir / "outcomes-w0.lf").read_bytes())
+    assert names_in(copied)[1] == 0
+    copied.write_bytes(copied.read_bytes()[:-20])
+    assert names_in(copied)[1] > 0
+    served = ["/1", "/2", "/3", "/4"]
+    assert ring_problems(served, ["/4", "/3"], 0) == []
+    assert "not the newest" in ring_problems(served, ["/4", "/2"], 0)[0]
+    assert "nothing had to go" in ring_problems(served, served, 0)[0]
+    assert "2 messages were shed" in ring_problems(served, ["/3", "/4"], 2)[0]
+    second = 10**9
+    assert link_problems({"down.lo": 2, "down_ns.lo": 3 * second}, 2, 3 * second) == []
+    assert link_problems({"down.lo": 1, "down_ns.lo": 3 * second}, 2, 3 * second)
+    assert link_problems({"down.lo": 2, "down_ns.lo": 9 * second}, 2, 3 * second)
 
 
 def test_windows_that_count_otherwise_are_told() -> None:
