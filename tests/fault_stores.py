@@ -96,7 +96,13 @@ def kill_round(
                     time.sleep(rng.uniform(0, 1.5))  # the instant, not a wait for something
                 else:
                     until(lambda: "aggregating" in running.said(), 60, "it does not start", running.said)  # noqa: B023
-                    time.sleep(rng.uniform(0, 2.5))  # the same
+                    if number % 5 < 3:  # in the midst of it, however slowly it begins
+                        before = held
+                        until(
+                            lambda before=before: any(stores.held(n, books.run_id) > before[n] for n in before),
+                            60, "it takes nothing in", running.said,
+                        )  # fmt: skip
+                    time.sleep(rng.uniform(0, 1.0 if number % 5 < 3 else 2.5))  # the same
                 written = books.count
             finally:
                 hit = running.kill()

@@ -42,7 +42,7 @@ TIMES = int(os.environ.get("LIVEFIRE_FAULTS", "1"))
 
 @pytest.fixture(scope="module")
 def tried(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
-    """All faults, three at a time: they mostly wait. Each in a process of its own, as what one does to a broker must not
+    """All faults, four at a time: they mostly wait. Each in a process of its own, as what one does to a broker must not
     be heard by another's driver."""
 
     def try_it(name: str) -> subprocess.CompletedProcess[str]:
@@ -51,7 +51,7 @@ def tried(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[subproces
 
     asked = {item.callspec.params["name"] for item in request.session.items if hasattr(item, "callspec")
              and getattr(item, "originalname", "") == "test_fault"}  # fmt: skip
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(4) as pool:
         yield {name: pool.submit(try_it, name) for name in soak.FAULTS if name in asked}
 
 
