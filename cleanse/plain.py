@@ -42,7 +42,8 @@ _LENGTH_NAME: Final = b"content-length"
 _MAX_KINDS: Final = 8192
 _MAX_KIND_BYTES: Final = 512
 _MAX_BLOCK_BYTES: Final = 4096
-_MAX_BLOCKS_BYTES: Final = 8 << 20  # of all that are kept; as much again for what they become
+_MAX_BLOCKS_BYTES: Final = 4 << 20  # of memory for all that are kept: with a cookie a session they never come to an end
+_BLOCK_COSTS: Final = 300  # bytes of an entry beside its text; its text is there thrice, as what it becomes
 
 #: Methods that everybody reads alike, and whether they may change state; CONNECT is none of them.
 _UNSAFE: Final = {
@@ -116,10 +117,11 @@ class _Blocks:
             kept = b"\r\n".join((b"", *compress(lines, kinds)))
             found = (kept + b"\r\nContent-Length: ", b"\r\n\r\n", kept + b"\r\n\r\n", sound)
         if len(block) <= _MAX_BLOCK_BYTES:
-            self._room -= len(block)
+            costs = 3 * len(block) + _BLOCK_COSTS
+            self._room -= costs
             if self._room < 0:
                 self.known.clear()
-                self._room = _MAX_BLOCKS_BYTES - len(block)
+                self._room = _MAX_BLOCKS_BYTES - costs
             self.known[block] = found
         return found
 

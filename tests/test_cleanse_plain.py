@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -224,10 +225,33 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(1000):
         block = b"\r\nHost: a\r\nX-Id: %d\r\n\r\n" % n
         assert blocks.read(block) == (block[:-4] + b"\r\nContent-Length: ", b"\r\n\r\n", block, True)
-        assert sum(map(len, blocks.known)) <= 10_000
-    assert len(blocks.known) > 100
+        assert 3 * sum(map(len, blocks.known)) <= 10_000
+    assert len(blocks.known) > 5
     long = b"\r\nHost: a\r\nX-Id: %b\r\n\r\n" % (b"x" * 5000)
     assert blocks.read(long) is not None and long not in blocks.known
+
+
+@pytest.mark.parametrize("length", [1, 100, 3000])
+def test_what_is_remembered_takes_no_more_memory_than_it_may(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cookie a session: each block is another one. Small ones cost many times what they are long."""
+    monkeypatch.setattr(plain, "_MAX_BLOCKS_BYTES", 1_000_000)
+    monkeypatch.setattr(plain, "_MAX_KINDS", 10)
+
+    def most() -> int:
+        blocks, held = plain._Blocks(), 0
+        tracemalloc.start()
+        try:
+            for n in range(30_000_000 // (3 * length + 3000)):
+                blocks.read(b"\r\nCookie: %d%b\r\n\r\n" % (n, b"x" * length))
+                held = max(held, tracemalloc.get_traced_memory()[0])
+        finally:
+            tracemalloc.stop()
+        return held
+
+    assert 300_000 < most() <= 1_200_000
+    if length == 1:
+        monkeypatch.setattr(plain, "_BLOCK_COSTS", 0)  # the check sees a bound that only counts what is read
+        assert most() > 2_000_000
 
 
 def test_the_account_is_that_of_the_long_way() -> None:
