@@ -142,8 +142,9 @@ def _kept(kind: str, sure: list[tuple[int, int]], now_ns: int) -> list[tuple[int
 
 
 def ready(recorder: Front) -> int:
-    """Unix ns from which on everything is recorded: its first line says what it listens to."""
-    until(lambda: recorder.err() or recorder.process.poll() is not None, 20, "the recorder said nothing")
+    """Unix ns from which on everything is recorded: a line says what it listens to, behind one of connecting to a bus."""
+    listens = lambda: "until Ctrl-C" in recorder.err() or recorder.process.poll() is not None  # noqa: E731
+    until(listens, 30, "the recorder does not say what it listens to", recorder.err)
     return time.time_ns()
 
 

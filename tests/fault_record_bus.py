@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fault_checks import SECOND, Front, Line, Tally, make_keys, until
-from fault_record import Clients, free_port, recording_problems
+from fault_record import Clients, free_port, ready, recording_problems
 from http_target import Target
 from servers.kafka import Kafka
 from servers.process import Missing
@@ -100,11 +100,6 @@ def _read(address: str) -> tuple[Line, list[Line], bool]:
     return dict(account.as_json()), lines, whole
 
 
-def _ready(recorder: Front) -> int:
-    until(lambda: recorder.err() or recorder.process.poll() is not None, 30, "the recorder said nothing")
-    return time.time_ns()
-
-
 def kills(folder: Path, server: str, count: int, seed: int) -> Tally:
     """`count` kills of a recorder that is started again each time, and then ends in peace."""
     tally, rng = Tally(wanted=count), random.Random(seed)
@@ -116,7 +111,7 @@ def kills(folder: Path, server: str, count: int, seed: int) -> Tally:
                 early = number % 5 == 4  # while it starts
                 with Front(folder, *asked) as recorder:
                     if not early:
-                        ready_ns = max(_ready(recorder), at_ns + _DRAIN_NS)
+                        ready_ns = max(ready(recorder), at_ns + _DRAIN_NS)
                     time.sleep(rng.uniform(0, 1.0 if early else 2.5))  # the instant, not a wait for something
                     at_ns = time.time_ns()
                     hit = recorder.process.poll() is None
@@ -131,7 +126,7 @@ def kills(folder: Path, server: str, count: int, seed: int) -> Tally:
                 ]
                 tally.add(hit=hit, in_flight=in_flight, problems=problems)
             with Front(folder, *asked) as recorder:
-                _ready(recorder)
+                ready(recorder)
                 before = target.log.stat().st_size
                 until(lambda: target.log.stat().st_size > before, 20, "nobody is served", recorder.err)
                 recorder.end()
@@ -166,7 +161,7 @@ def outage(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
         recorder = Front(folder, *asked)
         try:
             with Clients(listen):
-                begun_ns = _ready(recorder)
+                begun_ns = ready(recorder)
                 time.sleep(rng.uniform(0.5, 2.0))  # the instant, not a wait for something
                 broker.kill()
                 killed_ns = time.time_ns()
@@ -177,7 +172,7 @@ def outage(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
                     recorder.close()
                     sure = [(begun_ns, at_ns - _HELD_AWAY_NS)]
                     recorder = Front(folder, *asked)  # with its broker away
-                    sure.append((max(_ready(recorder), at_ns + _DRAIN_NS), 0))
+                    sure.append((max(ready(recorder), at_ns + _DRAIN_NS), 0))
                     time.sleep(rng.uniform(0.5, 2.0))  # the same
                 broker.start()
                 back = time.monotonic()
@@ -223,7 +218,7 @@ def full_spool(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
     ):  # fmt: skip
         asked = [*arguments(address, folder, spool, target.port, listen), "--unmasked"]  # masked noise is none
         with Front(folder, *asked) as recorder:
-            _ready(recorder)
+            ready(recorder)
             _ask(listen, noise, 20)
             broker.kill()
             if not mounted:

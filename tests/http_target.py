@@ -1,7 +1,8 @@
 """A real HTTP server in a process of its own, with a log of its own: what it says does not come from Livefire.
 
 `python tests/http_target.py LOG [PORT]` prints its port, serves until its stdin closes, and appends one line of JSON a
-request to LOG, when the request's head has been read. Paths decide what it does (a query is logged and passed over):
+request to LOG, when the request has been read; a body of 64 KiB or more by its length alone. Paths decide what it does
+(a query is logged and passed over):
 
     /status/404   that status          /sleep/250    answers after 250 ms       /bytes/1000   a body of 1000
     /chunked/3    3 chunks             /close        close-delimited            /cut          closes inside the body
@@ -135,7 +136,7 @@ async def _serve(log_path: str, port: int) -> None:
         body = await reader.readexactly(length) if length else b""
         entry = {
             "at_ns": at, "method": method, "path": path, "fields": fields, "names": [name for name, _ in pairs],
-            "body": body.decode("latin-1") if len(body) < 1 << 16 else "",
+            "body_bytes": length, "body": body.decode("latin-1") if length < 1 << 16 else "",
         }  # fmt: skip
         os.write(log, json.dumps(entry).encode() + b"\n")
         word, _, argument = path.partition("?")[0].lstrip("/").partition("/")

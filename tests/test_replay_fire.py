@@ -135,7 +135,7 @@ def test_copies_over_two_workers_are_exact_and_marked(tmp_path: Path, target: Ta
         assert verify(fields["livefire-marker"], {"k1": KEY}, request["at_ns"] / 1e9).run_id == "r1"
         assert request["names"].count("livefire-marker") == request["names"].count("host") == 1
         assert fields["host"] == f"127.0.0.1:{target.port}"
-        assert len(request["body"]) == (200_000 if request["method"] == "POST" else 0)
+        assert request["body_bytes"] == (200_000 if request["method"] == "POST" else 0)
     assert len({request["fields"]["traceparent"] for request in requests}) == 390
     # Compared with the recording.
     by_route = {(outcome.route, outcome.status, outcome.verdict) for outcome in outcomes_of(settings.runs / "r1")}
