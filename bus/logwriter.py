@@ -170,11 +170,10 @@ class LogWriter(BatchWriter):
             self.first_ns = min(self.first_ns or glance.first_ns, glance.first_ns)
         self.last_ns = max(self.last_ns, glance.last_ns)
 
-    def end(self, end: End | None = None, *, reason: str = "done", sorted: bool = False) -> None:
+    def end(self, end: End | None = None, *, reason: str = "done", sorted: bool = False, stopped_ns: int = 0) -> None:
         """Mark the file as whole, and close it. Without an `end`, one is made of what was counted."""
-        mark = end or End(
-            self.manifest.owner_id, self.manifest.partition, self.count, self.first_ns, self.last_ns, reason, sorted
-        )
+        owner, partition = self.manifest.owner_id, self.manifest.partition
+        mark = end or End(owner, partition, self.count, self.first_ns, self.last_ns, reason, sorted, stopped_ns)
         self.write(codec.encode((mark,), first_ns=mark.first_ns, last_ns=mark.last_ns))
         self.close()
 

@@ -104,9 +104,9 @@ class SpooledWriter(BatchWriter):
     def _name(self) -> str:
         return f"{self.topic} {self.partition}"
 
-    def end(self, end: End | None = None, *, reason: str = "done", sorted: bool = False) -> None:
+    def end(self, end: End | None = None, *, reason: str = "done", sorted: bool = False, stopped_ns: int = 0) -> None:
         """Mark the stream as whole, or leave the mark in the spool. What it counts is told when it gets there."""
-        mark = end or End(self.manifest.owner_id, self.partition, 0, 0, 0, reason, sorted)
+        mark = end or End(self.manifest.owner_id, self.partition, 0, 0, 0, reason, sorted, stopped_ns)
         if not self._lane.waiting and not self._spool.resting:
             began_ns = self._monotonic_ns()
             try:

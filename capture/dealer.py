@@ -191,14 +191,14 @@ class Dealer:
         finally:
             self._look()
 
-    def end(self, end: End | None = None, *, reason: str = "done", sorted: bool = False) -> None:
+    def end(self, end: End | None = None, *, reason: str = "done", sorted: bool = False, stopped_ns: int = 0) -> None:
         """End every stream, and wait for what is in the spool. Raises BusAway when it has to stay there, BusFull when
         there was not even room to say that it is the end."""
         until = time.monotonic() + LINGER_S
         for stream in self._streams:
             while True:
                 try:
-                    stream.end(reason=reason, sorted=sorted)
+                    stream.end(reason=reason, sorted=sorted, stopped_ns=stopped_ns)
                     break
                 except BusFull:
                     if time.monotonic() > until:

@@ -37,7 +37,7 @@ class Writer(Protocol):
         increment: Increment | None = None,
     ) -> int: ...
 
-    def end(self, end: End | None = None, *, reason: str = "done") -> None: ...
+    def end(self, end: End | None = None, *, reason: str = "done", stopped_ns: int = 0) -> None: ...
 
     def close(self) -> None: ...
 
@@ -144,14 +144,16 @@ class Output:
         whose = assembler or self._assembler
         return whose.ready.shed("no_room") if whose is not None else 0
 
-    def end(self, assembler: Maker, reason: str = "done") -> None:
-        """Everything that is open ends here. Raises BusFull: room may be made, or `shed`, and `end` called again."""
+    def end(self, assembler: Maker, reason: str = "done", *, stopped_ns: int = 0) -> None:
+        """Everything that is open ends here. `stopped_ns`: until when a live recording looked, unix time.
+
+        Raises BusFull: room may be made, or `shed`, and `end` called again."""
         self._assembler = assembler
         assembler.close()
         while len(assembler.ready):
             self._write(assembler)
         self._write(assembler)
-        self._writer.end(reason=reason)
+        self._writer.end(reason=reason, stopped_ns=stopped_ns)
         self._writer.close()
 
     def close(self) -> None:

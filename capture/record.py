@@ -281,13 +281,14 @@ class _Loop:
                 if assembler.now_ns:
                     assembler.expire(assembler.now_ns + max(0, now - heard_ns))
             self._pump()
+        stopped_ns = self._anchor_ns + self._monotonic_ns() + (self._clock.offset_ns if self._clock is not None else 0)
         source.finish(assembler)
         self._pump()
         if not self._writer.settle(LINGER_S if isinstance(self._log, Dealer) else self._settings.buffer_s):
             self._output.shed(assembler)
         self._links.end(self._monotonic_ns(), assembler.note)
         self._governor.account(assembler.account)
-        self._output.end(assembler, reason)
+        self._output.end(assembler, reason, stopped_ns=stopped_ns)
         if progress is not None:
             progress(self._progress(self._monotonic_ns()))
         return assembler.account

@@ -207,11 +207,11 @@ class Segments:
                 self._with_room(lambda: self._end(ROTATED))
         self._remove_old()
 
-    def end(self, end: End | None = None, *, reason: str = "done", sorted: bool = False) -> None:
+    def end(self, end: End | None = None, *, reason: str = "done", sorted: bool = False, stopped_ns: int = 0) -> None:
         """The last segment is the recording's last."""
         if self._log is None:
             self._next()
-        self._end(reason)
+        self._end(reason, stopped_ns)
 
     def close(self) -> None:
         if self._log is not None:
@@ -252,10 +252,10 @@ class Segments:
         self._number += 1
         return self._log
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, stopped_ns: int = 0) -> None:
         log = self._log
         assert log is not None
-        log.end(reason=reason)
+        log.end(reason=reason, stopped_ns=stopped_ns)
         self._log = None
         self._carried = dict(self._in_flight)
         self._kept.append(_Kept(log.path, log.next_offset, log.count, self._now_ns()))

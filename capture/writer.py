@@ -39,7 +39,9 @@ class Target(Protocol):
     def write(self, data: bytes) -> int:
         """Raises BusFull: the same message comes again."""
 
-    def end(self, end: End | None = None, *, reason: str = "done", sorted: bool = False) -> None: ...
+    def end(
+        self, end: End | None = None, *, reason: str = "done", sorted: bool = False, stopped_ns: int = 0
+    ) -> None: ...
 
     def close(self) -> None: ...
 
@@ -126,11 +128,11 @@ class QueuedWriter(BatchWriter):
         if self._thread.is_alive() or self.lost_batches:
             raise BusFull(f"{self._log.path}: no room on the disk: what came last is not in the file")
 
-    def end(self, end: End | None = None, *, reason: str = "done", sorted: bool = False) -> None:
+    def end(self, end: End | None = None, *, reason: str = "done", sorted: bool = False, stopped_ns: int = 0) -> None:
         """Write what is queued, and the end mark. Raises BusError; the file then has no end mark."""
         try:
             self.flush(max(1.0, self._buffer_ns / 1e9))
-            self._log.end(end, reason=reason, sorted=sorted)
+            self._log.end(end, reason=reason, sorted=sorted, stopped_ns=stopped_ns)
         finally:
             self.close()
 

@@ -9,34 +9,33 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from itertools import chain, groupby
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from bus.logfile import LogReader
 from capture.bpf import Network, networks
-from capture.entry import Entry
+from capture.entry import NOBODY, Entry
+from livefire.losses import Loss
 from mask.tokens import is_token
-from wire import codec
 from wire import head as heads
-from wire.account import Increment
 from wire.records import Exchange, Manifest
 
 _SECOND: Final = 1_000_000_000
+_NO_HOST: Final = NOBODY.rpartition(":")[0]
 #: Reasons of what lies outside of what both could see: told, and no difference.
 _ASKED: Final = frozenset(
     ("stress", "not_sampled", "not_selected", "not_method", "not_path", "not_header", "not_cookie")
 )
-SCOPE: Final = _ASKED | {"before_recording", "after_recording", "edge", "filtered", "before_log", "after_log"}
-#: Drops of packets that may have held a request; those of messages count all.
-_PACKETS: Final = ("kernel", "cut", "ring", "fragment")
+_OUTSIDE: Final = frozenset(("before_recording", "after_recording", "between_recordings", "edge", "filtered"))
+SCOPE: Final = _ASKED | _OUTSIDE | {"before_log", "after_log"}
 
+_QUARTER: Final = 900 * _SECOND
+_MOST_QUARTERS: Final = 4 * 14  # zones are no further apart from UTC
+_TRIED: Final = 1000  # lines of the log
+_TRIED_OF_KEY: Final = 200
 _LIKELY: Final = {name: rank for rank, name in enumerate(("blind", "kernel", "shed", "no_room", "gap"))}
 
 Key = tuple[bytes, bytes, int]  # method, target, status (0: none was seen)
@@ -51,16 +50,8 @@ class Served(msgspec.Struct, frozen=True):
     start_ns: int
     name: str  # where it is: "access.log:17", or the exchange's id
     peer: str = ""  # the client of the log's line, the server of the recording's exchange
-    port: str = ""  # the server's, where the log tells
-
-
-class Loss(msgspec.Struct, frozen=True):
-    """Between these times something was lost, or not wanted. `count`: how many requests that can have been."""
-
-    first_ns: int
-    last_ns: int
-    reason: str
-    count: int
+    server: str = ""  # the server's address and port, where the log tells
+    port: str = ""
 
 
 class Found(msgspec.Struct):
@@ -87,9 +78,12 @@ def of_entry(entry: Entry, head: bytes, name: str) -> Served:
     end = entry.response_end_ns or entry.request_start_ns
     wide = _SECOND - 1 if "times_of_seconds" in entry.notes else 1_000_000
     status = entry.response.status if entry.response is not None else 0
-    port = entry.server.rpartition(":")[2]
+    host, _, port = entry.server.rpartition(":")
     key = (heads.method_of(head), _target(head), status)
-    return Served(key, end, end + wide, entry.request_start_ns, name, entry.client, "" if port == "0" else port)
+    return Served(
+        key, end, end + wide, entry.request_start_ns, name, entry.client,
+        "" if host == _NO_HOST else host.strip("[]"), "" if port == "0" else port,
+    )  # fmt: skip
 
 
 def of_exchange(exchange: Exchange) -> Served | None:
@@ -110,49 +104,6 @@ def _target(head: bytes) -> bytes:
     return (path + b"?" + query if b"?" in target else path) if path else target
 
 
-def losses(parts: Sequence[Path]) -> list[Loss]:
-    """From the growth of the account, batch by batch: when was what lost. `parts`: the recording's files, in order."""
-    return [loss for _, of_one in groupby(parts, _process_of) for loss in _losses(of_one)]
-
-
-def _process_of(part: Path) -> str:
-    """What the files of one recorder begin with."""
-    return part.name.partition(".")[0]
-
-
-def _losses(parts: Iterable[Path]) -> list[Loss]:
-    found: list[Loss] = []
-    open_: list[tuple[int, str, int]] = []
-    before = 0
-    for header in chain.from_iterable(map(_headers, parts)):
-        open_ += [(before, reason, count) for reason, count in _lost(header.increment)]
-        if header.last_ns:
-            found += [Loss(start, header.last_ns, reason, count) for start, reason, count in open_]
-            open_, before = [], max(before, header.first_ns)
-    return found + [Loss(start, 1 << 63, reason, count) for start, reason, count in open_]
-
-
-def _headers(part: Path) -> Iterator[codec.Header]:
-    with LogReader(part) as reader:
-        while messages := reader.read():
-            for message in messages:
-                with suppress(codec.CodecError):
-                    yield codec.decode_header(message.data)
-
-
-def _lost(grown: Increment) -> Iterator[tuple[str, int]]:
-    for name, ledger in grown.ledgers.items():
-        if name == "messages":
-            yield from ledger.drops.items()
-            # A request and its answer are two messages.
-            yield from ((reason, (count + 1) // 2) for reason, count in ledger.intentional.items())
-        elif name == "packets":
-            yield from ((reason, count) for reason, count in ledger.drops.items() if reason in _PACKETS)
-    for note in ("blind", "gaps"):
-        if count := grown.notes.get(note, 0):
-            yield note.removesuffix("s"), count
-
-
 class Span(msgspec.Struct, frozen=True):
     """What the recorder could see: from when to when, and of whom. Empty: of all."""
 
@@ -161,29 +112,42 @@ class Span(msgspec.Struct, frozen=True):
     ports: frozenset[str] = frozenset()
     hosts: frozenset[str] = frozenset()
     not_hosts: frozenset[str] = frozenset()
+    servers: frozenset[str] = frozenset()  # addresses of which something was recorded
+    share: float = 1.0  # of production that passes where it was made
 
 
-def span_of(manifest: Manifest, recorded: Sequence[Served], *, in_full: bool) -> Span:
-    """A live recording begins when its file does; an import with its first request. `in_full`: it lasted as long as was
-    asked for."""
+def span_of(
+    manifest: Manifest, recorded: Sequence[Served], *, in_full: bool, began_ns: int = 0, stopped_ns: int = 0
+) -> Span:
+    """A live recording begins when its file does, and ends when it was stopped; an import with its first request and
+    its last. `in_full`: it lasted as long as was asked for, where `stopped_ns` is not told."""
     first = min((served.start_ns for served in recorded), default=manifest.created_ns)
     last = max((served.last_ns for served in recorded), default=manifest.created_ns)
     settings: dict[str, Any] = manifest.settings
     if "for_ns" in settings:  # it is live
-        first = min(first, manifest.created_ns)
-        last = max(last, manifest.created_ns + (int(settings["for_ns"] or 0) if in_full else 0))
+        began = began_ns or manifest.created_ns
+        first = min(first, began)
+        last = max(last, stopped_ns or began + (int(settings["for_ns"] or 0) if in_full else 0))
 
     def names(key: str) -> frozenset[str]:
         value = settings.get(key)
         return frozenset(map(str, value)) if isinstance(value, list | tuple) else frozenset()
 
-    return Span(first, last, names("ports"), names("hosts"), names("not_hosts"))
+    servers = frozenset(_address(served.peer) for served in recorded)
+    share = settings.get("scale", 1.0)
+    return Span(first, last, names("ports"), names("hosts"), names("not_hosts"), servers,
+                share if isinstance(share, float) else 1.0)  # fmt: skip
+
+
+def _address(text: str) -> str:
+    """Of `ip:port`."""
+    return text.rpartition(":")[0].strip("[]")
 
 
 def reconcile(
-    logged: Sequence[Served], recorded: Sequence[Served], span: Span, lost: Sequence[Loss], tolerance_ns: int
+    logged: Sequence[Served], recorded: Sequence[Served], spans: Sequence[Span], lost: Sequence[Loss], tolerance_ns: int
 ) -> Result:
-    """Match both; say of the rest why."""
+    """Match both; say of the rest why. `spans`: of each recording."""
     log, rec = list(logged), list(recorded)
     matched = 0
     # A log has times of ends; Apache's are of the begins, and what is left may be that.
@@ -199,18 +163,50 @@ def reconcile(
     )
     rec += hidden
     found += [Found("log", one, "masked") for one, _ in shaped]
+    # What was under way as the recording ended has an end in the log alone, however much later.
+    stopped = max(span.last_ns for span in spans)
+    late = [served for served in log if served.last_ns > stopped >= served.start_ns - tolerance_ns]
+    open_ = [served for served in rec if not served.key[2]]
+    _, _, ended = _pairs(late, open_, 1 << 62, lambda served: served.key[:2])
+    found += [Found("log", one, "edge") for one, _ in ended]
+    over = {id(served) for pair in ended for served in pair}
+    log, rec = [one for one in log if id(one) not in over], [one for one in rec if id(one) not in over]
     budget = [loss.count for loss in lost]
-    found += [Found("log", one, _why_not_recorded(one, span, lost, budget, tolerance_ns)) for one in log]
-    first = min((served.first_ns for served in logged), default=0)
-    last = max((served.last_ns for served in logged), default=0)
+    found += [Found("log", one, _why_not_recorded(one, spans, lost, budget, tolerance_ns)) for one in log]
+    # A log is in the order of its ends, so what ended before its first line is in the file before.
+    first = min((served.last_ns for served in logged), default=0)
+    last = max((served.first_ns for served in logged), default=0)
     gone = {served.name for served in rec}
     servers = {served.peer for served in recorded if served.name not in gone}
-    found += [Found("recording", one, _why_not_logged(one, first, last, servers, tolerance_ns)) for one in rec]
+    found += [Found("recording", one, _why_not_logged(one, first, last, servers)) for one in rec]
     for one in found:
-        if one.side == "log" and _at_the_edge(one, span, tolerance_ns):
+        if one.side == "log" and any(_at_the_edge(one, span, tolerance_ns) for span in spans):
             one.reason = "edge"
     found.sort(key=lambda one: one.served.first_ns)
     return Result(len(logged), len(recorded), matched, found)
+
+
+def clock_apart_ns(logged: Sequence[Served], recorded: Sequence[Served], tolerance_ns: int) -> int:
+    """By how many whole quarters of an hour the log's clock is ahead, when with that most would match; else 0."""
+    log = [msgspec.structs.replace(served, start_ns=served.first_ns) for served in logged[-_TRIED:]]
+    found: Counter[int] = Counter()
+    times: dict[Any, list[int]] = defaultdict(list)
+    for served in recorded:
+        if len(of_key := times[served.key]) < _TRIED_OF_KEY:
+            of_key.append(served.last_ns)
+    for served in log:
+        near = {round((served.first_ns - at) / _QUARTER) for at in times.get(served.key, ())}
+        found.update(n for n in near if 0 < abs(n) <= _MOST_QUARTERS)
+    for quarters, _ in found.most_common(3):
+        moved = [
+            msgspec.structs.replace(
+                served, first_ns=served.first_ns - quarters * _QUARTER, last_ns=served.last_ns - quarters * _QUARTER
+            )
+            for served in log
+        ]
+        if _match(moved, recorded, tolerance_ns, _end, lambda served: served.key)[2] * 2 > len(log):
+            return quarters * _QUARTER
+    return 0
 
 
 def _end(served: Served) -> tuple[int, int]:
@@ -256,21 +252,38 @@ def _matched(
     for ones, others in groups.values():
         ones.sort(key=_end)
         others.sort(key=lambda served: at(served)[0])
-        i = j = 0
-        while i < len(ones) and j < len(others):
-            moment = at(others[j])[0]
-            if ones[i].last_ns + tolerance_ns < moment:
-                left_log.append(ones[i])
-                i += 1
-            elif moment < ones[i].first_ns - tolerance_ns:
-                left_rec.append(others[j])
-                j += 1
-            else:
-                pairs.append((ones[i], others[j]))
-                i, j = i + 1, j + 1
-        left_log += ones[i:]
-        left_rec += others[j:]
+        found = _in_order(ones, others, tolerance_ns, at)
+        if found[0] or found[1]:
+            # Many of a key match a little off, too: what is left would be the last, wherever one is lacking.
+            log_, rec_, near = _in_order(ones, others, 0, at)
+            log_, rec_, far = _in_order(log_, rec_, tolerance_ns, at)
+            if len(near) + len(far) == len(found[2]):
+                found = log_, rec_, near + far
+        left_log += found[0]
+        left_rec += found[1]
+        pairs += found[2]
     return left_log, left_rec, pairs
+
+
+def _in_order(
+    ones: Sequence[Served], others: Sequence[Served], tolerance_ns: int, at: Callable[[Served], tuple[int, int]]
+) -> tuple[list[Served], list[Served], list[tuple[Served, Served]]]:
+    left_log: list[Served] = []
+    left_rec: list[Served] = []
+    pairs: list[tuple[Served, Served]] = []
+    i = j = 0
+    while i < len(ones) and j < len(others):
+        moment = at(others[j])[0]
+        if ones[i].last_ns + tolerance_ns < moment:
+            left_log.append(ones[i])
+            i += 1
+        elif moment < ones[i].first_ns - tolerance_ns:
+            left_rec.append(others[j])
+            j += 1
+        else:
+            pairs.append((ones[i], others[j]))
+            i, j = i + 1, j + 1
+    return [*left_log, *ones[i:]], [*left_rec, *others[j:]], pairs
 
 
 def _holds_tokens(target: bytes) -> bool:
@@ -283,17 +296,36 @@ def _shape(target: bytes) -> bytes:
     return b"/".join(b"*" if len(part) >= 6 and not part.isalpha() else part for part in path.split(b"/"))
 
 
-def _why_not_recorded(one: Served, span: Span, lost: Sequence[Loss], budget: list[int], tolerance_ns: int) -> str:
-    """A loss explains as many requests as it was things, and no more: `budget` is what is left of each."""
+def _why_outside(one: Served, span: Span, tolerance_ns: int) -> str:
+    """Why one recording was not to have it; "" when it was."""
     if one.last_ns < span.first_ns:
         return "before_recording"
     if one.start_ns > span.last_ns + tolerance_ns or one.first_ns > span.last_ns + tolerance_ns:
         return "after_recording"
-    client = one.peer.rpartition(":")[0].strip("[]")
     if one.port and span.ports and one.port not in span.ports:
         return "filtered"
-    if span.not_hosts and _lies_in(client, span.not_hosts):
+    client = _address(one.peer)
+    if span.not_hosts and (_lies_in(client, span.not_hosts) or _lies_in(one.server, span.not_hosts)):
         return "filtered"
+    # --host names a client or a server. Of a server that the log does not tell, what was recorded is looked at.
+    servers = (one.server,) if one.server else span.servers
+    if span.hosts and not any(_lies_in(address, span.hosts) for address in (client, *servers)):
+        return "filtered"
+    return ""
+
+
+def _why_not_recorded(
+    one: Served, spans: Sequence[Span], lost: Sequence[Loss], budget: list[int], tolerance_ns: int
+) -> str:
+    """A loss explains as many requests as it was things, and no more: `budget` is what is left of each."""
+    outside = [_why_outside(one, span, tolerance_ns) for span in spans]
+    if all(outside):
+        when = {why for why in outside if why != "filtered"}
+        return "filtered" if "filtered" in outside else "between_recordings" if len(when) > 1 else outside[0]
+    within = [span for span, why in zip(spans, outside, strict=True) if not why]
+    servers = frozenset().union(*(span.servers for span in within))
+    if one.server and servers and one.server not in servers:
+        return "other_server"
     near = [
         at
         for at, loss in enumerate(lost)
@@ -302,7 +334,7 @@ def _why_not_recorded(one: Served, span: Span, lost: Sequence[Loss], budget: lis
         and one.start_ns <= loss.last_ns + tolerance_ns
     ]
     if not near:
-        return "unknown"
+        return "unknown" if any(span.share >= 1 for span in within) else "other_host"
     best = min(near, key=lambda at: (lost[at].reason in _ASKED, _LIKELY.get(lost[at].reason, len(_LIKELY))))
     if lost[best].reason != "blind":
         budget[best] -= 1
@@ -311,11 +343,15 @@ def _why_not_recorded(one: Served, span: Span, lost: Sequence[Loss], budget: lis
 
 def _at_the_edge(found: Found, span: Span, tolerance_ns: int) -> bool:
     """Whether it was under way as the recording began or ended, or came after: nobody can say that it is missing."""
+    served = found.served
     if found.reason == "unpaired_response":
-        return found.served.first_ns <= span.first_ns + tolerance_ns
+        return served.first_ns <= span.first_ns + tolerance_ns
+    ends = span.last_ns < served.last_ns and served.start_ns <= span.last_ns + tolerance_ns
     if found.reason == "unanswered":
-        return found.served.last_ns > span.last_ns
-    return found.reason == "unknown" and found.served.first_ns > span.last_ns
+        return ends
+    # Of a line with seconds only, the second in which the recording began or ended may have been the other part.
+    begins = min(served.start_ns, served.first_ns) < span.first_ns <= served.last_ns
+    return found.reason in ("unknown", "other_host") and (begins or ends)
 
 
 def _lies_in(address: str, texts: frozenset[str]) -> bool:
@@ -330,10 +366,10 @@ def _networks(texts: frozenset[str]) -> list[Network]:
     return networks(tuple(texts))
 
 
-def _why_not_logged(one: Served, first_ns: int, last_ns: int, servers: set[str], tolerance_ns: int) -> str:
-    if one.last_ns < first_ns - tolerance_ns:
+def _why_not_logged(one: Served, first_ns: int, last_ns: int, servers: set[str]) -> str:
+    if one.last_ns <= first_ns:
         return "before_log"
-    if one.last_ns > last_ns + tolerance_ns:
+    if one.last_ns >= last_ns:
         return "after_log"
     if servers and one.peer not in servers:
         return "other_server"

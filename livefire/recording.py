@@ -50,6 +50,7 @@ class Recording:
         self.path = Path("stdin") if str(path) == "-" else path
         self.account = Account()
         self.end: End | None = None
+        self.stopped_ns = 0  # until when its recorders looked; 0 = not known: cut off, or no live recording
         self.unreadable: list[str] = []  # messages that are whole and yet no batch of this version
         self._places: list[Place] = []
         self._cache: OrderedDict[tuple[int, int], codec.Batch] = OrderedDict()
@@ -65,6 +66,7 @@ class Recording:
                 f"{self.path}: {self.unreadable[0] if self.unreadable else 'holds no manifest: nothing whole is in it'}"
             )
         self.manifest = manifests[0]
+        self.began_ns = min(manifest.created_ns for manifest in manifests)
         #: Of a ring of time: what had gone of it when its last segment began (segments, exchanges, bytes).
         self.removed: dict[str, int] = {}
         for manifest in {m.partition.partition(".")[0]: m for m in manifests}.values():
@@ -85,6 +87,7 @@ class Recording:
                         manifest = manifest or codec.decode(message.data, header).records[0]
                     elif header.type is RecordType.END:
                         self.end = codec.decode(message.data, header).records[0]
+                        self.stopped_ns = max(self.stopped_ns, self.end.stopped_ns)
                     elif header.type in (RecordType.EXCHANGE, RecordType.STAMPED):
                         batch = codec.decode(message.data, header)
                         self._places += [

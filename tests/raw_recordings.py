@@ -22,6 +22,7 @@ def write_raw(
     masked: bool = False,
     increments: Sequence[tuple[int, Increment]] = (),
     reason: str = "done",
+    stopped_ns: int = 0,
 ) -> None:
     """One batch an exchange, so that losses have a place in time; `increments`: behind how many of them each stands."""
     manifest = Manifest("raw", "0", "R", created_ns, "tests", settings=settings or {}, masked=masked)
@@ -33,4 +34,4 @@ def write_raw(
             if exchange is not None:
                 first, last = exchange.request_start_ns, exchange.request_start_ns
                 log.write_records([exchange], RecordType.EXCHANGE, first_ns=first, last_ns=last)
-        log.end(reason=reason)
+        log.end(reason=reason, stopped_ns=stopped_ns)

@@ -83,7 +83,9 @@ class _Direct:
             def write(self, data: bytes) -> int:
                 return log.write(data)
 
-            def end(self, end: object = None, *, reason: str = "done", sorted: bool = False) -> None:
+            def end(
+                self, end: object = None, *, reason: str = "done", sorted: bool = False, stopped_ns: int = 0
+            ) -> None:
                 log.end(reason=reason)
 
             def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import random
@@ -21,7 +22,8 @@ from click.testing import CliRunner, Result
 
 from livefire.cli import cli
 from livefire.errors import USER_ERRORS
-from livefire.reconcile import Loss, Served, Span, reconcile
+from livefire.losses import Loss
+from livefire.reconcile import Served, Span, reconcile
 from livefire.recording import Recording
 from tests.raw_recordings import write_raw
 from wire.account import Increment, Ledger
@@ -150,8 +152,113 @@ def test_what_is_under_way_at_the_end_or_a_moment_later_is_no_difference(tmp_pat
     assert (code, reasons(result["missing"])) == (99, [("/1", "unknown")])
 
 
+def test_of_a_log_of_seconds_those_of_the_first_and_the_last_second_are_outside(tmp_path: Path) -> None:
+    """The recording says when it began and was stopped; a request that it lacks in between is a difference."""
+    half = SECOND // 2
+    found = [exchange(n, AT + half + n * SECOND, "/a") for n in range(1, 9)]
+    lines = [line(e.response_end_ns) for e in found]
+    edges = [line(AT), line(AT), line(AT + 10 * SECOND), line(AT + 10 * SECOND + SECOND)]
+    more = {"created_ns": AT + half, "settings": {"for_ns": 0}, "reason": "stopped"}
+    more["stopped_ns"] = AT + 10 * SECOND + half
+    code, told = compared(tmp_path, found, [*lines, *edges], **more)
+    assert (code, told["matched"]) == (0, 8)
+    assert [row["reason"] for row in told["missing"]] == ["edge"] * 4
+    code, told = compared(tmp_path, found, [*lines, line(AT + 9 * SECOND), *edges], **more)
+    lacks = [row for row in told["missing"] if row["difference"]]
+    assert (code, [(row["reason"], row["time_ns"]) for row in lacks]) == (99, [("unknown", AT + 9 * SECOND)])
+    del found[3], more["stopped_ns"]  # one of many alike is told in the second in which it is lacking
+    code, told = compared(tmp_path, found, lines, **more)
+    assert (code, [row["time_ns"] for row in told["missing"]]) == (99, [AT + 4 * SECOND])
+
+
+def test_what_was_under_way_when_it_was_stopped_is_no_difference_on_either_side(tmp_path: Path) -> None:
+    """A log with durations tells that a request began before the end, however long after it ends."""
+    found = [exchange(n, AT + n * SECOND, f"/{n}") for n in range(4)]
+    found.append(exchange(9, AT + 5 * SECOND, "/long", None))
+    form = '$remote_addr $msec $request_time "$request" $status'
+    logged = [(e.response_end_ns, 0.001, f"/{n}") for n, e in enumerate(found[:4])]
+    write_raw(tmp_path / "a.lf", found, created_ns=AT, settings={"for_ns": 0}, stopped_ns=AT + 8 * SECOND)
+    for took, code, told in ((55.0, 0, ["edge"]), (2.0, 99, ["after_recording", "unanswered"])):
+        rows = [*logged, (AT + 60 * SECOND, took, "/long")]
+        text = "".join(f'1.2.3.4 {at / 1e9:.3f} {took} "GET {target} HTTP/1.1" 200\n' for at, took, target in rows)
+        (tmp_path / "access.log").write_text(text)
+        arguments = ("--access-log", str(tmp_path / "access.log"), "--log-format", form, "--json")
+        result = run(tmp_path, "reconcile", str(tmp_path / "a.lf"), *arguments)
+        both = json.loads(result.stdout)
+        assert (result.exit_code, [row["reason"] for row in both["missing"] + both["unlogged"]]) == (code, told)
+
+
+def test_several_recordings_and_rotated_logs_are_compared_as_one(tmp_path: Path) -> None:
+    found = [exchange(n, AT + n * SECOND, f"/{n}") for n in range(20)]
+    live = {"settings": {"for_ns": 0}}
+    write_raw(tmp_path / "a.lf", found[:6], created_ns=AT - SECOND, stopped_ns=AT + 6 * SECOND, **live)
+    write_raw(tmp_path / "b.lf", found[12:], created_ns=AT + 12 * SECOND - 1, stopped_ns=AT + 20 * SECOND, **live)
+    lines = [line(e.response_end_ns, e.request.head.split()[1].decode()) for e in found]
+    (tmp_path / "access.log").write_text("".join(lines[10:]))
+    (tmp_path / "access.log.1.gz").write_bytes(gzip.compress("".join(lines[:10]).encode()))
+    logs = [part for name in ("access.log", "access.log.1.gz") for part in ("--access-log", str(tmp_path / name))]
+    both = [str(tmp_path / "a.lf"), str(tmp_path / "b.lf")]
+    result = run(tmp_path, "reconcile", *both, *logs, "--json")
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["matched"]) == (0, 14), told
+    assert {row["reason"] for row in told["missing"]} == {"between_recordings", "edge"}
+    result = run(tmp_path, "reconcile", *both, *logs[:2], "--json")  # the rotated one is not given
+    assert (result.exit_code, {row["reason"] for row in json.loads(result.stdout)["unlogged"]}) == (0, {"before_log"})
+    (tmp_path / "access.log").write_text("".join(lines[10:15] + lines[16:]))
+    assert run(tmp_path, "reconcile", *both, *logs).exit_code == 99
+
+
+def test_a_log_in_another_zone_matches_and_one_that_does_not_say_so_is_named(tmp_path: Path) -> None:
+    found = [exchange(n, AT + n * SECOND, f"/{n}") for n in range(8)]
+    ends = [line(e.response_end_ns, e.request.head.split()[1].decode()) for e in found]
+    there = [text.replace(" +0000]", " -0730]").replace("/2026:10:", "/2026:02:").replace(":02:00:", ":02:30:")
+             for text in ends]  # fmt: skip
+    assert compared(tmp_path, found, there)[0] == 0
+    silent = [text.replace(" -0730]", " +0000]") for text in there]
+    code, _ = compared(tmp_path, found, silent)
+    assert code == 96
+    told = run(tmp_path, "reconcile", str(tmp_path / "a.lf"), "--access-log", str(tmp_path / "access.log")).stderr
+    assert "the log's clock is 7:30 h behind the recording's" in told
+    compared(tmp_path, found, [line(AT - 9000 * SECOND, f"/x{n}") for n in range(8)])
+    told = run(tmp_path, "reconcile", str(tmp_path / "a.lf"), "--access-log", str(tmp_path / "access.log")).stderr
+    assert "clock" not in told and "nothing to compare" in told
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"hosts": ["1.2.3.4"]}, ["unknown", "filtered"]),  # clients
+        ({"hosts": ["5.6.7.8"]}, ["unknown", "unknown"]),  # the server that all were sent to
+        ({"hosts": ["9.9.9.9"]}, ["filtered", "filtered"]),
+        ({"scale": 0.5}, ["other_host", "other_host"]),
+        ({"ports": [80]}, ["unknown", "unknown"]),
+    ],
+)
+def test_what_passed_elsewhere_is_told_so(tmp_path: Path, settings: dict[str, Any], told: list[str]) -> None:
+    found = [exchange(n, AT + n * 5 * SECOND) for n in range(4)]
+    lines = [line(e.response_end_ns) for e in found]
+    lost = [line(AT + 6 * SECOND, "/w"), line(AT + 6 * SECOND, "/w").replace("1.2.3.4", "1.2.3.5")]
+    code, result = compared(tmp_path, found, lines + lost, created_ns=AT, settings={"for_ns": 0, **settings})
+    assert [row["reason"] for row in result["missing"]] == told
+    assert code == (0 if set(told) == {"filtered"} else 99)
+
+
+def test_another_port_or_server_of_the_log_is_told_so(tmp_path: Path) -> None:
+    found = [exchange(n, AT + n * 5 * SECOND) for n in range(4)]
+    form = '$remote_addr $msec "$request" $status $server_addr:$server_port'
+    rows = [(e.response_end_ns, "/a", "5.6.7.8:80") for e in found]
+    rows += [(AT + 6 * SECOND, "/w", "5.6.7.8:8081"), (AT + 7 * SECOND, "/w", "5.6.7.9:80")]
+    text = "".join(f'1.2.3.4 {at / 1e9:.3f} "GET {target} HTTP/1.1" 200 {server}\n' for at, target, server in rows)
+    (tmp_path / "access.log").write_text(text)
+    write_raw(tmp_path / "a.lf", found, created_ns=AT, settings={"for_ns": 0, "ports": [80]})
+    arguments = ("--access-log", str(tmp_path / "access.log"), "--log-format", form, "--json")
+    result = run(tmp_path, "reconcile", str(tmp_path / "a.lf"), *arguments)
+    assert [row["reason"] for row in json.loads(result.stdout)["missing"]] == ["filtered", "other_server"]
+
+
 def test_a_target_does_not_speak_to_the_terminal(tmp_path: Path) -> None:
-    compared(tmp_path, [exchange(1, AT)], [line(AT, "/\\x1b[31m\\x07")])
+    found = [exchange(n, AT + n * 9 * SECOND) for n in range(3)]
+    compared(tmp_path, found, [*(line(e.response_end_ns) for e in found), line(AT + 5 * SECOND, "/\\x1b[31m\\x07")])
     arguments = ("reconcile", str(tmp_path / "a.lf"), "--access-log", str(tmp_path / "access.log"))
     shown = CliRunner().invoke(cli, ["--keys", str(tmp_path / "keys.yaml"), *arguments], color=True).output
     assert "\x1b" not in shown and "\x07" not in shown and "/\\x1b[31m\\x07" in shown
@@ -191,7 +298,7 @@ def test_matching_finds_exactly_what_was_dropped(seed: int) -> None:
     gone = set(rng.sample(range(400), 7))
     kept = [one for n, one in enumerate(rec) if n not in gone]
     rng.shuffle(kept)
-    result = reconcile(log, kept, Span(AT, AT + 60 * SECOND), [Loss(AT, AT + 1, "x", 0)], 0)
+    result = reconcile(log, kept, [Span(AT, AT + 60 * SECOND)], [Loss(AT, AT + 1, "x", 0)], 0)
     assert result.matched == 393 and sorted(f.served.key for f in result.found) == sorted(served[n][1] for n in gone)
 
 
@@ -273,6 +380,8 @@ def test_a_live_recording_holds_all_that_a_real_server_logged(tmp_path: Path) ->
     told = json.loads(result.stdout)
     assert (result.exit_code, told["matched"], told["logged"]) == (0, 40, 40), told
     exchanges = list(Recording(to).exchanges())
+    assert Recording(to).began_ns < exchanges[0].request_start_ns < exchanges[-1].response_end_ns
+    assert exchanges[-1].response_end_ns < Recording(to).stopped_ns < time.time_ns()
     write_raw(tmp_path / "less.lf", exchanges[:17] + exchanges[18:], masked=True)
     result = run(tmp_path, "reconcile", str(tmp_path / "less.lf"), *arguments)
     (missing,) = json.loads(result.stdout)["missing"]

@@ -52,8 +52,9 @@ class End(Record, frozen=True, array_like=True):
     count: int  # records in the partition, of all batches
     first_ns: int
     last_ns: int
-    reason: str = "done"  # done | stopped | failed
+    reason: str = "done"  # done | stopped | failed | rotated
     sorted: bool = False
+    stopped_ns: int = 0  # of a live recording: until when it looked, unix time; 0 = not told
 
 
 # ---------------------------------------------------------------------------- capture

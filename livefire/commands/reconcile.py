@@ -17,6 +17,7 @@ from capture.lines import Input
 from livefire import keyring, reconcile
 from livefire.commands.masking import masker_for
 from livefire.errors import INCONCLUSIVE, THRESHOLD, Exit, UserError
+from livefire.losses import losses
 from livefire.options import Duration
 from livefire.recording import Recording
 from livefire.settings import Resolved
@@ -29,26 +30,34 @@ _SHOWN = 20
 _WHY = {
     "before_recording": "before the recording",
     "after_recording": "after the recording's end",
-    "edge": "around the recording's begin or end: under way then, or a moment later",
+    "between_recordings": "between the recordings",
+    "edge": "outside of the recording, or at its edge: under way as it began or ended, or in the same second",
     "filtered": "not recorded as asked: port or host",
+    "not_sampled": "of a session outside of the sample",
+    "other_host": "no reason is known; not all of production passed the recorders (--scale)",
+    "unpaired_response": "recorded as an answer alone: its request was not seen",
     "blind": "nobody was recording then",
     "kernel": "the kernel had no room for packets then",
     "shed": "shed then: the recorder was at its bounds",
     "no_room": "the disk or bus was behind then",
     "gap": "bytes were missing then",
+    "cut": "packets were cut then (snaplen)",
+    "ring": "packets were lost in the ring then",
+    "fragment": "fragments of packets were not put together then",
+    "crash": "the recorder was killed then",
     "unanswered": "recorded without an answer",
     "other_status": "recorded with another status",
     "masked": "recorded with values masked by another key",
     "before_log": "before the log",
     "after_log": "after the log's end: logged later, or in its next file",
-    "other_server": "of another server than this log's",
+    "other_server": "of another server: one that only one of both knows",
     "stress": "stress traffic, left out as asked",
     "unknown": "no reason is known",
 }
 
 
 @click.command("reconcile")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @click.option(
     "--access-log",
     "logs",
@@ -78,7 +87,7 @@ _WHY = {
 @click.pass_obj
 def command(
     resolved: Resolved,
-    file: Path,
+    files: tuple[Path, ...],
     logs: tuple[str, ...],
     form: str,
     log_format: str | None,
@@ -94,35 +103,72 @@ def command(
     \b
     livefire reconcile monday.lf --access-log /var/log/nginx/access.log
     """
+    recordings = [_opened(file) for file in files]
+    if len({recording.manifest.masked for recording in recordings}) > 1:
+        raise UserError(f"{files[0]} and others: some are masked and some are not: compare them one by one")
+    masker = _masker(resolved, recordings[0], mask)
+    recorded: list[reconcile.Served] = []
+    spans = []
+    lost = []
+    for recording in recordings:
+        of_it = [
+            served
+            for exchange in recording.exchanges()
+            if _of(exchange, servers) and (served := reconcile.of_exchange(exchange)) is not None
+        ]
+        spans.append(_span(recording, of_it))
+        lost += losses(parts_of(recording.path))
+        recorded += of_it
+    logged: list[reconcile.Served] = []
+    rejects: Counter[str] = Counter()
+    for name in logs:
+        _read(name, form, log_format or "", masker, logged, rejects)
+    result = reconcile.reconcile(logged, recorded, spans, lost, duration_ns(tolerance))
+    if as_json:
+        click.echo(json.dumps(_object(result, rejects)))
+    else:
+        _told(result, rejects)
+    if result.matched * 2 < min(len(logged), len(recorded)):
+        _tell_zone(reconcile.clock_apart_ns(logged, recorded, duration_ns(tolerance)))
+    if not logged or not recorded:
+        click.echo(f"nothing to compare: no requests in the {'log' if not logged else 'recording'}", err=True)
+        raise Exit(INCONCLUSIVE)
+    if not result.matched and not result.differences:
+        click.echo("nothing to compare: there is no time that both saw", err=True)
+        raise Exit(INCONCLUSIVE)
+    if result.differences:
+        raise Exit(THRESHOLD)
+
+
+def _opened(file: Path) -> Recording:
+    if str(file) == "-":
+        raise UserError("a recording to compare is a file or a folder, not stdin")
     recording = Recording(file)
     if recording.manifest.topic != "raw":
         raise UserError(f"{file}: is no raw recording: a log is compared with what was recorded")
     for warning in recording.warnings:
         click.echo(f"livefire: {warning}", err=True)
-    masker = _masker(resolved, recording, mask)
-    recorded = [
-        served
-        for exchange in recording.exchanges()
-        if _of(exchange, servers) and (served := reconcile.of_exchange(exchange)) is not None
-    ]
-    logged: list[reconcile.Served] = []
-    rejects: Counter[str] = Counter()
-    for name in logs:
-        _read(name, form, log_format or "", masker, logged, rejects)
-    lost = reconcile.losses(parts_of(file))
+    return recording
+
+
+def _span(recording: Recording, recorded: list[reconcile.Served]) -> reconcile.Span:
     in_full = recording.end is not None and recording.end.reason == "done"
     in_full = in_full and not recording.account.notes.get("disk_limit_reached")
-    span = reconcile.span_of(recording.manifest, recorded, in_full=in_full)
-    result = reconcile.reconcile(logged, recorded, span, lost, duration_ns(tolerance))
-    if as_json:
-        click.echo(json.dumps(_object(result, rejects)))
-    else:
-        _told(result, rejects)
-    if not logged or not recorded:
-        click.echo(f"nothing to compare: no requests in the {'log' if not logged else 'recording'}", err=True)
-        raise Exit(INCONCLUSIVE)
-    if result.differences:
-        raise Exit(THRESHOLD)
+    return reconcile.span_of(
+        recording.manifest, recorded, in_full=in_full, began_ns=recording.began_ns, stopped_ns=recording.stopped_ns
+    )
+
+
+def _tell_zone(apart_ns: int) -> None:
+    """That a log's times have another zone than they say, or none."""
+    if apart_ns:
+        hours, minutes = divmod(abs(apart_ns) // 60_000_000_000, 60)
+        where = "ahead of" if apart_ns > 0 else "behind"
+        click.echo(
+            f"livefire: the log's clock is {hours}:{minutes:02} h {where} the recording's, and else they match: are "
+            "its times of another time zone, without saying so? ($time_iso8601 and $msec tell it)",
+            err=True,
+        )
 
 
 def _masker(resolved: Resolved, recording: Recording, mask: Path | None) -> Masker | None:
