@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from html import escape
 from typing import Any, Final
 
 from drill.report_data import SLIDE_S, Point, ReportData, trimmed
@@ -111,21 +112,6 @@ class Charts:
         fig.ygrid.ticker = FixedTicker(ticks=ticks)
         fig.yaxis.formatter.min_exponent = 9
 
-    def _legend(self, fig: Any, place: str = "top_left") -> None:
-        if not fig.legend:
-            return
-        legend = fig.legend[0]
-        fig.add_layout(legend, "above")
-        legend.orientation = "horizontal"
-        legend.border_line_color = legend.background_fill_color = None
-        legend.label_text_color = SOFT
-        legend.label_text_font_size = "12.5px"
-        legend.padding = 0
-        legend.margin = 4
-        legend.spacing = 18
-        legend.glyph_width = 22
-        legend.click_policy = "hide"
-
     def _hover(self, fig: Any, renderer: Any, tips: list[tuple[str, str]]) -> None:
         from bokeh.models import HoverTool
 
@@ -157,7 +143,6 @@ class Charts:
         fig.y_range.start = 0
         fig.y_range.end = self._top
         self._hover(fig, line, [("second", "@t{0}"), ("offered", "@offered"), ("completed", "@completed")])
-        self._legend(fig)
         return fig
 
     def _latency(self) -> Any:
@@ -168,7 +153,6 @@ class Charts:
         for threshold in self._thresholds:
             if threshold.quantile is not None and threshold.source == "stress":
                 self._limit(fig, threshold)
-        self._legend(fig)
         return fig
 
     def _percentiles(self, fig: Any, points: Sequence[Point], shown: Sequence[tuple[str, float, str]]) -> None:
@@ -217,7 +201,6 @@ class Charts:
         fig.y_range.start = 0
         if not any(sum(columns[name]) for name in names):
             fig.y_range.end = 5
-        self._legend(fig)
         return fig
 
     def _open(self) -> Any:
@@ -229,7 +212,6 @@ class Charts:
         fig.y_range.start = 0
         if not any(p.open_shots for p in points):
             fig.y_range.end = 5
-        self._legend(fig)
         return fig
 
     def _production(self) -> Any:
@@ -246,7 +228,6 @@ class Charts:
         for threshold in self._thresholds:
             if threshold.quantile is not None and threshold.source == "production":
                 self._limit(fig, threshold)
-        self._legend(fig)
         return fig
 
 
@@ -254,12 +235,32 @@ def _nan(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+def _key(fig: Any) -> str:
+    """What a chart's colours mean, as HTML: it wraps on a narrow screen, where a legend on the canvas is cut off."""
+    if not fig.legend:
+        return ""
+    fig.legend[0].visible = False
+    keys = []
+    for item in fig.legend[0].items:
+        glyph = item.renderers[0].glyph
+        bar = hasattr(glyph, "fill_color")
+        style = "bar" if bar else {"solid": "", "2 3": "dotted"}.get(_dash(glyph), "dashed")
+        colour = glyph.fill_color if bar else glyph.line_color
+        keys.append(f'<span class="{style}" style="color:{colour}"><i>{escape(item.label.value)}</i></span>')
+    return f'<div class="key">{"".join(keys)}</div>'
+
+
+def _dash(glyph: Any) -> str:
+    return " ".join(str(length) for length in glyph.line_dash) or "solid"
+
+
 def components_of(figures: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    """(scripts with Bokeh's own JavaScript inlined, a div each): what makes the page need no network."""
+    """(scripts with Bokeh's own JavaScript inlined, a key and a div each): what makes the page need no network."""
     from bokeh.embed import components
     from bokeh.resources import Resources
 
+    keys = {name: _key(fig) for name, fig in figures.items()}
     script, divs = components(figures)
     # Only the core: widgets, tables and math are not used, and are megabytes.
     inline = Resources(mode="inline", components=["bokeh"], minified=True).render_js()
-    return inline + script, dict(divs)
+    return inline + script, {name: keys[name] + div for name, div in divs.items()}

@@ -222,6 +222,24 @@ def test_its_curves_hold_every_outcome(written):
     assert sum(msgspec.json.decode(found.group(1))) == stress
 
 
+def test_each_chart_has_a_key_that_wraps(written):
+    """A legend on the canvas would be cut off on a narrow screen."""
+    _, _, page, _ = written
+    keys = re.findall(r'<div class="key">(.*?)</div>', page)
+    names = [re.findall(r'<span class="(\w*)" style="color:(#\w{6})"><i>(.*?)</i>', key) for key in keys]
+    assert [[name for _, _, name in key] for key in names] == [
+        ["offered (stress)", "completed (stress)", "completed (production)"],
+        ["max", "p50", "p90", "p95", "p99"],
+        ["no answer", "status 5xx", "shed (not sent)"],
+        ["without an answer yet"],
+        ["production p50", "production p90", "stress p50", "stress p90"],
+    ]
+    assert [style for style, _, _ in names[4]] == ["", "dashed", "", "dashed"]
+    assert len({(style, colour) for style, colour, _ in names[4]}) == 4  # no two look alike
+    docs = page.replace('\\"', '"')
+    assert docs.count('"type":"object","name":"Legend"') == docs.count('"visible":false') == 5
+
+
 def test_a_violated_run_says_so_first(tmp_path):
     _, result = write_run(tmp_path, violated=True, rate=3.0)
     assert result.exit_code == 98
