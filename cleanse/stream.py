@@ -24,11 +24,11 @@ from cleanse.settings import CleanseSettings
 from cleanse.sieve import LEDGER, Sieve, lose
 from cleanse.stamp import stamped
 from wire import codec, head, ids, topics
-from wire.account import Account
+from wire.account import Account, Increment, shed_of
 from wire.codec import RecordType
 from wire.records import Dead, End, Exchange, Manifest, Record, SourceRange, Stamped
 from wire.routes import RouteMatcher
-from wire.streams import CLEAN_WIDTH, SERVER_NOTE, clean_stream
+from wire.streams import CLEAN_WIDTH, RECORDED_NOTE, SERVER_NOTE, SHED_NOTE, clean_stream
 
 WRITER: Final = "livefire cleanse"
 STAGE: Final = "cleanse"
@@ -78,15 +78,18 @@ class StreamPipeline:
 
         Exchanges become one message for each clean partition that gets any; the growth of the account is in exactly
         one of them, alone where nothing stays. Manifest and End go to every partition, the former with what was
-        learned. Other batches give nothing. Raises CodecError for what is no batch of this or an earlier version.
+        learned. An account alone gives what was shed, if anything was; other batches give nothing. Raises CodecError
+        for what is no batch of this or an earlier version.
         """
         header = codec.decode_header(message.data)
         if header.type is RecordType.EXCHANGE:
-            return self._exchanges(message, codec.decode(message.data, header).records)
+            return self._exchanges(message, codec.decode(message.data, header).records, header.increment)
         if header.type is RecordType.MANIFEST:
             return self._manifest(message, codec.decode(message.data, header).records)
         if header.type is RecordType.END:
             return self._end(message, codec.decode(message.data, header).records)
+        if header.type is RecordType.ACCOUNT and _recorded(account := Account(), header.increment):
+            return [self._account(message, self._home(message), account)]
         return []
 
     def poison(self, message: Message, reason: str) -> list[Output]:
@@ -105,8 +108,9 @@ class StreamPipeline:
 
     # -- one kind of batch each
 
-    def _exchanges(self, message: Message, batch: tuple[Exchange, ...]) -> list[Output]:
+    def _exchanges(self, message: Message, batch: tuple[Exchange, ...], grown: Increment) -> list[Output]:
         account = Account()
+        _recorded(account, grown)
         ledger = account.ledger(LEDGER)
         parts: dict[int, list[Row]] = {}
         servers: set[str] = set()
@@ -199,6 +203,18 @@ class StreamPipeline:
     def _home(self, message: Message) -> int:
         """Where a count goes that no exchange leads anywhere."""
         return partition_of(message.partition.encode(), self.width)
+
+
+def _recorded(account: Account, grown: Increment) -> bool:
+    """Note what the recorder kept and shed: only who has all of it knows the recording's scale. Whether it shed."""
+    messages = grown.ledgers.get(LEDGER)
+    if messages is None:
+        return False
+    shed = shed_of(messages)
+    for name, count in ((RECORDED_NOTE, messages.emitted), (SHED_NOTE, shed)):
+        if count:
+            account.note(name, count)
+    return shed > 0
 
 
 @lru_cache(1 << 14)  # those of a session come one after another

@@ -19,10 +19,19 @@ from bus.logfile import LogWriter
 from bus.order import Entry, Sorter
 from bus.ports import Bus, BusAway, BusError, Message, Reader
 from wire import codec, topics
-from wire.account import Account
+from wire.account import SHED, Account, Ledger, kept_share
 from wire.codec import RecordType
 from wire.records import End, Flows, Manifest, RouteTable, SourceRange, Stamped
-from wire.streams import CLEAN_WIDTH, SERVER_NOTE, agent_of, clean_stream, parent_of, raw_stream
+from wire.streams import (
+    CLEAN_WIDTH,
+    RECORDED_NOTE,
+    SERVER_NOTE,
+    SHED_NOTE,
+    agent_of,
+    clean_stream,
+    parent_of,
+    raw_stream,
+)
 
 LEDGER: Final = "messages"
 MAX_SERVERS: Final = 10_000
@@ -243,9 +252,13 @@ class _Recording:
             raise BusError(f"recording {self._name}: its agents recorded different shares of production ({shares})")
         hosts = {host for manifest in found for host in manifest.hosts} or {agent_of(raw) for raw in self._raw}
         settings = {key: value for key, value in found[0].settings.items() if key != CLEAN_WIDTH}
+        kept, shed = (self._account.notes.pop(note, 0) for note in (RECORDED_NOTE, SHED_NOTE))
+        # What the recorders shed was production's load, too: 1x is to be production's rate.
+        share = kept_share(Ledger(emitted=kept, drops={min(SHED): shed}))
         return msgspec.structs.replace(
             found[0],
             partition="0",
+            scale=found[0].scale * share,
             hosts=tuple(sorted(hosts)),
             inputs=tuple(sorted({raw for manifest in found for raw in manifest.inputs})),
             settings=settings,

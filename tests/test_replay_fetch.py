@@ -19,6 +19,7 @@ from cleanse.stream import StreamPipeline
 from replay.fetch import Progress, fetch
 from replay.recording import Recording
 from wire import codec, topics
+from wire.account import Increment, Ledger, kept_share
 from wire.records import End, Flows, Manifest, Route, RouteTable
 from wire.streams import CLEAN_WIDTH
 
@@ -181,3 +182,23 @@ def test_a_manifest_with_a_width_that_cannot_be_is_one_line(tmp_path: Path, widt
     bus.writer(topics.CLEAN, "a.0.0", manifest).close()
     with pytest.raises(BusError, match=r"a\.0\.0 says that it has .* clean streams"):
         fetch(bus, NAME, tmp_path / "clean.lf", deadline_s=5)
+
+
+def test_what_the_recorders_shed_is_part_of_the_scale(tmp_path: Path) -> None:
+    """As of a file: told with exchanges, and in accounts alone. What was lost otherwise is not."""
+    shed, names = {"shed": 3, "no_room": 2, "gap": 7}, ("a.0", "b.0")
+    bus = FileBus(tmp_path / NAME)
+    for number, name in enumerate(names):
+        with bus.writer(topics.RAW, name, Manifest(topics.RAW, name, NAME, 1, "test", ("a", "b"), scale=0.5)) as one:
+            grown = Increment({"messages": Ledger(seen=20 + 12 * number, emitted=20, drops=shed if number else {})})
+            one.write_records([exchange(n + 10 * number) for n in range(10)], increment=grown)
+            if number:
+                alone = Increment({"messages": Ledger(seen=5, drops={"max_cpu": 5})})
+                one.write_records((), codec.RecordType.ACCOUNT, increment=alone)
+            one.end()
+    loop.run(bus, NAME, StreamPipeline(CleanseSettings(), NOTHING, 3))
+    fetched = fetch(bus, NAME, tmp_path / "clean.lf", deadline_s=5)
+    assert fetched is not None and fetched.exchanges == 20
+    assert fetched.manifest.scale == pytest.approx(0.5 * 40 / 50)
+    assert not any(name.startswith("recorded.") for name in account_of(tmp_path / "clean.lf").notes)
+    assert kept_share(Ledger(emitted=40, drops={"gap": 7})) == 1

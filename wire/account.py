@@ -50,8 +50,13 @@ SHED = frozenset({"no_room", "shed", "max_cpu", "max_memory", "max_rate"})
 
 def kept_share(ledger: Ledger) -> float:
     """Which share of what was to be recorded is there, of capture's ledger of messages: part of a recording's scale."""
-    shed = sum(count for reason, count in ledger.drops.items() if reason in SHED)
+    shed = shed_of(ledger)
     return ledger.emitted / (ledger.emitted + shed) if ledger.emitted else 1.0
+
+
+def shed_of(ledger: Ledger) -> int:
+    """How many of them were shed."""
+    return sum(count for reason, count in ledger.drops.items() if reason in SHED)
 
 
 class Account:
