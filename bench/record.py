@@ -1,352 +1,299 @@
-"""What recording costs: CPU per exchange of all recorder processes, and what was lost, by ring and by proxy.
+"""What recording costs, live on the loopback: what is lost, CPU an exchange, memory, production's latency; with peers.
 
-    python bench/record.py [--rate 2000] [--seconds 4] [--json]
+    python bench/record.py [--rate N ...] [--seconds S] [--rounds N] [--only NAME ...] [--fresh] [--goreplay PATH]
+    python bench/record.py --open 20000
+    python bench/record.py --minutes 10 --rate 2000
 
-A paced client talks to a small HTTP server on the loopback interface; beside them runs, one after another: nothing;
-the floor (our ring, read and thrown away); `tcpdump -w` if it is installed; the recorder by ring, unmasked and
-masked; the recorder by proxy. CPU is that of the recorder's own processes (threads and children, user and
-system) from the first request to the last. What the kernel spends to fill a ring is charged to whoever sends: it
-shows in the column of the client and the server. Everything stays on 127.0.0.1, in a temporary folder, and
-ends by itself. What was lost is judged by the server's own count. Where `sent` is below rate times seconds, the client
-could not keep the rate on this machine.
+A server (nginx, on one core) answers with 300 bytes; a paced client and the recorder share another core. Beside them
+runs, one after another in each round: nothing; the floor (our ring, read and thrown away); `tcpdump -w` with 32 MB of
+ring; GoReplay in its best configuration, where `--goreplay` names the program; `livefire record`, masked as it is by
+default, and unmasked. Each writes to a temporary folder, removed in the end. nginx and tcpdump come by `apt install
+nginx-light tcpdump`; what is not there is said and left out. Capturing needs root or CAP_NET_RAW.
+
+`lost`: requests that the server's access log has and the recorder's file has not; `no_answer`: more answers than
+requests that it has not. `unaccounted`: what of both is more than the recorder itself admits to have lost. CPU is user
+and system time of the recorder's processes, to 10 ms, from the first request until 2 s after the last. What the kernel
+spends to fill a ring, in softirqs, is charged to who sends: see `traffic_us`, server and client together. `rss_mb` is
+the most, ring included. p50 and p99 count from the time for which a request was planned, so they hold what the client
+itself was late, who shares its core with the recorder; `p99_added` is against nothing in the same round. `rate` is
+what the client reached.
+
+`--open N`: memory of a recorder with so many open connections, one exchange done on each. `--minutes N`: its memory
+at each half minute, and the slope.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
-import selectors
 import shutil
-import signal
-import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "sdk" / "src")]
+import record_bed as bed
+from record_peers import Recorder, missing
 
-BODY = json.dumps({"items": [{"id": n, "name": f"item {n}", "price": n * 100} for n in range(24)]}).encode()
-ANSWER = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nServer: bench\r\nCache-Control: no-store\r\n"
-    b"X-Request-Id: 5f2b9c\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
-)
-REQUEST = (
-    b"GET /items?page=%d HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: bench/1\r\nAccept: application/json\r\n"
-    b"Accept-Encoding: gzip\r\nAuthorization: Bearer 0123456789abcdef0123456789abcdef\r\n"
-    b"Cookie: sid=6c1f0a2b9d; theme=dark\r\nX-Request-Id: 5f2b9c\r\n\r\n"
-)
-CONNECTIONS = 64
-CLIENT_CONNECT_S = 5.0
+sys.path[:0] = [str(bed.ROOT), str(bed.ROOT / "sdk" / "src")]
 
-
-# ---------------------------------------------------------------------------- roles, each a process
-
-
-def serve() -> None:
-    """Prints its port; at SIGTERM the number of requests that it saw."""
-    seen = 0
-
-    class Server(asyncio.Protocol):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            self.transport: Any = transport
-            self.rest = b""
-
-        def data_received(self, data: bytes) -> None:
-            nonlocal seen
-            heads = (self.rest + data).split(b"\r\n\r\n")
-            self.rest = heads.pop()
-            seen += len(heads)
-            self.transport.write(ANSWER * len(heads))
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(Server, "127.0.0.1", 0)
-        print(server.sockets[0].getsockname()[1], flush=True)
-        over = asyncio.Event()
-        loop.add_signal_handler(signal.SIGTERM, over.set)
-        await over.wait()
-
-    asyncio.run(main())
-    print(seen, flush=True)
+RATES = (2000.0, 5000.0, 10_000.0, 20_000.0)
+NAMES = ("nothing", "floor", "tcpdump", "goreplay", "masked", "unmasked")
+CONNECTIONS = 100
+SETTLE_S = 2.0  # GoReplay flushes once a second, tcpdump reads a block once a second
+MOST_REQUESTS = 400_000  # of a row: the disk is bounded
+HALF_MINUTE_S = 30.0
+RSS_TARGET_MB = 128
+FLAT_MB = 2.0  # over all the time
+COLUMNS = (
+    ("recorder", 10, ""), ("rate", 8, ".0f"), ("served", 8, "d"), ("lost", 8, "d"), ("no_answer", 10, "d"),
+    ("unaccounted", 12, "d"), ("cpu_us", 8, ".1f"), ("rss_mb", 8, ".0f"), ("file_mb", 8, ".1f"),
+    ("traffic_us", 11, ".1f"), ("p50_ms", 8, ".2f"), ("p99_ms", 8, ".2f"), ("p99_added", 10, "+.2f"),
+)  # fmt: skip
 
 
-def fire(port: int, rate: float, seconds: float) -> None:
-    """Open loop: each request has its time. Prints counts and latencies from that time."""
-    selector = selectors.DefaultSelector()
-    idle: deque[socket.socket] = deque()
-    for _ in range(CONNECTIONS):
-        sock = socket.create_connection(("127.0.0.1", port), CLIENT_CONNECT_S)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setblocking(False)
-        selector.register(sock, selectors.EVENT_READ, [0.0, 0])
-        idle.append(sock)
-    start = time.perf_counter() + 0.05
-    total, sent, latencies = int(rate * seconds), 0, []
-    size = len(ANSWER)
-    while len(latencies) < total:
-        now = time.perf_counter()
-        if now > start + seconds + 5:
-            break
-        while sent < total and idle and start + sent / rate <= now:
-            sock = idle.popleft()
-            state = selector.get_key(sock).data
-            state[:] = [start + sent / rate, size]
-            sock.send(REQUEST % sent)
-            sent += 1
-        for key, _ in selector.select(0.0005):
-            data = key.fileobj.recv(1 << 16)  # type: ignore[union-attr]
-            if not data:
-                raise SystemExit("the server closed a connection")
-            key.data[1] -= len(data)
-            if not key.data[1]:
-                latencies.append(time.perf_counter() - key.data[0])
-                idle.append(key.fileobj)  # type: ignore[arg-type]
-    latencies.sort()
-    at = {q: latencies[min(len(latencies) - 1, int(q * len(latencies)))] * 1e3 for q in (0.5, 0.99)}
-    print(json.dumps({"sent": sent, "answered": len(latencies), "p50_ms": at[0.5], "p99_ms": at[0.99]}), flush=True)
-
-
-def record_role(port: int, how: str, to: str) -> None:
-    """Prints a line when it records, and its result when its stdin ends."""
-    import select
-
-    from capture.record import Progress, record
-    from capture.settings import RecordSettings
-
-    masker = None
-    key = b"k" * 32
-    if how != "ring-unmasked":
-        from mask.masker import Masker
-        from mask.settings import MaskSettings
-
-        masker = Masker(key, MaskSettings())
-    if how == "proxy":
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            listen = free.getsockname()[1]
-        settings = RecordSettings(to=to, proxies=((f"127.0.0.1:{listen}", f"127.0.0.1:{port}"),))
-        port = listen
-    else:
-        settings = RecordSettings(to=to, interfaces=("lo",), ports=(port,), source="ring")
-    told = False
-
-    def progress(_: Progress) -> None:
-        nonlocal told
-        if not told:
-            told = True
-            print(port, flush=True)
-
-    def stop() -> bool:
-        return bool(select.select([0], [], [], 0)[0])
-
-    anchor_ns = time.time_ns() - time.monotonic_ns()
-    account = record(settings, masker, key, stop, progress, anchor_ns=anchor_ns)
-    print(json.dumps(account.as_json()), flush=True)
-
-
-def floor_role(port: int) -> None:
-    """The ring, read and thrown away: what no recorder in this language can undercut."""
-    import select
-
-    from capture.bpf import Selection
-    from capture.source_ring import RingSource
-    from wire.account import Account
-
-    class Sink:
-        account = Account()
-        packets = 0
-
-        def packet(self, ts_ns: int, data: bytes, wire_len: int, linktype: int = 1, interface: str = "") -> None:
-            self.packets += 1
-
-        def kernel_dropped(self, count: int) -> None: ...
-
-    sink, ring = Sink(), RingSource("lo", Selection(ports=(port,)))
-    print(port, flush=True)
-    while not select.select([0], [], [], 0)[0]:
-        ring.feed(sink, 0.05)
-    ring.finish(sink)
-    print(json.dumps({"packets": sink.packets, "lost": ring.kernel_drops}), flush=True)
-
-
-# ---------------------------------------------------------------------------- measuring
-
-
-def cpu_ns(pid: int) -> int:
-    """On-CPU time of a process and its children, threads included, as the scheduler counts it."""
-    total = 0
-    try:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            total += int((task / "schedstat").read_text().split()[0])
-            for child in (task / "children").read_text().split():
-                total += cpu_ns(int(child))
-    except OSError:
-        pass
-    return total
-
-
-def rss_mb(pid: int) -> float:
-    """Resident memory of a process and its children, ring included."""
-    total = 0.0
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        total += next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            total += sum(rss_mb(int(child)) for child in (task / "children").read_text().split())
-    except OSError:
-        pass
-    return total
-
-
-def start(*arguments: str) -> subprocess.Popen[str]:
+def client(where: set[int], *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, __file__, "--role", *map(str, arguments)]
     return subprocess.Popen(
-        [sys.executable, __file__, "--role", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=bed.pinned(where)
     )
 
 
-def line(process: subprocess.Popen[str]) -> str:
+def told(process: subprocess.Popen[str]) -> dict[str, Any]:
     assert process.stdout is not None
-    text = process.stdout.readline()
-    if not text:
-        raise SystemExit(f"a process of this benchmark ended: {process.args}")
-    return text
+    line = process.stdout.readline()
+    if not line:
+        raise SystemExit(f"the client ended: {process.wait()}")
+    found: dict[str, Any] = json.loads(line)
+    return found
 
 
-def recorded_in(path: Path) -> int:
-    from bus.logfile import LogReader, headers
-    from wire.codec import RecordType
+def judged(row: dict[str, Any], server: bed.Server, recorder: Recorder, least: int) -> None:
+    """What the recorder has, against the server's log."""
+    served = server.served(least)
+    row["served"] = len(served)
+    written = recorder.written()
+    if recorder.file.exists():
+        row["file_mb"] = recorder.file.stat().st_size / 1e6
+    if written is None:
+        return
+    row["lost"] = len(set(served) - written.requests)
+    row["no_answer"] = max(0, len(served) - row["lost"] - written.answers)
+    row["admitted"] = written.admitted
+    row["unaccounted"] = max(0, row["lost"] + row["no_answer"] - written.admitted)
+    if written.balanced is not None:
+        row["balanced"], row["said"] = written.balanced, written.said
 
-    with LogReader(path) as reader:
-        return sum(header.count for header in headers(reader) if header.type == RecordType.EXCHANGE)
 
-
-def tcpdump_recorded(path: Path) -> int:
-    """Requests found in its file by looking for their first line."""
-    return path.read_bytes().count(b"GET /items?page=")
-
-
-def run(name: str, rate: float, seconds: float, folder: Path) -> dict[str, Any]:
-    server = start("server")
-    beside: subprocess.Popen[str] | None = None
+def run(name: str, rate: float, seconds: float, options: argparse.Namespace, sample: bool = False) -> dict[str, Any]:
+    """A row. `sample`: the recorder's memory is told at each half minute."""
+    of_server, of_rest = bed.cores()
     row: dict[str, Any] = {"recorder": name}
-    try:
-        port = int(line(server))
-        target, file = port, folder / f"{name}.lf"
-        if name == "floor":
-            beside = start("floor", str(port))
-            line(beside)
-        elif name == "tcpdump":
-            beside = subprocess.Popen(
-                ["tcpdump", "-i", "lo", "-w", str(file), "-B", "32768", "-s", "0", "port", str(port)],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            )  # fmt: skip
-            assert beside.stderr is not None
-            beside.stderr.readline()  # "listening on ..."
-        elif name != "nothing":
-            beside = start("record", str(port), name, str(file))
-            target = int(line(beside))
-        before, traffic_before = cpu_ns(beside.pid) if beside else 0, cpu_ns(server.pid)
-        client = start("client", str(target), str(rate), str(seconds))
-        client_cpu = 0
-        while client.poll() is None:
-            client_cpu = max(client_cpu, cpu_ns(client.pid))
-            if beside:
-                row["rss_mb"] = max(row.get("rss_mb", 0.0), rss_mb(beside.pid))
-            time.sleep(0.1)
-        fired = json.loads(line(client))
-        time.sleep(0.4)  # the last batch
-        answered = max(fired["answered"], 1)
-        if beside:
-            row["cpu_us"] = (cpu_ns(beside.pid) - before) / 1e3 / answered
-        row["traffic_cpu_us"] = (cpu_ns(server.pid) - traffic_before + client_cpu) / 1e3 / answered
-        row["sent"] = fired["sent"]
-        row |= {"p50_ms": fired["p50_ms"], "p99_ms": fired["p99_ms"]}
-        if beside:
-            if name == "tcpdump":
-                time.sleep(1.2)  # it reads a block of its ring once a second
-                beside.send_signal(signal.SIGINT)
-                beside.wait(10)
-                row["recorded"] = tcpdump_recorded(file)
-            else:
-                assert beside.stdin is not None
-                beside.stdin.close()
-                result = json.loads(line(beside))
-                beside.wait(10)
-                if name != "floor":
-                    row["recorded"] = recorded_in(file)
-                    row["balanced"] = result["balanced"]
-            if file.exists():
-                row["file_mb"] = file.stat().st_size / 1e6
-        server.send_signal(signal.SIGTERM)
-        row["seen"] = int(line(server))
-        if "recorded" in row:
-            row["lost"] = row["seen"] - row["recorded"]
-        return row
-    finally:
-        for process in filter(None, (beside, server)):
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-        for left in folder.iterdir():
-            left.unlink()
+    with tempfile.TemporaryDirectory(prefix="bench-record-") as place:
+        folder = Path(place)
+        server = bed.Server(folder, of_server, fresh=options.fresh)
+        recorder: Recorder | None = None
+        load: subprocess.Popen[str] | None = None
+        try:
+            if name != "nothing":
+                recorder = Recorder(name, folder / "recorded", of_rest, server.port, options.goreplay)
+            before = bed.cpu_us(recorder.process.pid) if recorder else 0.0
+            server_before = bed.cpu_us(server.process.pid)
+            load = client(of_rest, "fire", server.port, rate, seconds, CONNECTIONS, int(options.fresh))
+            begun, next_look, series = time.monotonic(), HALF_MINUTE_S, []
+            while load.poll() is None:
+                time.sleep(0.1)
+                if recorder is None:
+                    continue
+                now = bed.rss_mb(recorder.process.pid)
+                row["rss_mb"] = max(row.get("rss_mb", 0.0), now)
+                if sample and time.monotonic() - begun >= next_look:
+                    series.append((next_look / 60, now))
+                    print(f"{next_look / 60:6.1f} min {now:8.1f} MB", flush=True)
+                    next_look += HALF_MINUTE_S
+            fired = told(load)
+            row |= {name: fired[name] for name in ("sent", "answered", "rate", "p50_ms", "p99_ms")}
+            answered = max(1, fired["answered"])
+            row["traffic_us"] = fired["client_us"] + (bed.cpu_us(server.process.pid) - server_before) / answered
+            if recorder is None:
+                row["served"] = len(server.served(answered))
+                return row
+            time.sleep(SETTLE_S)
+            row["cpu_us"] = (bed.cpu_us(recorder.process.pid) - before) / answered
+            recorder.end()
+            judged(row, server, recorder, answered)
+            if sample:
+                row["series"] = series
+            return row
+        finally:
+            if load is not None and load.poll() is None:
+                load.kill()
+                load.wait()
+            if recorder is not None:
+                recorder.end()
+            server.stop()
+
+
+def table(names: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    say(options, "".join(f"{name:>{width}}" for name, width, _ in COLUMNS))
+    for rate in options.rate:
+        of_rate: list[dict[str, Any]] = []
+        for _ in range(options.rounds):
+            alone: float | None = None
+            for name in names:
+                row = run(name, rate, options.seconds, options)
+                if name == "nothing":
+                    alone = row["p99_ms"]
+                elif alone is not None:
+                    row["p99_added"] = row["p99_ms"] - alone
+                of_rate.append(row | {"wanted": rate})
+                tell(options, row)
+        rows += of_rate
+        if options.rounds > 1:
+            say(options, f"medians of {options.rounds} rounds, {rate:.0f} a second; of what is lost the sum")
+            for name in names:
+                tell(options, middle([row for row in of_rate if row["recorder"] == name]))
+    return rows
+
+
+def middle(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {"recorder": rows[0]["recorder"]}
+    for name, _, form in COLUMNS[1:]:
+        if values := [row[name] for row in rows if name in row]:
+            found[name] = sum(values) if form == "d" else statistics.median(values)
+    return found
+
+
+def say(options: argparse.Namespace, text: str) -> None:
+    if not options.json:
+        print(text, flush=True)
+
+
+def tell(options: argparse.Namespace, row: dict[str, Any]) -> None:
+    cells = "".join(f"{format(row[n], f) if n in row else '-':>{w}}" for n, w, f in COLUMNS)
+    unbalanced = "" if row.get("balanced", True) else "  NOT BALANCED"
+    say(options, cells + unbalanced + (f"  ({row['said']})" if row.get("said") else ""))
+
+
+def many_open(names: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    count: int = options.open
+    may = bed.more_files(2 * count + 1000)
+    if may < count + 100:
+        print(f"this user may open {may} files: fewer connections than {count}", file=sys.stderr)
+        count = may - 100
+    of_server, of_rest = bed.cores()
+    rows = []
+    for name in names:
+        with tempfile.TemporaryDirectory(prefix="bench-record-") as place:
+            folder = Path(place)
+            server = bed.Server(folder, of_server, connections=count + 100)
+            recorder = holding = None
+            try:
+                recorder = Recorder(name, folder / "recorded", of_rest, server.port, options.goreplay)
+                idle = bed.rss_mb(recorder.process.pid)
+                holding = client(of_rest, "hold", server.port, count)
+                got = told(holding)["open"]
+                time.sleep(SETTLE_S)
+                row = {"recorder": name, "open": got, "idle_mb": idle, **bed.memory_parts(recorder.process.pid)}
+                recorder.end()
+                judged(row, server, recorder, got)
+            finally:
+                for process in (holding,):
+                    if process is not None:
+                        process.kill()
+                        process.wait()
+                if recorder is not None:
+                    recorder.end()
+                server.stop()
+        rows.append(row)
+        verdict = "" if name in ("tcpdump", "goreplay") else f", at most {RSS_TARGET_MB} asked"
+        say(
+            options,
+            f"{name}: {row['open']:,} connections open: Rss {row['rss_mb']:.0f} MB (Pss {row['pss_mb']:.0f}; "
+            f"{row['ring_mb']:.0f} of Rss are the ring's pages; {idle:.0f} before the first){verdict}; "
+            f"served {row['served']:,}, lost {row['lost']}, unaccounted {row['unaccounted']}",
+        )
+    return rows
+
+
+def minutes(names: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = []
+    for name in names:
+        say(options, f"{name}, {options.rate[0]:.0f} a second for {options.minutes:g} minutes")
+        row = run(name, options.rate[0], options.minutes * 60, options, sample=not options.json)
+        later = [(at, mb) for at, mb in row.get("series", ()) if at >= 1]  # caches are full then
+        if len(later) > 2:
+            slope = statistics.linear_regression([at for at, _ in later], [mb for _, mb in later]).slope
+            row["mb_a_minute"] = slope
+            grown = slope * (later[-1][0] - later[0][0])
+            word = "flat" if grown <= FLAT_MB else "NOT FLAT"
+            say(options, f"slope after the first minute {slope:+.2f} MB a minute, {grown:+.1f} in all: {word}")
+        say(options, "".join(f"{name:>{width}}" for name, width, _ in COLUMNS))
+        tell(options, row)
+        rows.append(row)
+    return rows
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="CPU per exchange of recording, beside tcpdump")
-    parser.add_argument("--rate", type=float, default=2000)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rate", type=float, nargs="+", metavar="N", help="requests a second (default: 2000 to 20000)")
     parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--fresh", action="store_true", help="each head has a field of its own (X-Request-Id)")
+    parser.add_argument("--goreplay", default=shutil.which("gor") or "", metavar="PATH")
+    parser.add_argument("--open", type=int, metavar="N")
+    parser.add_argument("--minutes", type=float, metavar="N")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--role", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.role:
-        role, *rest = options.role
-        if role == "server":
-            serve()
-        elif role == "client":
-            fire(int(rest[0]), float(rest[1]), float(rest[2]))
-        elif role == "floor":
-            floor_role(int(rest[0]))
+        role, port, *rest = options.role
+        if role == "hold":
+            print(json.dumps({"open": bed.hold(int(port), int(rest[0]))}), flush=True)
+            sys.stdin.read()
         else:
-            record_role(int(rest[0]), rest[1], rest[2])
+            rate, seconds, connections, fresh = map(float, rest)
+            print(json.dumps(bed.fire(int(port), rate, seconds, int(connections), bool(fresh))), flush=True)
         return 0
-    if options.rate * options.seconds > 200_000:
-        parser.error("at most 200,000 requests in a row of the table: the disk is bounded")
+    options.rate = options.rate or ([2000.0] if options.minutes else list(RATES))
+    if not options.minutes and max(options.rate) * options.seconds > MOST_REQUESTS:
+        parser.error(f"at most {MOST_REQUESTS:,} requests in a row of the table: the disk is bounded")
+    if options.minutes and max(options.rate) * options.minutes * 60 > 99_999_999:
+        parser.error("at most 99,999,999 requests: each has a number of eight digits")
     from capture.source_ring import explained, open_error
 
-    refused = open_error()
-    names = ["nothing", "proxy"] if refused else ["nothing", "floor", "tcpdump", "ring-unmasked", "ring", "proxy"]
-    if refused:
+    if refused := open_error():
         print(f"no ring here: {explained(refused)}", file=sys.stderr)
-    elif not shutil.which("tcpdump"):
-        names.remove("tcpdump")
-        print("tcpdump is not installed (apt install tcpdump): no comparison with it", file=sys.stderr)
-    columns = (
-        ("recorder", 14, ""), ("sent", 8, "d"), ("seen", 8, "d"), ("recorded", 9, "d"), ("lost", 6, "d"),
-        ("cpu_us", 8, ".1f"), ("times_floor", 12, ".1f"), ("rss_mb", 8, ".0f"), ("file_mb", 8, ".1f"),
-        ("traffic_cpu_us", 15, ".1f"), ("p50_ms", 10, ".2f"), ("p99_ms", 10, ".2f"),
-    )  # fmt: skip
-    if not options.json:
-        load = os.getloadavg()[0]
-        print(f"{options.rate:.0f} requests/s for {options.seconds:g} s, answers of {len(ANSWER)} B, load {load:.1f}")
-        print("".join(f"{name:>{width}}" for name, width, _ in columns), flush=True)
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="bench-record-") as folder:
-        for name in names:
-            row = run(name, options.rate, options.seconds, Path(folder))
-            rows.append(row)
-            floor = next((one.get("cpu_us") for one in rows if one["recorder"] == "floor"), None)
-            if floor and "cpu_us" in row:
-                row["times_floor"] = row["cpu_us"] / floor
-            if not options.json:  # each as it comes: a busy machine takes half a minute for one
-                print("".join(f"{format(row[n], f) if n in row else '-':>{w}}" for n, w, f in columns), flush=True)
+        return 2
+    without = missing(options.goreplay)
+    if bed.nginx() is None:
+        without.append("nginx is not installed: a server of Python stands in for it (apt install nginx-light)")
+    for line in without:
+        print(line, file=sys.stderr)
+    absent = {"tcpdump"} if shutil.which("tcpdump") is None else set()
+    absent |= set() if options.goreplay else {"goreplay"}
+    of_server, of_rest = bed.cores()
+    say(
+        options,
+        f"server ({'nginx' if bed.nginx() else 'Python'}) on core {min(of_server)}, client and recorder on core "
+        f"{min(of_rest)}, {CONNECTIONS} connections; load of the machine {os.getloadavg()[0]:.1f}",
+    )
+    asked = options.only or (["masked"] if options.open or options.minutes else list(NAMES))
+    names = [name for name in asked if name not in absent]
+    if options.open:
+        rows = many_open([name for name in names if name not in ("nothing", "floor")], options)
+    elif options.minutes:
+        rows = minutes(names, options)
+    else:
+        rows = table(names, options)
     if options.json:
-        print(json.dumps({"rate": options.rate, "seconds": options.seconds, "load": os.getloadavg(), "rows": rows}))
+        print(json.dumps({"server": "nginx" if bed.nginx() else "python", "load": os.getloadavg(), "rows": rows}))
     return 0
 
 
