@@ -42,7 +42,8 @@ def disk_of(options: dict[str, Any], to: Path | None) -> dict[str, Any]:
     """As fields of `RecordSettings`. Raises UserError."""
     if to is None and options["processes"] > 1:
         raise UserError(
-            "--processes writes a folder on this disk (--to); over a bus each recorder is an agent by itself"
+            "--processes writes a folder on this disk (--to); over a bus a recorder is one process: leave it out, or "
+            "divide --port or --interface among several, each with its own --agent"
         )
     found = {"rotate_bytes": 0, "rotate_ns": 0}
     given = set()

@@ -22,6 +22,7 @@ import msgspec
 from bus.logreader import LogReader
 from bus.parts import parts_of
 from bus.ports import BusError
+from capture.privileges import become, give, user_of
 from capture.record import Progress
 from capture.settings import RecordSettings
 from livefire.supervisor import Supervisor
@@ -87,13 +88,16 @@ def record_together(
 
     `arguments` are those of the command line. Raises BusError when one of them fails; the others are ended then.
     """
-    folder = Path(settings.to)
+    folder, user = Path(settings.to), user_of(settings.user) if settings.user else None
     recording = _begun(folder) or ulid(now_ns)
     with tempfile.TemporaryDirectory(prefix="livefire-record-") as logs, Supervisor(Path(logs), _END_S) as supervisor:
         workers: list[_Worker] = []
         for process in range(settings.processes):
             mine = Place(process, os.getpid() * MAX_PROCESSES & 0xFFFF, recording)
             workers.append(_Worker(supervisor, f"recorder-{process}", arguments, mine))
+        if user is not None:  # what it opens, looks at and removes from here on is theirs, too
+            give(Path(logs), user, ("*.err",))
+            become(user)
         next_told = time.monotonic()
         while any(worker.running for worker in workers):
             failed = next((worker for worker in workers if worker.failed), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
@@ -285,6 +286,30 @@ def test_it_goes_on_as_nobody_when_its_sockets_are_open(kind: str, server: Count
     assert account["balanced"] and account == account_of(file).as_json()
     assert (file.stat().st_uid, file.stat().st_gid) == (nobody.pw_uid, nobody.pw_gid)
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+@as_root
+def test_who_starts_several_recorders_goes_on_as_nobody_too(bus_folder: Path) -> None:
+    nobody = pwd.getpwnam("nobody")
+    bus_folder.chmod(0o755)
+    command = [sys.executable, "-m", "livefire", "record", "--processes", "2", "--interface", "lo", "--port", "9"]
+    command += ["--user", "nobody", "--unmasked", "--stdin-guard", "--json", "--to", str(bus_folder / "ring")]
+    place = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, **place) as recorder:  # type: ignore[call-overload]
+        try:
+            begun = next((line for line in recorder.stderr if b"2 processes" in line), b"")
+            assert begun and b"as root" not in begun
+            pids = [recorder.pid]
+            pids += [int(p) for p in Path(f"/proc/{pids[0]}/task/{pids[0]}/children").read_text().split()]
+            assert len(pids) == 3
+            for pid in pids:
+                status = Path(f"/proc/{pid}/status").read_text()
+                assert f"Uid:\t{nobody.pw_uid}\t{nobody.pw_uid}" in status and "CapEff:\t0000000000000000" in status
+        finally:
+            out, said = recorder.communicate(timeout=60)
+    assert recorder.returncode == 0, said
+    assert json.loads(out)["balanced"] and b"0 exchanges" in said
+    assert {path.stat().st_uid for path in (bus_folder / "ring").iterdir()} == {nobody.pw_uid}
 
 
 @as_root
