@@ -21,7 +21,7 @@ from capture.entry import NOBODY, Entry
 from livefire.losses import Loss
 from mask.tokens import is_token
 from wire import head as heads
-from wire.records import Exchange, Manifest
+from wire.records import Exchange, Fault, Manifest
 
 _SECOND: Final = 1_000_000_000
 _NO_HOST: Final = NOBODY.rpartition(":")[0]
@@ -39,6 +39,7 @@ _TRIED_OF_KEY: Final = 200
 _LIKELY: Final = {name: rank for rank, name in enumerate(("blind", "kernel", "shed", "no_room", "gap"))}
 
 Key = tuple[bytes, bytes, int]  # method, target, status (0: none was seen)
+_ELSEWHERE: Final = -1  # as a status: answers pass where they cannot be seen (a gateway's mirror)
 
 
 class Served(msgspec.Struct, frozen=True):
@@ -67,6 +68,7 @@ class Result(msgspec.Struct):
     recorded: int
     matched: int
     found: list[Found]
+    requests_only: int = 0  # of the recorded ones: matched without a status, as there is none
 
     @property
     def differences(self) -> list[Found]:
@@ -92,7 +94,9 @@ def of_exchange(exchange: Exchange) -> Served | None:
     if not head:
         return None
     end = exchange.response_end_ns or exchange.response_start_ns or exchange.request_end_ns
-    key = (heads.method_of(head), _target(head), exchange.response.status if exchange.response is not None else 0)
+    unseen = 0 if Fault.UNFINISHED in exchange.faults else _ELSEWHERE
+    status = exchange.response.status if exchange.response is not None else unseen
+    key = (heads.method_of(head), _target(head), status)
     return Served(key, end, end, exchange.request_start_ns or end, exchange.exchange_id.hex(), exchange.server)
 
 
@@ -133,7 +137,7 @@ def span_of(
         value = settings.get(key)
         return frozenset(map(str, value)) if isinstance(value, list | tuple) else frozenset()
 
-    servers = frozenset(_address(served.peer) for served in recorded)
+    servers = frozenset(_address(served.peer) for served in recorded if served.key[2] != _ELSEWHERE)
     share = settings.get("scale", 1.0)
     return Span(first, last, names("ports"), names("hosts"), names("not_hosts"), servers,
                 share if isinstance(share, float) else 1.0)  # fmt: skip
@@ -148,8 +152,9 @@ def reconcile(
     logged: Sequence[Served], recorded: Sequence[Served], spans: Sequence[Span], lost: Sequence[Loss], tolerance_ns: int
 ) -> Result:
     """Match both; say of the rest why. `spans`: of each recording."""
-    log, rec = list(logged), list(recorded)
-    matched = 0
+    rec = [served for served in recorded if served.key[2] != _ELSEWHERE]
+    asked = [served for served in recorded if served.key[2] == _ELSEWHERE]
+    log, asked, matched = _match_asked(logged, asked, tolerance_ns)
     # A log has times of ends; Apache's are of the begins, and what is left may be that.
     for at in (_end, _start):
         log, rec, count = _match(log, rec, tolerance_ns, at, lambda served: served.key)
@@ -176,6 +181,7 @@ def reconcile(
     # A log is in the order of its ends, so what ended before its first line is in the file before.
     first = min((served.last_ns for served in logged), default=0)
     last = max((served.first_ns for served in logged), default=0)
+    rec += asked
     gone = {served.name for served in rec}
     servers = {served.peer for served in recorded if served.name not in gone}
     found += [Found("recording", one, _why_not_logged(one, first, last, servers)) for one in rec]
@@ -183,7 +189,20 @@ def reconcile(
         if one.side == "log" and any(_at_the_edge(one, span, tolerance_ns) for span in spans):
             one.reason = "edge"
     found.sort(key=lambda one: one.served.first_ns)
-    return Result(len(logged), len(recorded), matched, found)
+    alone = sum(served.key[2] == _ELSEWHERE for served in recorded)
+    return Result(len(logged), len(recorded), matched, found, alone)
+
+
+def _match_asked(
+    logged: Sequence[Served], asked: list[Served], tolerance_ns: int
+) -> tuple[list[Served], list[Served], int]:
+    """Requests alone: they have no status, and came while the server was at it."""
+    if not asked:
+        return list(logged), asked, 0
+    wide = [msgspec.structs.replace(one, first_ns=min(one.start_ns, one.first_ns)) for one in logged]
+    whole = {id(one): served for one, served in zip(wide, logged, strict=True)}
+    log, asked, pairs = _pairs(wide, asked, tolerance_ns, lambda served: served.key[:2])
+    return [whole[id(one)] for one in log], asked, len(pairs)
 
 
 def clock_apart_ns(logged: Sequence[Served], recorded: Sequence[Served], tolerance_ns: int) -> int:

@@ -230,7 +230,7 @@ def _one(found: reconcile.Found) -> dict[str, Any]:
     return {
         "method": method.decode("latin-1"),
         "target": target.decode("utf-8", "replace"),
-        "status": status or None,
+        "status": status if status > 0 else None,
         "time_ns": found.served.first_ns,
         "where": found.served.name,
         "peer": found.served.peer,
@@ -242,6 +242,10 @@ def _one(found: reconcile.Found) -> dict[str, Any]:
 def _told(result: reconcile.Result, rejects: Counter[str]) -> None:
     log, rec = counted(result.logged, "request"), counted(result.recorded, "request")
     click.echo(f"{log} in the log, {rec} in the recording; {result.matched:,} match")
+    if result.requests_only:
+        click.echo(
+            f"  {counted(result.requests_only, 'request')} alone (a mirror has no answers): compared without status"
+        )
     for side, what in (("log", "served and not recorded so"), ("recording", "recorded and not in the log")):
         reasons = Counter(found.reason for found in result.found if found.side == side)
         for reason, count in reasons.most_common():
@@ -250,7 +254,7 @@ def _told(result: reconcile.Result, rejects: Counter[str]) -> None:
     for found in result.differences[:_SHOWN]:
         method, target, status = found.served.key
         at = datetime.fromtimestamp(found.served.first_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        text = f"{method.decode('latin-1')} {_shown(target[:100])} {status or '-'}"
+        text = f"{method.decode('latin-1')} {_shown(target[:100])} {status if status > 0 else '-'}"
         click.echo(f"{found.side}: {at} {text} ({found.served.name}): {found.reason}")
     if (more := len(result.differences) - _SHOWN) > 0:
         click.echo(f"... and {more:,} more; all of them: --json")
