@@ -97,6 +97,8 @@ class Recorder:
             with self.file.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 answers = sum(1 for _ in re.finditer(_STATUS_LINE, data))
                 return Written({int(n) for n in ASKED.findall(data)}, answers, admitted)
+        if self.process.returncode:
+            raise SystemExit(f"{self.name} failed: {self.text.strip()}")
         account = json.loads(self._told.read_text())
         return _livefire(self.file, account)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from capture.frames import Buffer
 from wire.account import Account
 
 
@@ -13,6 +14,9 @@ class PacketSink(Protocol):
     @property
     def account(self) -> Account:
         """What is counted here besides what was handed over."""
+
+    def frame(self, ts_ns: int, buffer: Buffer, at: int, caught: int, wire_len: int, interface: str) -> bool:
+        """As `frames.Sink`: an Ethernet frame where it stands; False: give it to `packet`."""
 
     def packet(self, ts_ns: int, data: bytes, wire_len: int, linktype: int = 1, interface: str = "") -> None:
         """`data` begins with the link header; never raises on what is in it."""

@@ -61,7 +61,9 @@ _STATUS_KERNEL, _STATUS_USER = 0, 1
 _VLAN_VALID, _VLAN_TPID_VALID = 1 << 4, 1 << 6
 
 _BLOCK = struct.Struct("=IIIIIIQ")  # version, private, status, packets, first, length, sequence
-_PACKET = struct.Struct("=IIIIIIHHIIH")
+_PACKET = struct.Struct("=IIIIIIH")
+_VLAN_AT: Final = 32
+_VLAN = struct.Struct("=IH")
 _STATUS = struct.Struct("=I")
 _INDEX_AT: Final = 48 + 4  # of sockaddr_ll, behind the 48 bytes of tpacket3_hdr
 _PACKET_TYPE_AT: Final = 48 + 10
@@ -110,7 +112,7 @@ class RingSource:
         self._retire_ms = retire_ms
         self._steps = steps or Steps()
         self._block = 0
-        self._on_loopback = False
+        self._skips_outgoing = False
         self._names: dict[int, str] | None = {} if interface == ANY else None  # of the interfaces that were seen
         try:
             if interface == ANY:
@@ -127,9 +129,8 @@ class RingSource:
             if interface != ANY:
                 self._bind(0)
                 kind = self._socket.getsockname()[3]
-                self._on_loopback = kind == _ARPHRD_LOOPBACK
                 self.linktype = self._linktype(kind)
-                self._ignore_outgoing()
+                self._skips_outgoing = kind == _ARPHRD_LOOPBACK and not self._ignore_outgoing()
             raw_ip = self.linktype == LINKTYPE_RAW
             program = bpf.compile_filter(selection, snaplen=snaplen, raw_ip=raw_ip)
             self._blocks = self._make_ring(min(ring_bytes, MAX_RING_BYTES) // BLOCK_BYTES)
@@ -177,13 +178,13 @@ class RingSource:
             f"interface {self.interface!r}: its link type {kind} is not known (Ethernet, loopback, tunnels)"
         )
 
-    def _ignore_outgoing(self) -> None:
+    def _ignore_outgoing(self) -> bool:
         """Packets on a loopback pass twice, out and in: have one of the two (Linux >= 4.20; else `_walk` skips)."""
-        if self._on_loopback:
-            try:
-                self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-            except OSError:
-                pass
+        try:
+            self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+            return True
+        except OSError:
+            return False
 
     def _make_ring(self, blocks: int) -> int:
         """The number of blocks there was memory for."""
@@ -266,20 +267,34 @@ class RingSource:
         given = 0
         time_of = self._steps.look()
         take, interface, linktype, names = sink.packet, self.interface, self.linktype, self._names
+        read, skips, header = sink.frame, self._skips_outgoing, _PACKET.unpack_from
+        in_place = names is None and linktype == LINKTYPE_ETHERNET and not skips
         for _ in range(packets):
-            step, s, ns, kept, wire, status, mac, _, _, tci, tpid = _PACKET.unpack_from(ring, at)
+            step, s, ns, kept, wire, status, mac = header(ring, at)
             at_ns = s * 1_000_000_000 + ns
             if time_of is not None:
                 at_ns = time_of(at_ns)
+            if (
+                in_place
+                and kept >= 54
+                and not status & _VLAN_VALID
+                and read(at_ns, ring, at + mac, kept, wire, interface)
+            ):
+                if kept < wire:
+                    self.cut_packets += 1
+                given += 1
+                at += step
+                continue
             if names is not None:
                 interface = self._whose(at)
-            if interface and not (self._on_loopback and ring[at + _PACKET_TYPE_AT] == _PACKET_OUTGOING):
+            if interface and not (skips and ring[at + _PACKET_TYPE_AT] == _PACKET_OUTGOING):
                 begin = at + mac
                 data = ring[begin : begin + kept]
                 if kept < wire:
                     self.cut_packets += 1
                 if status & _VLAN_VALID:
                     # Put the tag back where it stood on the wire.
+                    tci, tpid = _VLAN.unpack_from(ring, at + _VLAN_AT)
                     tag = struct.pack(">HH", tpid if status & _VLAN_TPID_VALID else 0x8100, tci)
                     if names is not None:  # there is no link header: one is made
                         ethertype = b"\x86\xdd" if data[:1] and data[0] >> 4 == 6 else b"\x08\0"

@@ -181,7 +181,7 @@ def test_without_deduplication_it_would_show(net: Net) -> None:
             seen.append(data)
             super().packet(ts_ns, data, wire_len, linktype, interface)
 
-    assembler = Sink("r", CaptureSettings(), None, b"k")
+    assembler = Sink("r", CaptureSettings(), None, b"k", general=True)
     source.finish(assembler)
     source.close()
     assert len(seen) == 2 * len(set(seen)) and len(assembler.finish()) == 5

@@ -377,6 +377,9 @@ def test_a_ring_that_loses_packets_silently_unbalances_the_recording(server: Cou
     class Nothing:
         account = Account()
 
+        def frame(self, *_: object) -> bool:
+            return True
+
         def packet(self, *_: object) -> None: ...
 
         def kernel_dropped(self, count: int) -> None: ...

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from capture.bpf import Selection
+from capture.frames import Buffer
 from capture.source_ring import BLOCK_BYTES, RingSource, explained, open_error
 from wire.account import Account
 from wire.config import ConfigError
@@ -22,9 +23,16 @@ needs_ring = pytest.mark.skipif(_refused is not None, reason=f"no packet ring: {
 
 
 class Sink:
-    def __init__(self) -> None:
+    def __init__(self, in_place: bool = False) -> None:
+        self.in_place = in_place
         self.account = Account()
         self.packets: list[tuple[int, bytes, int]] = []
+
+    def frame(self, ts_ns: int, buffer: Buffer, at: int, caught: int, wire_len: int, interface: str) -> bool:
+        if not self.in_place:
+            return False
+        self.packet(ts_ns, buffer[at : at + caught], wire_len, 1, interface)
+        return True
 
     def packet(self, ts_ns: int, data: bytes, wire_len: int, linktype: int = 1, interface: str = "") -> None:
         assert linktype == 1 and interface == "lo"
@@ -69,9 +77,10 @@ def payload(frame: bytes) -> bytes:
 
 @needs_ring
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_each_packet_is_seen_once_in_order_with_its_time(address: str) -> None:
+@pytest.mark.parametrize("in_place", [False, True])
+def test_each_packet_is_seen_once_in_order_with_its_time(address: str, in_place: bool) -> None:
     with connected(address) as (client, theirs, port), ring(port) as source:
-        sink = Sink()
+        sink = Sink(in_place)
         before = time.time_ns()
         for number in range(50):
             client.sendall(b"%04d" % number)
@@ -101,7 +110,8 @@ def test_packets_come_while_it_runs() -> None:
 
 
 @needs_ring
-def test_the_vlan_tag_that_the_kernel_took_out_is_put_back() -> None:
+@pytest.mark.parametrize("in_place", [False, True])
+def test_the_vlan_tag_that_the_kernel_took_out_is_put_back(in_place: bool) -> None:
     with connected() as (_, _, port), ring(port) as source:
         packet = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 40, 1, 0, 64, 6, 0, b"\x7f\0\0\x01", b"\x7f\0\0\x01")
         segment = struct.pack(">HHIIBBHHH", 5, port, 1, 1, 0x50, 0x10, 1000, 0, 0)
@@ -109,17 +119,18 @@ def test_the_vlan_tag_that_the_kernel_took_out_is_put_back() -> None:
             raw.bind(("lo", 0))
             frame = bytes(12) + b"\x81\x00\x00\x2a" + b"\x08\x00" + packet + segment
             raw.send(frame)
-        sink = Sink()
+        sink = Sink(in_place)
         source.finish(sink)
     assert [(data, wire) for _, data, wire in sink.packets] == [(frame, len(frame))]
 
 
 @needs_ring
-def test_snaplen_cuts_packets_and_says_so() -> None:
+@pytest.mark.parametrize("in_place", [False, True])
+def test_snaplen_cuts_packets_and_says_so(in_place: bool) -> None:
     with connected() as (client, theirs, port), ring(port, snaplen=100) as source:
         client.sendall(b"x" * 1000)
         assert len(theirs.recv(1000)) == 1000
-        sink = Sink()
+        sink = Sink(in_place)
         source.finish(sink)
     cut = [(len(frame), wire) for _, frame, wire in sink.packets if len(frame) < wire]
     assert len(cut) == source.cut_packets == 1
