@@ -27,7 +27,7 @@ from livefire.recording import Recording, masked_line
 from livefire.story import Story
 from livefire.supervisor import Supervisor
 from livefire.system import System
-from livefire.tables import table
+from livefire.tables import counted, table
 from replay.summary import account_of
 from wire.account import Account
 from wire.config import ConfigError
@@ -58,6 +58,7 @@ class Demo:
         self.folder = settings.folder.resolve()
         self.relieved: set[str] = set()  # processes whose work is done
         self.disagreements: list[str] = []  # counts that should be equal and are not
+        self.leaks: list[str] = []  # third parties that say themselves that stress traffic came
 
     def run(self) -> int:
         started = time.monotonic()
@@ -70,6 +71,8 @@ class Demo:
             self._finish(supervisor, system)
         if self.disagreements and code == errors.OK:
             code = errors.INCONCLUSIVE
+        if self.leaks:
+            code = errors.VIOLATED
         self.figures["disagreements"] = self.disagreements
         self.figures["seconds"] = round(time.monotonic() - started, 1)
         self.figures["exit_code"] = code
@@ -171,11 +174,17 @@ class Demo:
         reached = system.marked_requests()
         self.figures["third_parties_reached"] = reached
         for name, count in reached.items():
-            self.story.line(f"{name} reached by stress traffic: {count}")
+            if count is None:
+                self.disagreements.append(f"the log of {name}, which holds nothing,")
+            elif count:
+                self.leaks.append(f"{name}, {counted(count, 'time')} by its own log")
+            self.story.line(f"{name} reached by stress traffic: {'not known' if count is None else count}")
         self._more_proofs(supervisor)
         report = _near(report_of(self.result, self.folder / "report.html"))
         self.story.chapter(f"the result: {self.result.verdict.headline}")
-        if self.disagreements:
+        if self.leaks:
+            self.story.line(f"VIOLATED: stress traffic reached {'; '.join(self.leaks)}")
+        elif self.disagreements:
             self.story.line(f"counts that should agree do not: {'; '.join(self.disagreements)}")
         elif self.result.exit_code == errors.STOPPED:
             self.story.line("the last step is meant to be too much, and the guard to stop it: exit code 0")

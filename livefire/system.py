@@ -93,12 +93,11 @@ class System:
     def start_production(self, supervisor: Supervisor) -> subprocess.Popen[bytes]:
         return supervisor.spawn("production", self.argv(self.description.production))
 
-    def marked_requests(self) -> dict[str, int]:
-        """How many marked requests each third party logged itself."""
-        return {
-            name: sum(1 for line in _lines(Path(self.filled(log))) if line.get("marked"))
-            for name, log in self.description.marked_log.items()
-        }
+    def marked_requests(self) -> dict[str, int | None]:
+        """How many marked requests each third party logged itself; None where its log holds nothing, and so proves
+        nothing."""
+        logs = {name: _lines(Path(self.filled(log))) for name, log in self.description.marked_log.items()}
+        return {name: sum(1 for line in log if line.get("marked")) if log else None for name, log in logs.items()}
 
 
 def healthy(address: str) -> bool:

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -21,6 +22,8 @@ from typing import Any
 
 import pytest
 from shop_rename import rename_fields
+
+from livefire.system import System
 
 SHOP = Path(__file__).parent.parent / "examples" / "shop"
 TABLES = ("orders", "order_lines", "order_events")
@@ -181,6 +184,15 @@ def test_the_third_party_was_reached_by_production_alone(demo: Ran) -> None:
     assert sum(1 for line in log if not line["marked"]) > 0
 
 
+def test_payments_was_asked_as_often_as_production_ordered(demo: Ran) -> None:
+    """A call of stress traffic without its marker is not told by the log; it would be one more than there are orders."""
+    paid = sum(1 for line in lines(demo.folder / "payments.log") if line["method"] == "POST" and line["status"] == 200)
+    with sqlite3.connect(f"file:{demo.folder / 'orders.db'}?mode=ro", uri=True) as connection:
+        (ordered,) = connection.execute("SELECT count(*) FROM orders WHERE run = ''").fetchone()
+    assert 0 <= paid - ordered <= 6, (paid, ordered)  # an order that a shopper abandoned at the end, paid and not kept
+    assert demo.figures["drill"]["isolation"]["rows_in_shadow"] > 6 * len(TABLES)  # so many calls would be seen
+
+
 def test_windows_add_up_to_the_outcomes(demo: Ran) -> None:
     windows = [w for w in demo.livefire("windows", "--json", "--every", "5s") if w["route"] == "*"]
     outcomes = demo.livefire("outcomes", "--json")
@@ -229,6 +241,32 @@ def test_a_leak_ends_with_98_and_is_named(tmp_path: Path, leak: str, named: str)
     assert in_production == ran.figures["drill"]["isolation"]["rows_in_production"]
     assert (in_production > 0) == (leak == "raw")
     assert gone(ran.folder), processes_of(ran.folder)
+
+
+def test_a_third_party_that_was_reached_ends_with_98_and_is_named(tmp_path: Path) -> None:
+    """Nothing else sees it: rows are in the shadow alone, and no service has a violation."""
+    shop = tmp_path / "shop"
+    shutil.copytree(SHOP, shop)
+    plan = (shop / "plan.yaml").read_text()
+    short, changed = re.subn(r"steps:\n(  - .*\n)+", "ramp: 1s\nsteps: [{load: 1x, for: 2s}]\n", plan)
+    assert changed == 1
+    (shop / "plan.yaml").write_text(short)
+    ran = Ran(tmp_path, shop, leak="payments", engine="proxy")
+    assert ran.code == 98, ran.told
+    assert ran.figures["drill"]["isolation"]["verdict"] == "proven"
+    reached = sum(1 for line in lines(ran.folder / "payments.log") if line["marked"])
+    assert ran.figures["third_parties_reached"] == {"payments": reached} and reached > 0
+    assert f"payments reached by stress traffic: {reached}" in ran.told
+    assert f"VIOLATED: stress traffic reached payments, {reached:,} time" in ran.told
+
+
+def test_a_third_partys_log_that_holds_nothing_proves_nothing(tmp_path: Path) -> None:
+    system = System(SHOP / "shop.yaml", tmp_path, proxied=False)
+    assert system.marked_requests() == {"payments": None}
+    (tmp_path / "payments.log").write_text('{"marked": false}\n')
+    assert system.marked_requests() == {"payments": 0}
+    (tmp_path / "payments.log").write_text('{"marked": false}\n{"marked": true}\n')
+    assert system.marked_requests() == {"payments": 1}
 
 
 @pytest.mark.parametrize("chapter", ["1. start", "2. record", "4. drill"])

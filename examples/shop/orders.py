@@ -3,9 +3,11 @@
 LEAK=1 makes `record_event` forget the shadow: livefire_shadow raises there and names the place.
 LEAK=raw makes it write past SQLAlchemy, where nothing can raise: rows of the run land in production, and
 only counting them by SQL shows it.
+LEAK=payments makes `place` ask the third party itself, past the client that knows the mock: its own log shows it.
 """
 
 import asyncio
+import contextlib
 import os
 import secrets
 import sqlite3
@@ -20,7 +22,7 @@ from service import arguments, listening, serve
 from sqlalchemy import create_engine, insert, select
 from tables import Base, Order, OrderEvent, OrderLine, write_ahead
 
-from livefire_shadow import Settings, outside_request, run_id, shadow_setup
+from livefire_shadow import HEADER, Settings, outside_request, run_id, shadow_setup
 from livefire_shadow.aiohttp_client import shadow_client
 from livefire_shadow.aiohttp_server import shadow_middleware
 from livefire_shadow.sqlalchemy_routing import Routing, Store
@@ -57,9 +59,11 @@ class Orders:
         body = await request.json()
         order_id = secrets.token_urlsafe(12)
         total = int(body[names.TOTAL])
-        assert self._client is not None
         payment = {names.ORDER: order_id, names.AMOUNT: total, names.CARD: body[names.CARD]}
-        async with self._client.post(f"http://{self._payments}/payments", json=payment) as answer:
+        async with (
+            self._paying(request) as client,
+            client.post(f"http://{self._payments}/payments", json=payment) as answer,
+        ):
             if answer.status != 200:
                 return web.json_response({names.ERROR: "payment", names.STATUS: answer.status}, status=502)
             receipt = str((await answer.json())[names.RECEIPT])
@@ -82,6 +86,16 @@ class Orders:
             answered = self._shown(order, lines)
         self.record_event(order_id, "placed")
         return web.json_response(answered, status=201)
+
+    @contextlib.asynccontextmanager
+    async def _paying(self, request: web.Request) -> AsyncIterator[aiohttp.ClientSession]:
+        assert self._client is not None
+        if self._leak != "payments":
+            yield self._client
+            return
+        carried = {HEADER: request.headers[HEADER]} if HEADER in request.headers else {}
+        async with aiohttp.ClientSession(headers=carried) as past_the_mock:
+            yield past_the_mock
 
     async def show(self, request: web.Request) -> web.Response:
         with self._session() as session:
