@@ -20,7 +20,7 @@ from bus.logfile import account_of
 from bus.logreader import LogReader
 from bus.logwriter import LogWriter
 from bus.ports import Bus, BusFull
-from capture.assembler import Assembler, Masker
+from capture.assembler import Assembler
 from capture.choose import choose, open_source
 from capture.dealer import LINGER_S, Clock, Dealer, after_crash
 from capture.governor import BOUNDS, Deaf, Governor, queue_bytes, use_now, within
@@ -109,7 +109,12 @@ def record(
                 settings.rotate_bytes, settings.rotate_ns, settings.keep_last_ns, settings.max_disk_bytes
             )
             log = Segments(
-                folder, manifest, rotation, process=settings.process, now_ns=lambda: anchor_ns + monotonic_ns()
+                folder,
+                manifest,
+                rotation,
+                process=settings.process,
+                processes=settings.processes,
+                now_ns=lambda: anchor_ns + monotonic_ns(),
             )
             blind = log.blind
         elif bus is None:

@@ -10,23 +10,24 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from bus.logfile import FileBus, LogReader, LogWriter, account_of
+from bus.logfile import FileBus, LogWriter, account_of
 from bus.ports import BusError, BusFull
 from capture.dealer import after_crash
 from capture.settings import SampleSettings
+from capture.survey import Survey, survey
 from wire import codec, topics
 from wire.account import Increment, Ledger
 from wire.records import End, Manifest
 
 _T = TypeVar("_T")
 ROTATED: Final = "rotated"  # the reason in the end mark of a segment that another one follows
-_NUMBER: Final = re.compile(r"\d{6,12}")  # of a segment: what is called otherwise is somebody's copy
+_NAME: Final = re.compile(r"(\d{1,3})\.(\d{6,12})")  # process and number
 _SHARE: Final = 10  # of a ring's time or room in one segment: what is kept varies by so much
 
 
@@ -80,14 +81,18 @@ class _Kept(msgspec.Struct):
     bytes: int
     exchanges: int
     ended_ns: int
+    process: int
+    removed: dict[str, int]  # of another process: what had gone of its segments when this one began
 
 
 class Segments:
     """What the writer's thread writes to. `now_ns` is unix time that never goes back."""
 
     def __init__(self, folder: Path, manifest: Manifest, rotation: Rotation, *, process: int = 0,
-                 now_ns: Callable[[], int]) -> None:  # fmt: skip
-        """Raises BusError for a folder that cannot be used, or holds a recording that is whole, or another one."""
+                 processes: int = 1, now_ns: Callable[[], int]) -> None:  # fmt: skip
+        """This is one of `processes` that write there; the first takes over what others left that are no more.
+
+        Raises BusError for a folder that cannot be used, or holds a recording that is whole, or another one."""
         self.path = folder
         self._bus = FileBus(folder)
         self._process = process
@@ -107,7 +112,13 @@ class Segments:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise BusError(f"{folder}: cannot be made a folder: {os.strerror(error.errno or 0).lower()}") from None
-        self._find()
+        try:
+            self._find()
+            if not process:
+                self._adopt(processes)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def manifest(self) -> Manifest:
@@ -126,57 +137,85 @@ class Segments:
     # -- what is there already
 
     def _find(self) -> None:
-        start = f"{self._process}."
-        every = [name for name in self._bus.partitions(topics.RAW) if name.startswith(start)]
-        found = sorted(
-            (name for name in every if _NUMBER.fullmatch(name, len(start))), key=lambda n: int(n[len(start) :])
-        )
-        for name in found:
-            path = self._bus.path(topics.RAW, name)
-            with LogReader(path) as reader:
-                manifest, end, count, last_ns, empty = reader.manifest, None, 0, 0, True
-                while messages := reader.read():
-                    empty = False
-                    for message in messages:
-                        header = codec.decode_header(message.data)
-                        last_ns = max(last_ns, header.last_ns)
-                        if header.type is codec.RecordType.EXCHANGE:
-                            count += header.count
-                        elif header.type is codec.RecordType.END:
-                            end = codec.decode(message.data, header).records[0]
-            if manifest is None:
-                self._number = int(name.removeprefix(start))
-                if empty and not reader.corrupt_bytes:
+        found: Survey | None = None
+        in_flight: dict[str, int] = {}
+        for number, path in sorted(self._segments().get(self._process, ())):
+            one = survey(path)
+            self._number = number
+            if one.manifest is None:
+                if one.empty:
                     path.unlink()  # nothing whole was ever in it; what is damaged stays
                 continue
-            check_goes_on(self.path, manifest, self._manifest)
-            if self._kept and manifest.owner_id != self._manifest.owner_id:
-                raise BusError(f"{self.path}: holds files of two recordings; write to another folder")
-            if end is not None and end.reason != ROTATED:
+            self._keep(one, one.manifest)
+            if one.end is not None and one.end.reason != ROTATED:
                 raise BusError(f"{self.path}: holds a recording that is whole already; write to another folder")
-            stat = path.stat()
-            self._number = int(name.removeprefix(start))
-            self._kept.append(_Kept(path, stat.st_size, count, stat.st_mtime_ns))
-            self._kept_bytes += stat.st_size
-            self._manifest = msgspec.structs.replace(self._manifest, owner_id=manifest.owner_id)
-            self._removed = dict(manifest.settings.get("removed", {}))
-            self._carried = dict(manifest.settings.get("carried", {}))
-            of_it = {ledger: book.in_flight for ledger, book in account_of(path).ledgers.items()}
-            self._in_flight = {
-                ledger: self._carried.get(ledger, 0) + of_it.get(ledger, 0) for ledger in {*self._carried, *of_it}
-            }
-            last_ns, whole = max(last_ns, manifest.created_ns), end is not None
-        if not self._kept:
+            self._removed = dict(one.manifest.settings.get("removed", {}))
+            self._carried = dict(one.manifest.settings.get("carried", {}))
+            in_flight = _in_flight(path)
+            self._in_flight = _sum(self._carried, in_flight)
+            found = one
+        if found is None or found.manifest is None:
             return
         lost = {ledger: count for ledger, count in self._in_flight.items() if count}
+        last_ns = max(found.last_ns, found.manifest.created_ns)
         self.blind = after_crash(lost, max(0, self._manifest.created_ns - last_ns))
-        if whole:
+        if found.end is not None:
             self._carried = dict(self._in_flight)
         else:
             last = self._kept.pop()
             self._kept_bytes -= last.bytes
             self._began_ns = self._now_ns()
-            self._log = LogWriter(last.path, msgspec.structs.replace(self._manifest, partition=found[-1]))
+            partition = found.path.stem.removeprefix(f"{topics.RAW}-")
+            self._log = LogWriter(last.path, msgspec.structs.replace(self._manifest, partition=partition))
+
+    def _segments(self) -> dict[int, list[tuple[int, Path]]]:
+        """By process: number and path. What is called otherwise is somebody's copy."""
+        found: dict[int, list[tuple[int, Path]]] = {}
+        for name in self._bus.partitions(topics.RAW):
+            if (match := _NAME.fullmatch(name)) is not None and (path := self._bus.path(topics.RAW, name)).is_file():
+                found.setdefault(int(match[1]), []).append((int(match[2]), path))
+        return found
+
+    def _keep(self, one: Survey, manifest: Manifest) -> None:
+        check_goes_on(self.path, manifest, self._manifest)
+        if self._kept and manifest.owner_id != self._manifest.owner_id:
+            raise BusError(f"{self.path}: holds files of two recordings; write to another folder")
+        self._manifest = msgspec.structs.replace(self._manifest, owner_id=manifest.owner_id)
+        process = int(one.path.stem.removeprefix(f"{topics.RAW}-").partition(".")[0])
+        removed = dict(manifest.settings.get("removed", {})) if process != self._process else {}
+        self._kept.append(_Kept(one.path, one.bytes, one.exchanges, one.touched_ns, process, removed))
+        self._kept_bytes += one.bytes
+
+    def _adopt(self, processes: int) -> None:
+        """Segments of processes that are no more: they go by age and for room as this one's own do."""
+        for process, found in sorted(self._segments().items()):
+            if process < processes:
+                continue
+            last: Survey | None = None
+            for _, path in sorted(found):
+                one = survey(path)
+                if one.manifest is not None:
+                    self._keep(one, one.manifest)
+                    last = one
+                elif one.empty:
+                    path.unlink()
+            if last is not None and last.manifest is not None and last.end is None:
+                self._end_of_killed(last.path, last.manifest)
+        self._kept.sort(key=lambda segment: segment.ended_ns)
+
+    def _end_of_killed(self, path: Path, manifest: Manifest) -> None:
+        """Closes the books of a process that was killed and is no more: nobody else is going to."""
+        carried = manifest.settings.get("carried", {})
+        lost = _sum(carried, _in_flight(path))
+        ledgers = {
+            name: Ledger(drops={"crash": count} if count else {}, in_flight=-carried.get(name, 0))
+            for name, count in lost.items()
+        }
+        with LogWriter(path, manifest) as log:
+            log.write_records((), codec.RecordType.ACCOUNT, increment=Increment(ledgers))
+            log.end(reason=ROTATED)
+            self._kept_bytes += log.next_offset - self._kept[-1].bytes
+            self._kept[-1].bytes = log.next_offset
 
     # -- for the writer's thread
 
@@ -258,7 +297,7 @@ class Segments:
         log.end(reason=reason, stopped_ns=stopped_ns)
         self._log = None
         self._carried = dict(self._in_flight)
-        self._kept.append(_Kept(log.path, log.next_offset, log.count, self._now_ns()))
+        self._kept.append(_Kept(log.path, log.next_offset, log.count, self._now_ns(), self._process, {}))
         self._kept_bytes += log.next_offset
 
     def _remove_old(self) -> None:
@@ -279,5 +318,15 @@ class Segments:
             pass  # somebody was faster
         self._kept.remove(segment)
         self._kept_bytes -= segment.bytes
-        for name, count in (("segments", 1), ("exchanges", segment.exchanges), ("bytes", segment.bytes)):
-            self._removed[name] = self._removed.get(name, 0) + count
+        gone = {"segments": 1, "exchanges": segment.exchanges, "bytes": segment.bytes}
+        if not any(other.process == segment.process for other in self._kept):
+            gone = _sum(gone, segment.removed)  # that process's last word goes with it
+        self._removed = _sum(self._removed, gone)
+
+
+def _in_flight(path: Path) -> dict[str, int]:
+    return {ledger: book.in_flight for ledger, book in account_of(path).ledgers.items()}
+
+
+def _sum(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}

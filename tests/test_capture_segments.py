@@ -20,6 +20,7 @@ from capture.segments import Rotation, Segments
 from capture.settings import CaptureSettings
 from cleanse.app import cleanse
 from livefire.recording import Recording
+from wire import codec
 from wire.account import Account
 from wire.codec import RecordType
 from wire.records import Manifest
@@ -43,10 +44,10 @@ def manifest(owner: str = "rec", *, masked: bool = True, created_ns: int = START
 class Recorder:
     """Writes numbered exchanges; some are left open between batches, so that there is something in flight."""
 
-    def __init__(self, folder: Path, clock: Clock, rotation: Rotation, process: int = 0) -> None:
+    def __init__(self, folder: Path, clock: Clock, rotation: Rotation, process: int = 0, processes: int = 1) -> None:
         self.clock = clock
         made = manifest("another", created_ns=clock())
-        self.segments = Segments(folder, made, rotation, process=process, now_ns=clock)
+        self.segments = Segments(folder, made, rotation, process=process, processes=processes, now_ns=clock)
         self.assembler = Assembler("rec", CaptureSettings(), None, b"k")
         self.output = Output(_Direct(self.segments), CaptureSettings(batch_ns=0))
         if self.segments.blind is not None:
@@ -326,6 +327,75 @@ def test_a_kill_loses_what_was_in_flight_and_says_for_how_long_nobody_looked(tmp
     assert account.ledger("messages").drops == {"crash": 2}
     assert account.notes["blind"] == 1 and 90 * SECOND < account.notes["blind_ns"] <= 101 * SECOND
     assert names(folder) == ["e0", "e2", "e3", "e4", "after"]
+
+
+@pytest.mark.parametrize("budget", [0, 6000])
+def test_segments_of_processes_that_are_no_more_go_by_age_and_for_room(tmp_path: Path, budget: int) -> None:
+    folder, clock = tmp_path / "r", Clock()
+    rotation = Rotation(bytes=1500, keep_ns=50 * SECOND, max_bytes=budget)
+    many = [Recorder(folder, clock, Rotation(bytes=1500, keep_ns=50 * SECOND), n, 3) for n in range(3)]
+    for number in range(18):
+        clock.now_ns += SECOND
+        many[number % 3].exchange(f"e{number:02d}", answered=number % 4 != 3)
+    for recorder in many:
+        recorder.kill()
+    for part in parts_of(folder):
+        os.utime(part, ns=(clock(), clock()))
+    theirs = {part for part in parts_of(folder) if part.name[:5] in ("raw-1", "raw-2")}
+    (folder / "raw-2.000099.lf").touch()  # begun just as it was killed
+    assert len(theirs) > 4
+    held = Recorder(folder, clock, rotation, 1, 3)  # one that still runs with them
+    with pytest.raises(BusError, match="another process is writing this file"):
+        Recorder(folder, clock, rotation)
+    held.kill()
+    for part in parts_of(folder):
+        os.utime(part, ns=(clock(), clock()))
+    again = Recorder(folder, clock, rotation)
+    assert not (folder / "raw-2.000099.lf").exists()
+    again.exchange("after")
+    if budget:
+        assert sum(part.stat().st_size for part in parts_of(folder)) <= budget
+        assert not all(part.exists() for part in theirs)
+    else:
+        assert all(part.exists() for part in theirs)
+        recording = Recording(folder)
+        assert len(names(folder)) == 15 and recording.account.balanced
+        drops = recording.account.ledger("messages").drops
+        assert drops["crash"] == 4, "what was in flight in all of them"
+        assert recording.account.ledger("messages").in_flight == 0
+    clock.now_ns += 51 * SECOND
+    again.exchange("later")
+    assert not any(part.exists() for part in theirs), "too old, whoever wrote it"
+    again.end()
+    recording = Recording(folder)
+    assert names(folder) == ["after", "later"] and not recording.warnings and recording.account.balanced
+    assert recording.removed["exchanges"] == 14
+
+
+def test_a_segment_of_a_later_version_is_one_line_and_nothing_is_touched(tmp_path: Path) -> None:
+    folder, clock = tmp_path / "r", Clock()
+    recorder = Recorder(folder, clock, Rotation(bytes=1500))
+    recorder.exchange("a")
+    recorder.kill()
+    (folder / "raw-notes.d").mkdir()
+    (folder / "raw-0.000007.lf.bak").write_text("somebody's")
+    (folder / "notes.txt").write_text("somebody's")
+    of_later = codec.encode((manifest(),), first_ns=START, last_ns=START)
+    with LogWriter(folder / "raw-0.000002.lf", manifest()) as log:
+        log.write(of_later[:2] + bytes([codec.VERSION + 1]) + of_later[3:])
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    says = "raw-0.000002.lf: at byte .*format version 2, this program reads up to 1"
+    for process, processes in ((0, 1), (0, 2)):
+        with pytest.raises(BusError, match=says):
+            Recorder(folder, clock, Rotation(bytes=1500), process, processes)
+    (folder / "raw-0.000002.lf").rename(folder / "raw-4.000002.lf")  # of a process that is no more
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    with pytest.raises(BusError, match=says.replace("raw-0", "raw-4")):
+        Recorder(folder, clock, Rotation(bytes=1500))
+    assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    (folder / "raw-4.000002.lf").unlink()
+    Recorder(folder, clock, Rotation(bytes=1500)).end()
+    assert names(folder) == ["a"]
 
 
 def test_what_cannot_be_gone_on_with_is_one_line(tmp_path: Path) -> None:
