@@ -18,6 +18,7 @@ from wire import codec
 from wire.codec import RecordType
 from wire.records import End, Manifest
 
+_LARGE = 64 << 10  # bytes of a message that is not copied to be one write with its header
 _UNCOUNTED = (RecordType.MANIFEST, RecordType.END, RecordType.ACCOUNT)
 
 
@@ -80,7 +81,7 @@ class LogWriter(BatchWriter):
         data = codec.encode((manifest,), first_ns=manifest.created_ns, last_ns=manifest.created_ns)
         self._salt = frames.salt_of(data)
         start = frames.file_header(self._salt) + frames.frame_header(data, self._salt) + data
-        self._append(start, 0)
+        self._append(0, start)
         self._size = len(start)
 
     def _survey(self, reader: LogReader) -> bool:
@@ -118,7 +119,11 @@ class LogWriter(BatchWriter):
         if len(data) > MAX_FRAME_BYTES:
             raise BusError(f"{self.path}: a message of {len(data)} bytes, at most {MAX_FRAME_BYTES} can be written")
         offset = self._size
-        self._append(frames.frame_header(data, self._salt) + data, offset)
+        header = frames.frame_header(data, self._salt)
+        if len(data) < _LARGE:
+            self._append(offset, header + data)
+        else:
+            self._append(offset, header, data)
         self._size = offset + FRAME_BYTES + len(data)
         self._count(data)
         return offset
@@ -135,14 +140,15 @@ class LogWriter(BatchWriter):
                 self._cut_back(start)
             raise
 
-    def _append(self, data: bytes, offset: int) -> None:
-        view = memoryview(data)
+    def _append(self, offset: int, *parts: bytes) -> None:
         at = offset
         try:
-            while view:
-                written = os.pwrite(self._fd, view, at)
-                view = view[written:]
-                at += written
+            for part in parts:
+                view = memoryview(part)
+                while view:
+                    written = os.pwrite(self._fd, view, at)
+                    view = view[written:]
+                    at += written
             if self._sync:
                 os.fdatasync(self._fd)
         except OSError as error:

@@ -201,15 +201,19 @@ with LogWriter(sys.argv[1], Manifest("outcomes", "w0", "run-1", 5, "test")) as w
 """
 
 
-def test_a_full_disk_refuses_the_message_and_leaves_the_file_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [1000, 30_000])  # a message, and one so large that it is written by itself
+def test_a_full_disk_refuses_the_message_and_leaves_the_file_whole(tmp_path: Path, words: int) -> None:
     path = tmp_path / "a.lf"
-    ran = subprocess.run([sys.executable, "-c", FULL, str(path)], cwd=ROOT, capture_output=True, text=True)
+    room = 12 * 4 * words + 2000
+    script = FULL.replace("50_000, 50_000", f"{room}, {room}").replace("1000", str(words))
+    script = script.replace("bytes(60_000)", f"bytes({room})")
+    ran = subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     first, again = ran.stdout.splitlines()
     count, said = first.split(" ", 1)
     assert said == f"{path}: no room on the disk"
     assert again == f"again {path.stat().st_size}"
-    assert bodies(path) == [number.to_bytes(4, "big") * 1000 for number in range(int(count))] + [b"small"]
+    assert bodies(path) == [number.to_bytes(4, "big") * words for number in range(int(count))] + [b"small"]
     with LogReader(path) as reader:
         while reader.read():
             pass

@@ -20,7 +20,7 @@ from bus.logfile import LogReader
 from wire import codec
 from wire.account import Account, Increment
 from wire.codec import CodecError, RecordType
-from wire.records import Drop, Manifest, Pane, SourceRange
+from wire.records import Drop, Manifest, Pane, Request, SourceRange
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 _spec = importlib.util.spec_from_file_location("golden_make", GOLDEN / "make.py")
@@ -99,6 +99,23 @@ def test_large_batches_are_compressed_and_small_ones_are_not() -> None:
     small, large = codec.encode([Drop("a", "b", False, 1)]), codec.encode([Drop("a", "b", False, 1)] * 1000)
     assert codec.decode_header(small).compression == 0 and codec.decode_header(large).compression == 1
     assert len(large) < 1000 and len(codec.decode(large).records) == 1000
+
+
+def test_large_bodies_that_do_not_compress_are_left_as_they_are() -> None:
+    noise = random.Random(1).randbytes(600 << 10)
+    text = b"".join(b'{"sku": "sku-%d"}, ' % number for number in range(40_000))
+
+    def compression(*bodies: bytes) -> int:
+        one = make.RECORDS[RecordType.EXCHANGE][0]
+        records = [msgspec.structs.replace(one, request=Request(b"", body)) for body in bodies]
+        data = codec.encode(records)
+        assert codec.decode(data).records == tuple(records)
+        assert data == codec.compressed(codec.encode(records, compress=False))
+        return codec.decode_header(data).compression
+
+    assert compression(noise) == compression(noise, noise) == 0
+    assert compression(text) == compression(noise, text) == compression(noise[:300_000] + text) == 1
+    assert compression(noise[:100_000], noise[:100_000]) == 1, "one is alike to the one before"
 
 
 def test_every_truncation_is_an_error_of_the_set() -> None:

@@ -39,6 +39,10 @@ MAX_SMALL_BODY_BYTES: Final = 8 << 20  # of all others
 _HEADER = struct.Struct(">2sBBBxHIqq")
 _NONE, _ZSTD = 0, 1
 _COMPRESS_FROM = 256  # bytes; below, zstd costs more than it saves
+#: So far back zstd looks at this level. Of records that are longer none can be alike to the one before, so what a
+#: sample tells of their bytes holds: images, archives and what is encrypted or compressed already stay as they are.
+_WINDOW = 512 << 10
+_SAMPLES, _SAMPLE_BYTES = 16, 4096
 
 
 class RecordType(IntEnum):
@@ -192,13 +196,13 @@ def encode(
     if type is None and not (records and isinstance(records[0], r.Record)):
         raise ValueError("a batch without records must name its type")
     number = type if type is not None else TYPE_OF[records[0].__class__]  # type: ignore[index]
-    body = _encoder.encode(records)
+    body: bytes = _encoder.encode(records)
     limit = max_body_bytes(number)
     if len(body) > limit:
         what = f"{len(records)} {number.name.lower()} records"
         raise CodecError("too_large", f"a batch of {what} has {len(body)} bytes, at most {limit} are written")
     compression = _NONE
-    if compress and len(body) >= _COMPRESS_FROM:
+    if compress and _yields(body, len(records)):
         body = _zstd.compressor.compress(body)
         compression = _ZSTD
     meta = _encoder.encode(_Meta(sources, increment)) if increment is not None else _encoder.encode((sources,))
@@ -220,11 +224,23 @@ def glance(data: bytes) -> Glance | None:
 def compressed(data: bytes) -> bytes:
     """The same message with its body compressed, as `encode` would have made it. Raises CodecError."""
     head = decode_header(data)
-    if head.compression != _NONE or len(data) - head.body_at < _COMPRESS_FROM:
+    body = memoryview(data)[head.body_at :]
+    if head.compression != _NONE or not _yields(body, head.count):
         return data
     start = bytearray(data[: head.body_at])
     start[4] = _ZSTD
-    return bytes(start) + _zstd.compressor.compress(data[head.body_at :])
+    return bytes(start) + _zstd.compressor.compress(body)
+
+
+def _yields(body: bytes | memoryview, count: int) -> bool:
+    """Whether it is of use to compress the body of `count` records."""
+    size = len(body)
+    if size < max(_COMPRESS_FROM, count * _WINDOW):
+        return size >= _COMPRESS_FROM
+    view = memoryview(body)
+    step = (size - _SAMPLE_BYTES) // (_SAMPLES - 1)
+    sample = b"".join(view[at * step : at * step + _SAMPLE_BYTES] for at in range(_SAMPLES))
+    return len(_zstd.compressor.compress(sample)) < len(sample) * 31 // 32
 
 
 def with_increment(data: bytes, head: Header, increment: Increment) -> bytes:
