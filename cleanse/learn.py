@@ -115,8 +115,10 @@ def _in_file(reader: LogReader) -> Iterator[Exchange]:
             header = codec.decode_header(messages[0].data)
             if header.type is RecordType.EXCHANGE:
                 yield from codec.decode(messages[0].data, header).records
-        except codec.CodecError:
-            continue
+        except codec.CodecError as error:
+            if error.reason == "future_version":
+                at = messages[0].offset
+                raise BusError(f"{reader.path}: at {at}: {error.detail}: upgrade livefire") from None
 
 
 def _on_bus(

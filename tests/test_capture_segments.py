@@ -18,7 +18,9 @@ from capture.assembler import Assembler
 from capture.output import Output
 from capture.segments import Rotation, Segments
 from capture.settings import CaptureSettings
+from cleanse import learn
 from cleanse.app import cleanse
+from cleanse.settings import CleanseSettings
 from livefire.recording import Recording
 from wire import codec
 from wire.account import Account
@@ -220,10 +222,10 @@ def test_a_disk_that_is_full_when_a_segment_ends_or_begins(
 
     real, room = LogWriter._append, [sum(part.stat().st_size for part in parts_of(folder)) + 10]
 
-    def append(self: LogWriter, data: bytes, offset: int) -> None:
-        if sum(part.stat().st_size for part in parts_of_or_none(folder)) + len(data) > room[0]:
+    def append(self: LogWriter, offset: int, *parts: bytes) -> None:
+        if sum(part.stat().st_size for part in parts_of_or_none(folder)) + sum(map(len, parts)) > room[0]:
             raise BusFull("no room")
-        real(self, data, offset)
+        real(self, offset, *parts)
 
     monkeypatch.setattr(LogWriter, "_append", append)
     clock.now_ns += 20 * SECOND
@@ -381,13 +383,19 @@ def test_a_segment_of_a_later_version_is_one_line_and_nothing_is_touched(tmp_pat
     (folder / "raw-0.000007.lf.bak").write_text("somebody's")
     (folder / "notes.txt").write_text("somebody's")
     of_later = codec.encode((manifest(),), first_ns=START, last_ns=START)
-    with LogWriter(folder / "raw-0.000002.lf", manifest()) as log:
+    with LogWriter(folder / "raw-0.000002.lf", manifest("another")) as log:
         log.write(of_later[:2] + bytes([codec.VERSION + 1]) + of_later[3:])
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     says = "raw-0.000002.lf: at byte .*format version 2, this program reads up to 1"
     for process, processes in ((0, 1), (0, 2)):
         with pytest.raises(BusError, match=says):
             Recorder(folder, clock, Rotation(bytes=1500), process, processes)
+    upgrade = r"format version 2.*upgrade livefire"
+    with pytest.raises(BusError, match=upgrade):
+        cleanse(folder, tmp_path / "clean.lf", CleanseSettings())
+    with pytest.raises(BusError, match=upgrade):
+        learn.of_file(folder, tmp_path, CleanseSettings())
+    assert not (tmp_path / "clean.lf").exists() and "format version 2" in Recording(folder).warnings[0]
     (folder / "raw-0.000002.lf").rename(folder / "raw-4.000002.lf")  # of a process that is no more
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     with pytest.raises(BusError, match=says.replace("raw-0", "raw-4")):
