@@ -224,6 +224,25 @@ def test_one_more_or_less_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None
     assert not known(counts).read().account.balanced
 
 
+def test_a_direction_that_passes_elsewhere_from_now_on_is_taken_from_there() -> None:
+    """A bond fails over: after a second's silence what comes on the other interface is no copy. A copy that follows at
+    once still is one."""
+    talk = Conversation().open().client(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n").server(answer(b"ok")).ack(0)
+    first = len(talk.packets)
+    talk.now_ns += 2 * SECOND
+    talk.client(b"GET /2 HTTP/1.1\r\nHost: a\r\n\r\n").server(answer(b"ok")).close()
+    assembler = Assembler("r", CaptureSettings(), None, b"key")
+    for number, (at, frame) in enumerate(talk.packets):
+        one, other = ("eth0", "eth1") if number < first else ("eth2", "eth1")
+        assembler.packet(at, frame, len(frame), 1, one)
+        assembler.packet(at + 1, frame, len(frame), 1, other)
+    found = assembler.finish()
+    assert [e.request.head.split()[1] for e in found] == [b"/1", b"/2"]
+    ledger = assembler.account.ledger("packets")
+    assert (ledger.emitted, ledger.drops) == (len(talk.packets), {"other_interface": len(talk.packets)})
+    assert assembler.account.balanced
+
+
 def test_those_that_make_room_are_told_and_what_goes_on_is_met_again() -> None:
     assembler = Assembler("r", CaptureSettings(max_connections=10), None, b"key")
     talks = [Conversation(("10.0.0.1", 20000 + n), start_ns=START + n * SECOND).open() for n in range(30)]

@@ -91,8 +91,8 @@ def test_overlap_with_other_bytes_is_a_conflict_and_the_first_holds() -> None:
     s, drops = stream()
     assert joined(s.segment(1, b"abcdef", 6, 1, -1)) == b"abcdef"
     assert joined(s.segment(4, b"XXXghi", 6, 2, -1)) == b"ghi"
-    assert s.conflicting(3, 6)
-    assert not s.conflicting(0, 3)
+    assert s.conflicts == [(3, 6)] and s.conflicting(5, 6)
+    assert not s.conflicting(0, 3) and not s.conflicting(6, 9)
     assert drops == {"duplicate": 3}
 
 
@@ -146,9 +146,14 @@ def test_bytes_after_fin_are_counted_apart() -> None:
 
 def test_midstream_start_counts_from_the_sequence_number() -> None:
     drops = Drops()
-    s = Stream(drops, 100, 100)
+    s = Stream(drops, 1000, 1000)
     s.start(MASK - 1, syn=False)
     first = s.segment(MASK - 1, b"abcd", 4, 1, -1)
     second = s.segment(2, b"ef", 2, 1, -1)
     assert first[0][0] == MASK - 1
     assert second[0][0] == MASK + 3
+    early = s.segment(6, b"ij", 2, 1, -1)  # ahead of its turn, beyond 4 GiB
+    third = s.segment(4, b"gh", 2, 1, -1)
+    again = s.segment(2, b"efghij", 6, 1, -1)
+    assert (early, [piece[0] for piece in third], again) == ([], [MASK + 5, MASK + 7], [])
+    assert drops == {"duplicate": 6} and not s.conflicts

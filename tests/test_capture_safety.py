@@ -268,6 +268,7 @@ def test_what_stop_cannot_mean_is_told() -> None:
 @pytest.mark.parametrize("kind", BOTH)
 def test_it_goes_on_as_nobody_when_its_sockets_are_open(kind: str, server: Counting, tmp_path: Path) -> None:
     nobody = pwd.getpwnam("nobody")
+    theirs = set(os.getgrouplist(nobody.pw_name, nobody.pw_gid))
     file = tmp_path / "live.lf"  # in a folder that nobody may not write to, nor even enter
     settings, port = settings_for(kind, server, file, user="nobody")
     with recording(settings) as recorder:
@@ -278,6 +279,8 @@ def test_it_goes_on_as_nobody_when_its_sockets_are_open(kind: str, server: Count
             uids = next(line for line in lines if line.startswith("Uid:")).split()[1:]
             caps = next(line for line in lines if line.startswith("CapEff:")).split()[1]
             assert set(uids) == {str(nobody.pw_uid)} and int(caps, 16) == 0, "no right is left"
+            groups = next(line for line in lines if line.startswith("Groups:")).split()[1:]
+            assert set(map(int, groups)) == theirs, "none of root's groups"
             for task in Path(f"/proc/{pid}/task").iterdir():
                 assert f"Uid:\t{nobody.pw_uid}\t{nobody.pw_uid}" in (task / "status").read_text(), "all its threads"
         get(port, ["/a", "/b"])

@@ -134,6 +134,7 @@ def test_a_ring_goes_on_and_the_account_says_by_how_much(
 ) -> None:
     """The wall clock goes back by an hour against the other one: as seen from here, that one goes on by an hour."""
     set_ns = [0]
+    asked: list[int] = []
     real = steps_module._kernel_ns
 
     class Stepped(Steps):
@@ -145,6 +146,7 @@ def test_a_ring_goes_on_and_the_account_says_by_how_much(
             )
 
         def time_of(self, stamp_ns: int) -> int:
+            asked.append(stamp_ns)
             return super().time_of(stamp_ns + set_ns[0])  # as the kernel would have stamped it
 
     monkeypatch.setattr("capture.choose.Steps", Stepped)
@@ -168,6 +170,7 @@ def test_a_ring_goes_on_and_the_account_says_by_how_much(
             over.set()
         account = running.result().as_json()
     first, second = exchanges(Path(chosen.to))
+    assert asked, "the ring takes its packets' times from it"
     assert first.request_start_ns < before <= second.request_start_ns + LEAST_NS < before + 60 * SECOND
     notes = account["notes"]
     assert isinstance(notes, dict)
