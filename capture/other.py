@@ -120,8 +120,9 @@ def server_name(data: bytes) -> str | None:
                 return None
             break
         at += 5 + size
+    whole = bytes(hello[: 4 + int.from_bytes(hello[1:4], "big")])
     try:
-        return _extension(bytes(hello)) if hello[0] == 1 else ""
+        return _extension(whole) if whole[0] == 1 else ""
     except (struct.error, IndexError):
         return ""
 
@@ -138,7 +139,7 @@ def _extension(hello: bytes) -> str:
         if kind == 0 and size >= 5 and hello[at + 6] == 0:
             length = int.from_bytes(hello[at + 7 : at + 9], "big")
             name = hello[at + 9 : at + 9 + length].lower()
-            return name.decode("ascii") if _HOST_NAME.match(name) else ""
+            return name.decode("ascii") if len(name) == length and _HOST_NAME.match(name) else ""
         at += 4 + size
     return ""
 

@@ -6,7 +6,7 @@ import random
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pcap_build import Conversation
 from test_capture_pair import answer, get, shown
@@ -203,4 +203,20 @@ def test_noise_is_hardly_ever_taken_for_one() -> None:
 def test_any_bytes_are_some_or_none(data: bytes, start: bytes) -> None:
     name, _ = recognise(start + data)
     assert isinstance(name, str)
-    assert server_name(start + data) is None or True
+    assert decided_once(start + data)
+
+
+def decided_once(data: bytes) -> bool:
+    """None: more is needed. Once it is decided, more changes nothing."""
+    decided = server_name(data)
+    return decided is None or server_name(data + b"more") == decided
+
+
+@given(st.integers(0, 120), st.lists(st.tuples(st.integers(0, 119), st.integers(0, 255)), max_size=4))
+@settings(max_examples=300, deadline=None)
+@example(104, [(8, 0x2B)])  # the hello's own length ends before its name
+def test_a_damaged_hello_has_a_name_that_is_in_it_or_none(cut: int, changes: list[tuple[int, int]]) -> None:
+    data = bytearray(client_hello()[:cut])
+    for at, value in changes:
+        data[at : at + 1] = [value] if at < len(data) else []
+    assert decided_once(bytes(data))
