@@ -15,8 +15,9 @@ from bus.address import KafkaSecurity, open_bus, parse_kafka
 from bus.logreader import LogReader
 from bus.ports import BusError
 from capture import goreplay, goreplay_kafka
-from capture.assembler import Assembler, Masker
+from capture.assembler import Assembler
 from capture.dealer import Dealer
+from capture.exchange import Masker
 from capture.hearing import StopHeard
 from capture.imported import Imported
 from capture.importing import Choice, check, gor_values, import_entries, import_gor

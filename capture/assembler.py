@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Protocol
 
 from capture.channel import Channel
 from capture.connection import Connection
 from capture.crowd import Crowd
 from capture.decode import decode
 from capture.ends import OPEN, RECORDED
-from capture.exchange import ExchangeMaker
+from capture.exchange import ExchangeMaker, Masker
 from capture.flows import Flows
 from capture.fragments import Fragments
 from capture.frames import Buffer, PacketClock
@@ -28,6 +27,7 @@ from capture.sample import Filter
 from capture.segment import Fragment, Segment
 from capture.session import SessionFinder
 from capture.settings import CaptureSettings
+from capture.side import Side
 from wire.account import Account
 from wire.records import Exchange
 
@@ -39,14 +39,6 @@ _TCP = struct.Struct(">IIBB").unpack_from
 #: addresses and ports.
 _FRAME = struct.Struct(">12xHBxH2xHxB2x12s").unpack_from
 _SYN = 2
-
-
-class Masker(Protocol):
-    """What must not be written is taken out here; see `mask`."""
-
-    counts: dict[str, int]  # what was masked, by kind, so far
-
-    def exchange(self, e: Exchange, asked: bytes = b"", answered: bytes = b"") -> Exchange: ...
 
 
 class Assembler:
@@ -96,6 +88,7 @@ class Assembler:
     @property
     def account(self) -> Account:
         """The account so far; what waits is counted when it is asked for."""
+        self._lane.settle()
         count, messages = self.ready.wire_bytes, self.ready.messages
         for connection in self._open:
             first, second = connection.sides
@@ -358,6 +351,20 @@ class Assembler:
                 response.block if response is not None else b"",
             )
         self.ready.add(exchange, count, wire_bytes)
+
+    def plain(self, connection: Connection, asker: Side, answerer: Side, pair: Pair) -> None:
+        """As `pair`, where nothing is out of the ordinary: what is left then is most of what is recorded."""
+        request, response = pair.request, pair.response
+        if request is None or response is None or response.start_ns < request.end_ns or self.sheds is not None:
+            self.pair(connection, pair)
+            return
+        if self.leave_out is not None and self.leave_out(request):
+            self.pair(connection, pair)
+            return
+        self.kept -= request.kept_bytes + response.kept_bytes
+        connection.became = RECORDED
+        exchange = self._maker.plain(connection, asker, answerer, request, response, self._masker)
+        self.ready.add(exchange, 2, request.wire_bytes + response.wire_bytes)
 
 
 def _not_read(ts_ns: int, buffer: Buffer, at: int, caught: int, wire_len: int, interface: str) -> bool:

@@ -98,9 +98,16 @@ class Connection:
 
     # -- packets
 
+    def unsettle(self) -> None:
+        """What was known of the next segments does not hold any more; see `Side.step`."""
+        for side in self.sides:
+            side.expected, side.step = -1, None
+
     def segment(self, side: Side, sequence: int, ack: int, flags: int, data: bytes, wire_len: int, ts_ns: int) -> None:
         """A TCP segment. SYNs have been looked at by the owner: streams that they start are started."""
         stream, other = side.stream, side.other
+        side.expected = other.expected = -1
+        side.step = other.step = None
         self.last_ns = ts_ns
         side.seen = True
         received = -1
@@ -285,6 +292,7 @@ class Connection:
 
     def sweep(self, now_ns: int, *, force: bool = False) -> bool:
         """Give up holes that are too old. Whether it still waits."""
+        self.unsettle()
         settings = self._host.settings
         waits = False
         for side in self.sides:
@@ -317,6 +325,7 @@ class Connection:
         if self.closed:
             return
         self.closed = True
+        self.unsettle()
         for side in self.sides:
             pieces = side.stream.flush(ts_ns)
             if pieces:
@@ -373,6 +382,7 @@ class Connection:
 
     def forget(self) -> None:
         """There is no memory: what was seen cannot be compared any more."""
+        self.unsettle()
         for side in self.sides:
             side.stream.remember_at_most(0)
         self.little = True

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from capture.connection import Connection
 from capture.message import LENIENT, OPAQUE, REQUEST, RESPONSE, STRICT, Message
 from capture.pair import Pair
 from capture.reassemble import Stream
 from capture.session import SessionFinder
+from capture.side import Side
 from wire.ids import ExchangeIds, connection_id
 from wire.records import Exchange, Fault, Mode, Request, Response
 
 _ORPHAN_OFFSET = 1 << 63  # an answer without a request has its place in the server's stream
 _NO_FAULTS: tuple[Fault, ...] = ()
 _RANK = {STRICT: 0, LENIENT: 1, OPAQUE: 2}
+
+
+class Masker(Protocol):
+    """What must not be written is taken out here; see `mask`."""
+
+    counts: dict[str, int]  # what was masked, by kind, so far
+
+    def exchange(self, e: Exchange, asked: bytes = b"", answered: bytes = b"") -> Exchange: ...
+
+    def message(self, head: bytes, block: bytes, body: bytes) -> tuple[bytes, bytes]: ...
 
 
 class ExchangeMaker:
@@ -123,6 +136,51 @@ class ExchangeMaker:
             first.interface or second.interface or "",
             "http/1",
             faults,
+            self._host,
+        )
+
+    def plain(
+        self,
+        connection: Connection,
+        asker: Side,
+        answerer: Side,
+        request: Message,
+        response: Message,
+        masker: Masker | None,
+    ) -> Exchange:
+        """The same, masked, of two messages that are whole and strict, kept whole, and in their order."""
+        ids = connection.exchange_ids
+        if ids is None:
+            ids = self._identified(connection, asker.address, answerer.address)
+        low = request.low
+        if low is connection.session_low and low:
+            session = connection.session
+        else:
+            session = self._sessions.of(request.head, low, asker.address, connection.id)
+            connection.session, connection.session_low = session, low
+        head, body = request.head, b"".join(request.parts)
+        parts = response.parts
+        answer, content = response.head, parts[0] if len(parts) == 1 else b"".join(parts)
+        if masker is not None:
+            head, body = masker.message(head, request.block, body)
+            answer, content = masker.message(answer, response.block, content)
+        ahead = self.clock_offset_ns
+        return Exchange(
+            ids.at(request.start_offset),
+            session,
+            connection.id,
+            asker.address,
+            answerer.address,
+            Request(head, body, request.body_bytes, request.framing),
+            Response(response.status, answer, content, response.body_bytes, response.framing),
+            request.start_ns + ahead,
+            request.end_ns + ahead,
+            response.start_ns + ahead,
+            response.end_ns + ahead,
+            STRICT,
+            asker.interface or answerer.interface or "",
+            "http/1",
+            _NO_FAULTS,
             self._host,
         )
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import heapq
 from typing import Final
 
-from capture.assembler import Masker
 from capture.entry import Entry, Reject
+from capture.exchange import Masker
 from capture.ledgers import Ledgers
 from capture.ready import Ready
 from capture.session import SessionFinder

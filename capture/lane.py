@@ -5,6 +5,10 @@ is under way; or one that goes on with such a message's body. All state is that 
 `pair`, `connection`), and is left as the general path would leave it, so a segment of any other kind is simply not
 taken, and that path reads it. Nothing is changed before a segment is taken.
 
+Where one exchange after the other goes this way, what had to be looked at for the first is known of the next: of each
+side which sequence number is `expected`, and which `step` reads what comes then (`Side`). Whatever else touches a
+connection calls `Connection.unsettle`, and the next segment is looked at from all sides again.
+
 What a block of header fields means is remembered, within bounds: clients and servers repeat them.
 """
 
@@ -21,7 +25,7 @@ from capture.ledgers import Ledgers
 from capture.message import LENGTH, NONE, REQUEST, RESPONSE, STRICT, Kind, Message, is_strict
 from capture.pair import Pair
 from capture.settings import CaptureSettings
-from capture.side import Side
+from capture.side import Side, Step
 
 MAX_CACHED: Final = 512
 _REST: Final = 8 * MAX_CACHED  # heads for which nothing is looked up, after a time in which that was of no use
@@ -34,13 +38,16 @@ _REQUEST_LINE: Final = re.compile(
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([2-5]\d\d)(?: [ -~]*)?\r\n")
 _BODILESS: Final = (204, 304)
 
-#: Of Ethernet, IPv4 without options, TCP: EtherType and the two bytes after it, length, fragment to protocol, addresses
-#: and ports, sequence, acknowledgement, offset of the data and flags.
-_FRAME: Final = struct.Struct(">12xIH2xI2x12sIIH").unpack_from
+#: Of Ethernet, IPv4 without options, TCP: EtherType and version with the header's length, length, fragment, protocol,
+#: addresses and ports, sequence, acknowledgement, offset of the data and flags. Numbers of 32 bits are the slow ones.
+_FRAME: Final = struct.Struct(">12x3sxH2xHxB2x12sIIH").unpack_from
+_PLAIN_IPV4: Final = b"\x08\x00\x45"
+_MASK: Final = 0xFFFFFFFF
 
 #: (length that is announced, -1 where none is; the block in lower case, from the newline before it; and as it is).
 #: None: not plain.
-_Facts = tuple[int, bytes, bytes] | None
+_Told = tuple[int, bytes, bytes]
+_Facts = _Told | None
 _UNSEEN: Final = (-2, b"", b"")
 
 
@@ -52,13 +59,16 @@ class Host(Protocol):
 
     def pair(self, connection: Connection, pair: Pair) -> None: ...
 
+    def plain(self, connection: Connection, asker: Side, answerer: Side, pair: Pair) -> None:
+        """The same for two messages that were read here: whole, strict, with nothing missing."""
+
     def expire(self, now_ns: int) -> None: ...
 
 
 class Lane:
     __slots__ = (
-        "_bytes", "_clock", "_host", "_max_body", "_max_head", "_max_total", "_messages", "_packets", "_requests",
-        "_responses", "_sides",
+        "_answer", "_ask", "_bytes", "_clock", "_go_on", "_host", "_ledgers", "_max_body", "_max_head", "_max_total",
+        "_messages", "_packets", "_requests", "_responses", "_sides",
     )  # fmt: skip
 
     def __init__(
@@ -67,14 +77,26 @@ class Lane:
         self._host = host
         self._sides = sides
         self._clock = clock
-        self._packets = ledgers.packets
-        self._bytes = ledgers.bytes
-        self._messages = ledgers.messages
+        self._ledgers = ledgers
+        self._packets = self._bytes = self._messages = 0  # since `settle`
         self._max_head = settings.max_head_bytes
         self._max_body = settings.max_body_bytes
         self._max_total = settings.max_total_bytes
         self._requests = _Known()
         self._responses = _Known()
+        # Bound once, for the sides: see `Side.step`.
+        self._ask: Step = self._asked
+        self._answer: Step = self._answered
+        self._go_on: Step = self._went_on
+
+    def settle(self) -> None:
+        """Bring the ledgers up to date; before they are looked at."""
+        ledgers = self._ledgers
+        ledgers.packets.seen += self._packets
+        ledgers.packets.emitted += self._packets
+        ledgers.bytes.seen += self._bytes
+        ledgers.messages.seen += self._messages
+        self._packets = self._bytes = self._messages = 0
 
     def frame(self, ts_ns: int, buffer: Buffer, at: int, caught: int, wire_len: int, interface: str) -> bool:
         """Read an Ethernet frame of at least 54 bytes that stands in `buffer`, if it is of the common kind: plain IPv4,
@@ -85,9 +107,9 @@ class Lane:
             clock.now_ns = ts_ns
             if ts_ns >= self._host.next_sweep_ns:
                 self._host.expire(ts_ns)
-        kind, length, part, key, sequence, ack, tail = _FRAME(buffer, at)
+        kind, length, fragment, protocol, key, sequence, ack, tail = _FRAME(buffer, at)
         # Nearly all packets are ACKs, with or without data.
-        if kind & 0xFFFFFF00 != 0x08004500 or part & 0x3FFF00FF != 6 or tail & 0x17 != 0x10:
+        if kind != _PLAIN_IPV4 or protocol != 6 or tail & 0x17 != 0x10 or fragment & 0x3FFF:
             return False
         side = self._sides.get(key)
         if side is None or side.interface != interface:
@@ -96,39 +118,31 @@ class Lane:
         end = 14 + length if length else wire_len
         if not 54 <= begin <= end <= wire_len or end > caught:
             return False
-        stream, other = side.stream, side.other
-        theirs = other.stream
-        offset = stream.next
-        if (
-            (sequence - stream.origin - offset) & 0xFFFFFFFF
-            or stream.end >= 0
-            or stream.waiting
-            or side.held
-            or other.held
-            or not theirs.started
-            or not stream.started
-            or side.connection.closed
-        ):
+        if sequence != side.expected and not _next(side, sequence):
             return False
+        other = side.other
+        theirs = other.stream
         received = theirs.next
-        behind = (theirs.origin + received - ack) & 0xFFFFFFFF
-        if behind:
+        if ack != other.expected:
+            behind = (theirs.origin + received - ack) & _MASK
             if behind >= 0x80000000:
                 return False  # what it acknowledges was not seen
             received -= behind
         if received > theirs.acked:
             theirs.acked = received
-        self._packets.seen += 1
-        self._packets.emitted += 1
+        self._packets += 1
         side.connection.last_ns = ts_ns
-        side.seen = True
         size = end - begin
         if not size:
             return True
-        self._bytes.seen += size
+        self._bytes += size
         data = buffer[at + begin : at + end]
+        stream = side.stream
+        offset = stream.next
         stream.take(data, size)
-        if not self.take(side, offset, data, size, ts_ns, received):
+        side.expected = (sequence + size) & _MASK
+        if not (side.step or self.take)(side, offset, data, size, ts_ns, received):
+            side.step = other.step = None
             side.reader.feed(offset, data, ts_ns, received)
         return True
 
@@ -141,134 +155,150 @@ class Lane:
         waiting = pairer.open
         message = reader.message
         if message is not None:
-            left = reader.left
-            if reader.state != IN_LENGTH or size > left or len(waiting) != 1:
+            if reader.state != IN_LENGTH or len(waiting) != 1:
                 return False
             pair = waiting[0]
-            kept = message.kept_bytes
-            if (
-                pair.shed
-                or kept != message.body_bytes
-                or kept + size > self._max_body
-                or self._host.kept + size > self._max_total
-            ):
+            if pair.shed or message.kept_bytes != message.body_bytes:
                 return False
-            answers = pair.response is message
-            if answers:
-                asker = pairer.request_reader
-                if size == left and asker is not None and asker.message is pair.request:
+            if pair.response is message:
+                if size == reader.left and _asking(side, pair):
                     return False  # the request is not over
             elif pair.request is not message or pair.response is not None:
                 return False
-            self._host.kept += size
-            message.parts.append(data)
-            message.body_bytes = message.kept_bytes = kept + size
-            message.wire_bytes += size
-            message.end_ns = ts_ns
-            reader.next = offset + size
-            reader.left = left - size
-            if size != left:
-                return True
-        else:
-            if reader.state != BOUNDARY or reader.buffer or side.connection.little:
+            return self._went_on(side, offset, data, size, ts_ns, ack)
+        if reader.state != BOUNDARY or reader.buffer or side.connection.little:
+            return False
+        if reader.kind is REQUEST:
+            if waiting or pairer.tunnel or pairer.doubts:
                 return False
-            kind = reader.kind
-            if kind is REQUEST:
-                line = _REQUEST_LINE.match(data)
-                if line is None or waiting or pairer.tunnel or pairer.doubts:
-                    return False
-                answers = False
-                status = 0
-                known = self._requests
-            elif kind is RESPONSE:
-                line = _STATUS_LINE.match(data)
-                if line is None or len(waiting) != 1 or not pairer.sure:
-                    return False
-                answers = True
-                pair = waiting[0]
-                request = pair.request
-                if pair.shed or pair.after_loss or pair.response is not None or request is None:
-                    return False
-                if 0 <= ack <= request.start_offset:
-                    return False
-                known = self._responses
-            else:
-                return False
-            at = line.end() - 1
-            end = size
-            facts: _Facts = _UNSEEN
-            if known.rest:
-                known.rest -= 1
-                end = data.find(_END, at - 1) + 4
-                if end > 3:
-                    facts = _facts_of(kind, data[:end], data[at:end])
-                else:
-                    return False
-            elif data.endswith(_END):
-                facts = known.facts.get(data[at:], _UNSEEN)
-            if facts is _UNSEEN:
-                end = data.find(_END, at - 1) + 4
-                if end < 4:
-                    return False
-                fields = data[at:end]
-                facts = known.facts.get(fields, _UNSEEN)
-                if facts is _UNSEEN:
-                    facts = known.learn(fields, _facts_of(kind, data[:end], fields))
-            if facts is None or end > self._max_head:
-                return False
-            known.used += 1
-            rest = size - end
-            if rest and (rest > self._max_body or self._host.kept + rest > self._max_total):
-                return False
-            length, low, block = facts
-            framing = LENGTH
-            if answers:
-                assert request is not None
-                status = int(line.group(1))
-                if request.method == b"CONNECT":
-                    return False
-                if status in _BODILESS or request.method == b"HEAD":
-                    length = 0
-                    framing = NONE
-                elif length < 0:
-                    return False  # it lasts until close
-                asker = pairer.request_reader
-                if rest == length and asker is not None and asker.message is request:
-                    return False  # the request is not over
-            elif length < 0:
-                length = 0
-                framing = NONE
-            if rest > length:
-                return False
-            whole = rest == length
-            if rest:
-                head = data[:end]
-                self._host.kept += rest
-            else:
-                head = data
-            message = Message(
-                kind, head, offset, ts_ns, ack, STRICT, offset + (size if whole else end), ts_ns, size,
-                b"" if answers else line.group(1), status, low, block, framing, rest, rest, whole,
-            )  # fmt: skip
-            if rest:
-                message.parts.append(data[end:])
-            if answers:
-                pair.response = message
-                pairer.response_reader = reader
-            else:
-                waiting.append(Pair(message))
-                pairer.request_reader = reader
-            self._messages.seen += 1
-            reader.synced = True
-            reader.next = offset + size
-            if not whole:
-                reader.message = message
-                reader.state = IN_LENGTH
-                reader.left = length - rest
-                return True
+            return self._asked(side, offset, data, size, ts_ns, ack)
+        if reader.kind is not RESPONSE or len(waiting) != 1 or not pairer.sure:
+            return False
+        pair = waiting[0]
+        if pair.shed or pair.after_loss or pair.response is not None or pair.request is None:
+            return False
+        return self._answered(side, offset, data, size, ts_ns, ack)
+
+    # -- steps: what a segment is, where that is known to be possible
+
+    def _asked(self, side: Side, offset: int, data: bytes, size: int, ts_ns: int, ack: int) -> bool:
+        """A request, where none is under way."""
+        line = _REQUEST_LINE.match(data)
+        if line is None:
+            return False
+        found = self._head(REQUEST, self._requests, data, line.end() - 1, size)
+        if found is None:
+            return False
+        end, (length, low, block) = found
+        framing = LENGTH
+        if length < 0:
+            length = 0
+            framing = NONE
+        rest = size - end
+        if rest > length:
+            return False
+        whole = rest == length
+        message = Message(
+            REQUEST, data[:end] if rest else data, offset, ts_ns, ack, STRICT, offset + (size if whole else end), ts_ns,
+            size, line.group(1), 0, low, block, framing, rest, rest, whole,
+        )  # fmt: skip
+        connection = side.connection
+        pairer = connection.pairer
+        pairer.open.append(Pair(message))
+        reader = pairer.request_reader = side.reader
+        self._messages += 1
+        reader.synced = True
+        reader.next = offset + size
+        if rest:
+            self._host.kept += rest
+            message.parts.append(data[end:])
+        if whole:
             reader.left = 0
-            if answers:
-                self._over(side, pair)
+            if side.step is not None:
+                side.step = None
+                side.other.step = self._answer
+            return True
+        reader.message = message
+        reader.state = IN_LENGTH
+        reader.left = length - rest
+        if side.step is not None:
+            side.step = self._go_on
+        return True
+
+    def _answered(self, side: Side, offset: int, data: bytes, size: int, ts_ns: int, ack: int) -> bool:
+        """An answer, where one request waits for it."""
+        line = _STATUS_LINE.match(data)
+        if line is None:
+            return False
+        pairer = side.connection.pairer
+        pair = pairer.open[0]
+        request = pair.request
+        assert request is not None
+        if 0 <= ack <= request.start_offset:
+            return False
+        method = request.method
+        if method == b"CONNECT":
+            return False
+        found = self._head(RESPONSE, self._responses, data, line.end() - 1, size)
+        if found is None:
+            return False
+        end, (length, low, block) = found
+        status = int(line.group(1))
+        framing = LENGTH
+        if status in _BODILESS or method == b"HEAD":
+            length = 0
+            framing = NONE
+        elif length < 0:
+            return False  # it lasts until close
+        rest = size - end
+        if rest > length:
+            return False
+        whole = rest == length
+        if whole and not request.complete and _asking(side, pair):
+            return False  # the request is not over
+        message = Message(
+            RESPONSE, data[:end] if rest else data, offset, ts_ns, ack, STRICT, offset + (size if whole else end),
+            ts_ns, size, b"", status, low, block, framing, rest, rest, whole,
+        )  # fmt: skip
+        pair.response = message
+        reader = pairer.response_reader = side.reader
+        self._messages += 1
+        reader.synced = True
+        reader.next = offset + size
+        if rest:
+            self._host.kept += rest
+            message.parts.append(data[end:])
+        if whole:
+            reader.left = 0
+            self._over(side, pair)
+            return True
+        reader.message = message
+        reader.state = IN_LENGTH
+        reader.left = length - rest
+        if side.step is not None:
+            side.step = self._go_on
+        return True
+
+    def _went_on(self, side: Side, offset: int, data: bytes, size: int, ts_ns: int, ack: int) -> bool:
+        """More of a body, all of which was kept so far."""
+        reader = side.reader
+        message = reader.message
+        left = reader.left - size
+        if message is None or left < 0:
+            return False
+        host = self._host
+        body = message.body_bytes + size
+        kept = host.kept + size
+        if body > self._max_body or kept > self._max_total:
+            return False
+        host.kept = kept
+        message.parts.append(data)
+        message.body_bytes = message.kept_bytes = body
+        message.wire_bytes += size
+        message.end_ns = ts_ns
+        reader.next = offset + size
+        reader.left = left
+        if left:
             return True
         message.complete = True
         message.end_offset = offset + size
@@ -276,18 +306,94 @@ class Lane:
             message.end_ns = message.start_ns
         reader.message = None
         reader.state = BOUNDARY
-        if answers:
-            self._over(side, pair)
+        if message.kind is RESPONSE:
+            self._over(side, side.connection.pairer.open[0])
+        elif side.step is not None:
+            side.step = None
+            side.other.step = self._answer
         return True
+
+    def _head(self, kind: Kind, known: _Known, data: bytes, at: int, size: int) -> tuple[int, _Told] | None:
+        """Where the head ends that begins so, and what its fields mean, if they are plain; they begin at `at`."""
+        end = size
+        facts: _Facts = _UNSEEN
+        if known.rest:
+            end = data.find(_END, at - 1) + 4
+            if end < 4:
+                return None
+            known.rest -= 1
+            facts = _facts_of(kind, data[:end], data[at:end])
+        elif data.endswith(_END):
+            facts = known.facts.get(data[at:], _UNSEEN)
+        if facts is _UNSEEN:
+            end = data.find(_END, at - 1) + 4
+            if end < 4:
+                return None
+            fields = data[at:end]
+            facts = known.facts.get(fields, _UNSEEN)
+            if facts is _UNSEEN:
+                facts = known.learn(fields, _facts_of(kind, data[:end], fields))
+        if facts is None or end > self._max_head:
+            return None
+        known.used += 1
+        rest = size - end
+        if rest and (rest > self._max_body or self._host.kept + rest > self._max_total):
+            return None
+        return end, facts
 
     def _over(self, side: Side, pair: Pair) -> None:
         """As `Connection.pair`: all that was under way is over."""
         connection, other = side.connection, side.other
         connection.pairer.open.clear()
-        self._host.pair(connection, pair)
+        if side.step is not None:
+            side.step = None
+            other.step = self._ask
+            self._host.plain(connection, other, side, pair)
+        else:
+            if _settled(side, other):
+                other.step = self._ask
+            self._host.pair(connection, pair)
         side.stream.forget()
         if other.reader.message is None:
             other.stream.forget()
+
+
+def _next(side: Side, sequence: int) -> bool:
+    """Whether a segment is the next one in its direction, with nothing held or waiting; then both sides are settled."""
+    stream, other = side.stream, side.other
+    theirs = other.stream
+    if (
+        (sequence - stream.origin - stream.next) & _MASK
+        or stream.end >= 0
+        or stream.waiting
+        or side.held
+        or other.held
+        or not theirs.started
+        or not stream.started
+        or side.connection.closed
+    ):
+        return False
+    side.seen = True
+    side.expected = sequence
+    return True
+
+
+def _asking(side: Side, pair: Pair) -> bool:
+    """Whether the request of a pair is still being read."""
+    asker = side.connection.pairer.request_reader
+    return asker is not None and asker.message is pair.request
+
+
+def _settled(side: Side, other: Side) -> bool:
+    """Whether, an answer of `side` being over, nothing but the next request is to be expected, and then its answer."""
+    pairer = side.connection.pairer
+    return not (
+        pairer.open or pairer.orphans or pairer.tunnel or pairer.doubts or not pairer.sure
+        or side.connection.little or side.connection.midstream
+        or side.reader.kind is not RESPONSE or side.reader.state != BOUNDARY or side.reader.buffer
+        or other.reader.kind is not REQUEST or other.reader.state != BOUNDARY or other.reader.buffer
+        or side.stream.conflicts or other.stream.conflicts
+    )  # fmt: skip
 
 
 class _Known:

@@ -23,6 +23,7 @@ from bus.ports import Bus, BusFull
 from capture.assembler import Assembler
 from capture.choose import choose, open_source
 from capture.dealer import LINGER_S, Clock, Dealer, after_crash
+from capture.exchange import Masker
 from capture.governor import BOUNDS, Deaf, Governor, queue_bytes, use_now, within
 from capture.message import Message
 from capture.output import Output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from capture.http1 import Reader
@@ -12,6 +13,10 @@ from capture.settings import CaptureSettings
 
 if TYPE_CHECKING:
     from capture.connection import Connection
+
+
+#: (side, offset, data, its length, ts_ns, ack) -> False: not read, and nothing is changed
+Step = Callable[["Side", int, bytes, int, int, int], bool]
 
 
 class Host(Protocol):
@@ -48,8 +53,8 @@ class Side:
     """One direction, and who sends in it."""
 
     __slots__ = (
-        "address", "connection", "ended", "far", "held", "held_bytes", "interface", "other", "reader",
-        "reset", "seen", "stream",
+        "address", "connection", "ended", "expected", "far", "held", "held_bytes", "interface", "other", "reader",
+        "reset", "seen", "step", "stream",
     )  # fmt: skip
 
     other: Side
@@ -68,3 +73,7 @@ class Side:
         #: A reset beyond what has been seen: its offset, where the stream stood then, when. It holds when nothing else
         #: comes, or what comes ends there.
         self.reset: tuple[int, int, int] | None = None
+        # Known by `lane`, and by nobody else: the sequence number that comes next, with nothing held or waiting (-1:
+        # that is not known), and who reads what comes then (None: whoever it may concern).
+        self.expected = -1
+        self.step: Step | None = None

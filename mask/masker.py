@@ -42,6 +42,16 @@ class Masker:
             return e
         return replace(e, request=new_request, response=new_response)
 
+    def message(self, head: bytes, block: bytes, body: bytes) -> tuple[bytes, bytes]:
+        """Head and body of a message that is whole and strict, and opens no tunnel: the same as `exchange` makes of
+        it. `block` is the end of its head, from the newline before the first field on."""
+        new, fields = self._heads.masked(head, block)
+        if body:
+            written = self._bodies.body(head, fields, body)
+            if written is not body:
+                return _with_length(new, len(written) - len(body)), written
+        return new, body
+
     def _request(self, request: Request, block: bytes, opaque: bool, unfinished: bool) -> Request:
         head, fields = self._heads.masked(request.head, block)
         old = body = request.body

@@ -12,8 +12,10 @@ from pcap_build import Conversation, Packet
 
 from capture import lane
 from capture.assembler import Assembler
+from capture.http1 import Reader
 from capture.lane import Lane
 from capture.settings import CaptureSettings
+from mask.masker import Masker
 from wire.records import Exchange
 
 Talk = list[tuple[int, bytes]]  # who sends (0: the client), what
@@ -199,23 +201,62 @@ def test_where_segments_are_cut_changes_nothing(seed: int, mss: int) -> None:
 
 
 def test_healthy_traffic_takes_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = {True: 0, False: 0}
-    take = Lane.take
+    read = {"general": 0, "looked at": 0, "plain": 0}
 
-    def counted(self: Lane, *arguments: Any) -> bool:
-        found = take(self, *arguments)
-        taken[found] += 1
-        return found
+    def counted(of: type, name: str, what: str) -> None:
+        method = getattr(of, name)
 
-    monkeypatch.setattr(Lane, "take", counted)
+        def calls(*arguments: Any) -> Any:
+            read[what] += 1
+            return method(*arguments)
+
+        monkeypatch.setattr(of, name, calls)
+
     talk = Conversation().open()
     for index in range(20):
         talk.client(sized(b"PUT /%d HTTP/1.1\r\n" % index, b"b" * 2000)).ack(1)
         talk.server(sized(b"HTTP/1.1 201 Made\r\nDate: %d\r\n" % index, b"a" * 2000)).ack(0)
-    assert len(assert_same(talk.close().packets, CaptureSettings())) == 20
-    # The first head of each direction tells what it carries, and that is told by the general path.
-    assert taken == {True: 20 * 4 - 2, False: 2}
-    assert sum(taken.values()) == 20 * 4
+    packets = talk.close().packets
+    assert len(assert_same(packets, CaptureSettings())) == 20
+    counted(Reader, "feed", "general")
+    counted(Lane, "take", "looked at")
+    counted(Assembler, "plain", "plain")
+    assembler = Assembler("r", CaptureSettings(), None, b"k")
+    for ts_ns, data in packets:
+        assembler.packet(ts_ns, data, len(data))
+    # The first head of each direction tells what it carries, and that is told by the general path. When the first
+    # exchange is over, nothing has to be looked at any more.
+    assert read == {"general": 2, "looked at": 4, "plain": 19}
+
+
+@given(st.integers(0, 1 << 40))
+@settings(max_examples=60, deadline=None)
+def test_both_paths_mask_alike(seed: int) -> None:
+    rng = random.Random(seed)
+    talk = Conversation().open()
+    for index in range(rng.randrange(1, 6)):
+        fields = b"".join(
+            rng.choice(
+                [b"Cookie: sid=%032x\r\n" % rng.getrandbits(128), b"X-Own: %d\r\n" % index, b"Authorization: Bearer abc\r\n",
+                 b"Content-Type: application/json\r\n", b"Date: now\r\n", b"Content-Type: text/plain\r\n"]
+            )
+            for _ in range(rng.randrange(4))
+        )  # fmt: skip
+        body = rng.choice([b"", b'{"password": "%d", "n": 1}' % index, b"mail anna@example.org", b"\0\1"])
+        line = rng.choice([b"GET /%d?token=secret-%d HTTP/1.1\r\n", b"POST /%d/u-%d HTTP/1.1\r\n"]) % (index, index)
+        talk.client(sized(line + fields, body))
+        if rng.random() < 0.8:
+            talk.ack(1)
+        cut = rng.choice([1 << 14, 100])
+        talk.send(1, sized(b"HTTP/1.1 200 OK\r\n" + fields, body), mss=cut).ack(0)
+    fast, general = (
+        Assembler("r", CaptureSettings(), Masker(b"k" * 32), b"k", general=switch) for switch in (False, True)
+    )
+    for ts_ns, data in talk.close().packets:
+        fast.packet(ts_ns, data, len(data))
+        general.packet(ts_ns, data, len(data))
+    assert fast.finish() == general.finish()
+    assert fast.account.as_json() == general.account.as_json()
 
 
 def test_heads_that_never_repeat_are_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
