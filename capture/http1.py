@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from capture import landmarks
-from capture.chunks import STRICT_CHUNK_SIZE, STRICT_TRAILER, size_of, strictly
+from capture.chunks import STRICT_CHUNK_SIZE, STRICT_TRAILER, doubtful_size_of, may_be_size, size_of, strictly
 from capture.message import (
     CHUNKED,
     CLOSE,
@@ -27,6 +27,7 @@ from capture.message import (
     UNKNOWN,
     Message,
     frame,
+    hints_chunked,
     message_of,
     promising,
 )
@@ -109,6 +110,10 @@ class Reader:
     # -- input
 
     def feed(self, offset: int, data: bytes, ts_ns: int, ack: int) -> None:
+        message = self.message
+        if message is not None and message.body_bytes and len(data) < self.left and self.state in (IN_LENGTH, _CHUNK):
+            self.next, self.left = offset + len(data), self.left - len(data)
+            return self._body(data, ts_ns)  # nearly all of a large body is in the midst of it
         if self.state == _TUNNEL:
             self.opening = listened(self.opening, data)
             self._sink.junk(self, "tunnel", len(data))
@@ -135,13 +140,10 @@ class Reader:
                 new = min(size, at + self.left)
                 self.left -= new - at
                 self._body(data[at:new] if at or new < size else data, ts_ns)
-                if not self.left:
-                    message = self.message
-                    assert message is not None
-                    if state == IN_LENGTH:
-                        self._finish(message, offset + new, ts_ns, complete=True)
-                    else:
-                        self.state = _CHUNK_END
+                if not self.left and state == _CHUNK:
+                    self.state = _CHUNK_END
+                elif not self.left and self.message is not None:
+                    self._finish(self.message, offset + new, ts_ns, complete=True)
             elif state == _CLOSE:
                 new = size
                 self._body(data[at:] if at else data, ts_ns)
@@ -272,6 +274,10 @@ class Reader:
         message = self.message
         assert message is not None
         end = data.find(b"\n", at)
+        if self.state == _SIZE and self._has_no_chunks(message, data, at, end):
+            message.framing = CLOSE
+            self.state = _CLOSE
+            return at
         if end < 0:
             if len(data) - at <= _MAX_CHUNK_LINE and (self.state != _CHUNK_END or data[at:] == b"\r"):
                 return -1
@@ -286,6 +292,9 @@ class Reader:
             self.state = _SIZE
         elif self.state == _SIZE:
             size = size_of(line)
+            if size < 0 and message.kind is RESPONSE:
+                size = doubtful_size_of(line)
+                message.ambiguous, message.mode = True, OPAQUE
             if size < 0:
                 self._give_up(message, offset + at, ts_ns, "bad_chunk", opaque=True)
                 return at
@@ -307,6 +316,14 @@ class Reader:
         message.wire_bytes += end + 1 - at
         message.end_ns = ts_ns
         return end + 1
+
+    @staticmethod
+    def _has_no_chunks(message: Message, data: bytes, at: int, end: int) -> bool:
+        """Whether the first line shows that a body is not chunked, although what the head says is close to it."""
+        if not message.ambiguous or message.kind is REQUEST or message.wire_bytes > len(message.head):
+            return False
+        begins = may_be_size(data[at:]) if end < 0 else size_of(data[at:end]) >= 0
+        return not begins and hints_chunked(message)
 
     def _finish(self, message: Message, offset: int, ts_ns: int, *, complete: bool) -> None:
         message.complete = complete

@@ -242,19 +242,26 @@ class Stream:
     def _remember(self, offset: int, data: bytes) -> None:
         self._history.append((offset, data))
         self._history_bytes += len(data) + PIECE_COST
-        self._trim_history()
+        if self._history_bytes > self._max_history:
+            self._trim_history()
 
     def _trim_history(self) -> None:
-        count = 0
-        while self._history_bytes > self._max_history:
-            self._history_bytes -= len(self._history[count][1]) + PIECE_COST
+        """An eighth more than has to go: not again with the next segment."""
+        most = self._max_history - (self._max_history >> 3)
+        count, total = 0, self._history_bytes
+        for _, data in self._history:
+            if total <= most:
+                break
+            total -= len(data) + PIECE_COST
             count += 1
+        self._history_bytes = total
         del self._history[:count]
 
     def remember_at_most(self, size: int) -> None:
         """From now on so much is remembered."""
         self._max_history = size
-        self._trim_history()
+        if self._history_bytes > size:
+            self._trim_history()
 
     def forget(self) -> None:
         """Nothing that came out can be called ambiguous any more: its exchange is gone."""

@@ -6,7 +6,6 @@ of libpcap, draft-ietf-opsawg-pcapng.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import select
@@ -18,9 +17,10 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from capture.frames import Frame, Sink
+from capture.lines import Unpacked
 from wire.config import ConfigError
 
-CHUNK: Final = 1 << 20
+CHUNK: Final = 128 << 10  # what is read is in the cache still when it is looked at
 _MAX_PACKET: Final = 16 << 20  # beyond it a length is damage, not a packet
 _MAX_BLOCK: Final = 64 << 20
 _MAX_INTERFACES: Final = 65_536
@@ -93,7 +93,7 @@ class PcapSource:
             magic = self._peek(4)
             if magic[:2] == b"\x1f\x8b":
                 packed: Any = _Joined(self._buffer, self._file)
-                self._file = gzip.GzipFile(fileobj=packed, mode="rb")
+                self._file = Unpacked(packed)
                 self._buffer, self._poll = b"", False
                 magic = self._peek(4)
         except _Cut:
