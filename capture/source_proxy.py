@@ -21,6 +21,7 @@ from capture import handover
 from capture.handover import FRAME
 from capture.proxy import Pair, ProxySettings, Totals
 from capture.source import Channel, StreamSink
+from wire.account import UNREAD
 from wire.config import ConfigError
 
 _READ_BYTES: Final = 1 << 20
@@ -114,6 +115,7 @@ class ProxySource:
             ledger = sink.account.ledger("bytes")
             ledger.seen += bytes_
             ledger.drop("shed", bytes_)
+            sink.account.note(UNREAD, bytes_)
         if connections:
             sink.account.note("shed_connections", connections)
         if failures:

@@ -28,6 +28,7 @@ from livefire_shadow.tap import (
     SHED,
     SHED_BYTES,
 )
+from wire.account import UNREAD
 from wire.config import ConfigError
 
 _INTERFACE: Final = "socket"
@@ -189,8 +190,10 @@ class _Client:
             if kind == SHED:
                 if len(data) != SHED_BYTES.size:
                     return False
-                _dropped(sink, "shed", min(SHED_BYTES.unpack(data)[0], 1 << 48))
+                count = min(SHED_BYTES.unpack(data)[0], 1 << 48)
+                _dropped(sink, "shed", count)
                 sink.account.note("shed_connections")
+                sink.account.note(UNREAD, count)
             if channel is not None:
                 channel.reset(ts_ns)
                 self._forget(number)

@@ -35,7 +35,7 @@ from cleanse.signs import SignsOfLife
 from cleanse.stream import WRITER, StreamPipeline
 from cleanse.summary import CleanseResult, summary_lines
 from wire import topics
-from wire.account import Account, kept_share
+from wire.account import Account, kept_and_shed, kept_share
 from wire.records import Manifest
 
 if TYPE_CHECKING:  # drivers are imported where they are used: cleansing a file needs none
@@ -88,7 +88,7 @@ def cleanse(
             part.unlink(missing_ok=True)
             partitions = [manifest.partition for manifest in manifests]
             # What the recorder shed was production's load, too: 1x is to be production's rate.
-            scale = manifest.scale * kept_share(captured.ledger("messages"))
+            scale = manifest.scale * kept_share(kept_and_shed(captured.ledgers, captured.notes))
             manifest = msgspec.structs.replace(manifest, scale=scale, created_ns=time.time_ns())
             result = files.write(part, manifest, source, pipeline, sorter, settings, partitions)
             os.replace(part, to)

@@ -24,7 +24,7 @@ from cleanse.settings import CleanseSettings
 from cleanse.sieve import LEDGER, Sieve, lose
 from cleanse.stamp import stamped
 from wire import codec, head, ids, topics
-from wire.account import Account, Increment, shed_of
+from wire.account import Account, Increment, kept_and_shed
 from wire.codec import RecordType
 from wire.records import Dead, End, Exchange, Manifest, Record, SourceRange, Stamped
 from wire.routes import RouteMatcher
@@ -207,14 +207,12 @@ class StreamPipeline:
 
 def _recorded(account: Account, grown: Increment) -> bool:
     """Note what the recorder kept and shed: only who has all of it knows the recording's scale. Whether it shed."""
-    messages = grown.ledgers.get(LEDGER)
-    if messages is None:
-        return False
-    shed = shed_of(messages)
-    for name, count in ((RECORDED_NOTE, messages.emitted), (SHED_NOTE, shed)):
-        if count:
-            account.note(name, count)
-    return shed > 0
+    told = kept_and_shed(grown.ledgers, grown.notes)
+    for ledger, both in told.items():
+        for name, count in zip((RECORDED_NOTE, SHED_NOTE), both, strict=True):
+            if count:
+                account.note(name + ledger, count)
+    return any(shed for _, shed in told.values())
 
 
 @lru_cache(1 << 14)  # those of a session come one after another

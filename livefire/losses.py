@@ -12,10 +12,11 @@ import msgspec
 
 from bus.logfile import LogReader
 from wire import codec
-from wire.account import Increment
+from wire.account import UNREAD, Increment
 
 #: Drops of packets that may have held a request; those of messages count all.
-_PACKETS: Final = ("kernel", "cut", "ring", "fragment")
+_PACKETS: Final = ("kernel", "cut", "ring", "fragment", "max_cpu")
+_LEAST_BYTES: Final = 64  # of a request and its answer, in what a proxy shed unread
 
 
 class Loss(msgspec.Struct, frozen=True):
@@ -65,6 +66,8 @@ def _lost(grown: Increment) -> Iterator[tuple[str, int]]:
             yield from ((reason, (count + 1) // 2) for reason, count in ledger.intentional.items())
         elif name == "packets":
             yield from ((reason, count) for reason, count in ledger.drops.items() if reason in _PACKETS)
+    if unread := grown.notes.get(UNREAD, 0):
+        yield "shed", -(-unread // _LEAST_BYTES)
     for note in ("blind", "gaps"):
         if count := grown.notes.get(note, 0):
             yield note.removesuffix("s"), count

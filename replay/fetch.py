@@ -19,7 +19,7 @@ from bus.logfile import LogWriter
 from bus.order import Entry, Sorter
 from bus.ports import Bus, BusAway, BusError, Message, Reader
 from wire import codec, topics
-from wire.account import SHED, Account, Ledger, kept_share
+from wire.account import SHEDDING, Account, kept_share
 from wire.codec import RecordType
 from wire.records import End, Flows, Manifest, RouteTable, SourceRange, Stamped
 from wire.streams import (
@@ -252,9 +252,9 @@ class _Recording:
             raise BusError(f"recording {self._name}: its agents recorded different shares of production ({shares})")
         hosts = {host for manifest in found for host in manifest.hosts} or {agent_of(raw) for raw in self._raw}
         settings = {key: value for key, value in found[0].settings.items() if key != CLEAN_WIDTH}
-        kept, shed = (self._account.notes.pop(note, 0) for note in (RECORDED_NOTE, SHED_NOTE))
         # What the recorders shed was production's load, too: 1x is to be production's rate.
-        share = kept_share(Ledger(emitted=kept, drops={min(SHED): shed}))
+        take = self._account.notes.pop
+        share = kept_share({name: (take(RECORDED_NOTE + name, 0), take(SHED_NOTE + name, 0)) for name in SHEDDING})
         return msgspec.structs.replace(
             found[0],
             partition="0",

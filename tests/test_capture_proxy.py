@@ -320,7 +320,7 @@ def test_a_recorder_that_does_not_read_sheds_whole_connections_and_delays_nobody
     ledger = sink.account.ledger("bytes")
     assert ledger.seen == len(whole) + 5
     assert ledger.drops == {"shed": len(whole) - len(first.streams[True])}
-    assert sink.account.notes == {"shed_connections": 1}
+    assert sink.account.notes == {"shed_connections": 1, "shed_unread_bytes": ledger.drops["shed"]}
     assert sink.account.balanced
 
 

@@ -49,7 +49,7 @@ from cleanse.settings import CleanseSettings
 from drill.pressure import arithmetic
 from livefire.cli import cli
 from replay.recording import Recording
-from wire.account import Account, Ledger, kept_share
+from wire.account import Account, Ledger, kept_and_shed, kept_share
 from wire.config import ConfigError
 from wire.records import Manifest
 
@@ -396,14 +396,17 @@ def test_what_was_sampled_and_shed_is_in_the_scale_all_the_way_to_the_replay(ser
         ledger.drop(reason, count)
     ledger.seen += 60
     ledger.drop("not_path", 60, intentional=True)
-    assert ledger.emitted == 60 and kept_share(ledger) == 0.75
+    assert ledger.emitted == 60 and kept_share(kept_and_shed({"messages": ledger}, {})) == 0.75
+    packets = assembler.account.ledger("packets")
+    packets.seen += packets.emitted
+    packets.drop("max_cpu", packets.emitted)  # as many as were read, and thrown away unread
     with LogWriter(raw, manifest) as writer:
         writer.write_records(taken, increment=assembler.account.take())
         writer.end()
     cleanse_file(raw, clean, CleanseSettings())
     survey = Recording(clean).survey()
-    assert survey.exchanges == 30 and survey.scale == pytest.approx(0.3 * 0.5 * 0.75)
+    assert survey.exchanges == 30 and survey.scale == pytest.approx(0.3 * 0.5 * 0.75 / 2)
     told = arithmetic(scale=survey.scale, speed=1, load=1, recorded_rate=10)
-    assert told.recording_load == pytest.approx(1 / 0.1125), "1x fires 8.9 copies of what was recorded"
-    assert told.line().startswith("8.89 x 1 x 1")
-    assert kept_share(Ledger(emitted=5)) == 1.0 and kept_share(Ledger()) == 1.0
+    assert told.recording_load == pytest.approx(1 / 0.05625), "1x fires 17.8 copies of what was recorded"
+    assert told.line().startswith("17.78 x 1 x 1")
+    assert [kept_share(kept_and_shed({"messages": one}, {})) for one in (Ledger(emitted=5), Ledger())] == [1.0, 1.0]

@@ -142,6 +142,21 @@ def test_what_was_stopped_early_saw_nothing_of_the_rest_of_its_time(tmp_path: Pa
     assert reasons(result["missing"]) == [("/late", told)]
 
 
+def test_what_was_thrown_away_unread_is_a_likely_reason(tmp_path: Path) -> None:
+    """For want of processor time, or by a proxy whose recorder was behind; each explains no more than it can have held."""
+    found = [exchange(n, AT + n * 10 * SECOND, f"/{n}") for n in range(9)]
+    lines = [line(e.response_end_ns, e.request.head.split()[1].decode()) for e in found]
+    packets = (2, Increment({"packets": Ledger(seen=2, drops={"max_cpu": 2})}))
+    bytes_ = (5, Increment({"bytes": Ledger(seen=100, drops={"shed": 100})}, {"shed_unread_bytes": 100}))
+    kept = [found[n] for n in (0, 1, 3, 4, 5, 7, 8)]
+    _, told = compared(tmp_path, kept, lines, increments=[packets, bytes_])
+    assert reasons(told["missing"]) == [("/2", "max_cpu"), ("/6", "shed")]
+    log = ("--access-log", str(tmp_path / "access.log"))
+    assert "to keep to --max-cpu" in run(tmp_path, "reconcile", str(tmp_path / "a.lf"), *log).stdout
+    _, told = compared(tmp_path, kept, lines)
+    assert reasons(told["missing"]) == [("/2", "unknown"), ("/6", "unknown")]
+
+
 def test_a_mirrors_requests_match_without_an_answer_and_a_dropped_one_is_named(tmp_path: Path) -> None:
     """The gateway sends the copy while its own server is at it, for a minute maybe."""
     found = [replace(exchange(n, AT + n * SECOND, f"/{n}", None), faults=()) for n in range(5)]

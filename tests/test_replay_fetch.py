@@ -19,7 +19,7 @@ from cleanse.stream import StreamPipeline
 from replay.fetch import Progress, fetch
 from replay.recording import Recording
 from wire import codec, topics
-from wire.account import Increment, Ledger, kept_share
+from wire.account import Account, Increment, Ledger, kept_and_shed, kept_share
 from wire.records import End, Flows, Manifest, Route, RouteTable
 from wire.streams import CLEAN_WIDTH
 
@@ -201,4 +201,29 @@ def test_what_the_recorders_shed_is_part_of_the_scale(tmp_path: Path) -> None:
     assert fetched is not None and fetched.exchanges == 20
     assert fetched.manifest.scale == pytest.approx(0.5 * 40 / 50)
     assert not any(name.startswith("recorded.") for name in account_of(tmp_path / "clean.lf").notes)
-    assert kept_share(Ledger(emitted=40, drops={"gap": 7})) == 1
+
+
+def test_what_was_shed_unread_is_part_of_the_scale_as_in_a_file(tmp_path: Path) -> None:
+    """Packets that were thrown away for want of processor time; bytes of connections that a proxy did not hand over."""
+    grown = [
+        Increment({"packets": Ledger(seen=60, emitted=60), "messages": Ledger(seen=20, emitted=20)}),
+        Increment({"packets": Ledger(seen=20, drops={"max_cpu": 20})}),
+        Increment({"bytes": Ledger(seen=400, emitted=100, drops={"shed": 300})}, {"shed_unread_bytes": 300}),
+    ]
+    bus = FileBus(tmp_path / NAME)
+    with bus.writer(topics.RAW, "a.0", Manifest(topics.RAW, "a.0", NAME, 1, "test", ("a",), scale=0.5)) as one:
+        one.write_records([exchange(n) for n in range(10)], increment=grown[0])
+        for alone in grown[1:]:
+            one.write_records((), codec.RecordType.ACCOUNT, increment=alone)
+        one.end()
+    loop.run(bus, NAME, StreamPipeline(CleanseSettings(), NOTHING, 3))
+    fetched = fetch(bus, NAME, tmp_path / "clean.lf", deadline_s=5)
+    whole = Account.total(grown)
+    expected = 0.5 * 60 / 80 * 100 / 400
+    assert fetched is not None and fetched.manifest.scale == pytest.approx(expected)
+    assert kept_share(kept_and_shed(whole.ledgers, whole.notes)) == pytest.approx(expected / 0.5)
+    of_memory = {
+        "bytes": Ledger(seen=400, emitted=100, drops={"shed": 300}),
+        "messages": Ledger(emitted=40, drops={"gap": 7}),
+    }
+    assert kept_share(kept_and_shed(of_memory, {})) == 1, "bytes of what was read: of messages that are counted as such"

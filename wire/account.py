@@ -48,15 +48,29 @@ class Ledger(msgspec.Struct):
 SHED = frozenset({"no_room", "shed", "max_cpu", "max_memory", "max_rate"})
 
 
-def kept_share(ledger: Ledger) -> float:
-    """Which share of what was to be recorded is there, of capture's ledger of messages: part of a recording's scale."""
-    shed = shed_of(ledger)
-    return ledger.emitted / (ledger.emitted + shed) if ledger.emitted else 1.0
+#: A note of capture: bytes of connections that a proxy or a service shed unread; drops of the ledger `bytes`, too.
+UNREAD = "shed_unread_bytes"
+SHEDDING = ("messages", "packets", "bytes")  # ledgers of capture that tell of it
 
 
-def shed_of(ledger: Ledger) -> int:
-    """How many of them were shed."""
-    return sum(count for reason, count in ledger.drops.items() if reason in SHED)
+def kept_and_shed(ledgers: Mapping[str, Ledger], notes: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """By ledger of `SHEDDING`: what was recorded, or read, and what was shed. Packets and bytes are shed unread."""
+    found: dict[str, tuple[int, int]] = {}
+    for name in ("messages", "packets"):
+        if (ledger := ledgers.get(name)) is not None:
+            found[name] = ledger.emitted, sum(count for reason, count in ledger.drops.items() if reason in SHED)
+    if (ledger := ledgers.get("bytes")) is not None and (unread := notes.get(UNREAD, 0)):
+        found["bytes"] = ledger.seen - unread, unread
+    return found
+
+
+def kept_share(counts: Mapping[str, tuple[int, int]]) -> float:
+    """Which share of what was to be recorded is there, of `kept_and_shed`: part of a recording's scale. What was shed
+    unread is taken to have held as many messages, for its size, as what was read."""
+    share = 1.0
+    for kept, shed in counts.values():
+        share *= kept / (kept + shed) if kept > 0 else 1.0
+    return share
 
 
 class Account:

@@ -16,9 +16,9 @@ _RETRIED = re.compile(r"(.+)\.r\d+")
 CLEAN_WIDTH: Final = "clean_partitions"
 #: Notes of a clean stream's account that name the servers of what stays: "server.10.0.0.1:80".
 SERVER_NOTE: Final = "server."
-#: Notes of a clean stream's account: messages that its recorder kept, and those that it shed. Of both is its scale.
-RECORDED_NOTE: Final = "recorded.messages"
-SHED_NOTE: Final = "recorded.shed"
+#: Notes of a clean stream's account, by ledger of its recorder: what that kept, and shed. Of both is its scale.
+RECORDED_NOTE: Final = "recorded."
+SHED_NOTE: Final = "recorded.shed."
 
 
 def clean_stream(raw: str, j: int) -> str:
