@@ -21,7 +21,7 @@ from cleanse.dead import Letter
 from cleanse.relay import NOBODY
 from cleanse.stream import StreamPipeline
 from livefire.commands.cleanse import settings_of
-from livefire.errors import Exit, Group, UserError
+from livefire.errors import USAGE, Exit, Group, UserError
 from livefire.options import on_bus
 from livefire.settings import Resolved
 from livefire.tables import counted, size, table
@@ -135,7 +135,7 @@ def retry_command(
     for letter, reason in stayed:
         click.echo(f"livefire: {letter.name} stays: {reason}", err=True)
     if stayed:
-        raise Exit(1)
+        raise Exit(USAGE)
 
 
 @command.command("drop")
