@@ -34,6 +34,7 @@ _COMBINED: Final = re.compile(
     rb'(?: "(?P<referer>(?:[^"\\]|\\.)*)" "(?P<agent>(?:[^"\\]|\\.)*)"'
     rb'(?: (?:"(?:[^"\\]|\\.)*"|[^\s"]\S*)){0,8})?\s*\Z'
 )
+_TIME: Final = re.compile(rb" \[[^\]]{20,32}\]")
 _START: Final = re.compile(rb'[^\[\n]{1,500} \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] "')
 _REQUEST: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) (\S(?:.*\S)?) (HTTP/\d(?:\.\d)?)\Z", re.DOTALL)
 _METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}\Z")
@@ -64,14 +65,14 @@ def entries(file: Input, format: LogFormat | None = None, *, host: str = "") -> 
             continue
         values = format.read(line) if format is not None else combined(line)
         if values is None:
-            yield Reject(place, "bad_line", _shown(line))
+            yield Reject(place, "bad_line", _lacks(line, format))
             continue
         try:
             yield entry(place, values, host)
         except Missing as missing:
             yield Reject(place, *missing.args)
-        except ValueError as error:  # an URL, a number, a text that is none
-            yield Reject(place, "bad_value", str(error)[:80])
+        except ValueError:  # the error's text may show what is in the line
+            yield Reject(place, "bad_value", "a URL, a number or a text in it is none")
 
 
 def combined(line: bytes) -> Values | None:
@@ -161,7 +162,7 @@ def _request_line(values: Values) -> tuple[str, str, str]:
         line = f"{method} {target} {values.get('server_protocol', 'HTTP/1.1')}" if method and target else "-"
     match = _REQUEST.match(line)
     if match is None:
-        raise Missing("bad_request", f"no request line: {line[:60]!r}")
+        raise Missing("bad_request", "what is logged as its request is none: method, target, version")
     return match[1], match[2], match[3]
 
 
@@ -226,7 +227,7 @@ def _time(values: Values) -> tuple[int, bool, bool]:
             at = local_ns(text)
         if at is not None and at > 0:
             return at, not at % _SECOND, name == "time_begun"
-        raise Missing("bad_time", f"{text[:40]!r} is no time")
+        raise Missing("bad_time", f"what is logged as ${name} is no time")
     raise Missing("bad_time", "no time in it")
 
 
@@ -280,5 +281,9 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def _shown(line: bytes) -> str:
-    return repr(line[:80].decode("utf-8", "replace"))
+def _lacks(line: bytes, format: LogFormat | None) -> str:
+    """What of a line tells that it is not of its format, without showing any of it."""
+    if format is not None:
+        return f"its {len(line)} bytes are not of this log format"
+    lack = "a [time]" if not _TIME.search(line) else 'a "request"' if b'] "' not in line else "status and size"
+    return f"its {len(line)} bytes are not of the combined format: there is no {lack} where it should be"

@@ -42,7 +42,7 @@ class Reject(msgspec.Struct, frozen=True):
 
     place: int
     reason: str  # of a small set for each importer
-    why: str  # for people: what is wrong with it
+    why: str  # for people: what is wrong with it, and nothing of what is in it: that may be a secret
     intentional: bool = False  # no traffic that could be replayed, and nothing is wrong
 
 

@@ -67,7 +67,7 @@ def number_of(word: bytes | str | int) -> int:
     try:
         number = int(word)
     except ValueError:
-        raise Unreadable(f"{word[:40]!r} is not a number") from None  # type: ignore[index]
+        raise Unreadable("a field of its first line is not a number") from None
     if abs(number) >> 63:
         raise Unreadable("a number of more than 63 bits")
     return number
@@ -93,6 +93,7 @@ def records(file: Input) -> Iterator[bytes]:
     Content-Length says so, or if what follows is no header line.
     """
     buffer, first, look = b"", 0, 0  # where the record begins; where its separator is looked for
+    base = count = 0  # where in the file the buffer begins; how many records came before
     ended = over = False
     while True:
         at = -1 if over else _body_end(buffer, first)
@@ -109,6 +110,7 @@ def records(file: Input) -> Iterator[bytes]:
         if at >= 0:
             if not over:
                 yield buffer[first:at]
+                count += 1
             first = look = behind
             over = False
             continue
@@ -122,10 +124,26 @@ def records(file: Input) -> Iterator[bytes]:
             look = max(first, len(buffer) - len(SEPARATOR))
         chunk = file.read(1 << 20)
         ended = not chunk
-        buffer = buffer[first:] + chunk
+        buffer, base = buffer[first:] + chunk, base + first
         look, first = look - first, 0
     if not over and (rest := buffer[first:].removesuffix(SEPARATOR.rstrip(b"\n"))).strip():
+        if why := _cut(rest):
+            file.cut = True
+            file.said.append(
+                f"{file.name}: is cut off in record {count + 1}, which begins at byte {base + first}: {why}"
+            )
         yield rest
+
+
+def _cut(record: bytes) -> str:
+    """Why the last record, behind which there may be no separator, is not whole; "" when it is or nothing says so."""
+    if not _HEADER.match(record) or b"\n" not in record:
+        return "its first line is not whole" if len(record) < _MAX_HEADER else ""
+    if b"\r\n\r\n" not in record:
+        head = record.partition(b"\n")[2]
+        return "its head is not whole" if head or record[:1] != b"2" else ""
+    lacks = _body_end(record, 0) - len(record)
+    return f"its body lacks {lacks} bytes" if lacks > 0 else ""
 
 
 def _body_end(buffer: bytes, first: int) -> int:

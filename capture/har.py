@@ -120,14 +120,16 @@ def entries(file: Input) -> Iterator[Entry | Reject]:
     for place, raw in enumerate(found, 1):
         try:
             yield _of(place, _entry.decode(raw))
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        except msgspec.MsgspecError as error:  # it names types and keys of HAR, no values
             yield Reject(place, "bad_entry", str(error)[:200])
+        except (ValueError, RecursionError):
+            yield Reject(place, "bad_entry", "a URL, a number or a text in it is none")
 
 
 def _why(data: bytes, error: str) -> str:
     call = _CALL.match(data)
     if call:
-        return f"it is wrapped in a call of {call[1].decode()}(...) (JSONP): take that off"
+        return "it is wrapped in a call of a function (JSONP): take that off"
     return error.replace("JSON is malformed", "its JSON is malformed").replace("Expected", "expected")
 
 
@@ -136,20 +138,21 @@ def _of(place: int, entry: _Entry) -> Entry | Reject:
     if asked is None or not asked.method or not asked.url:
         url = asked.url if asked is not None else None
         if url and not url.lower().startswith(("http", "ws", "/")):
-            return Reject(place, "not_http", url[:40], intentional=True)
+            return Reject(place, "not_http", "its URL is not of HTTP", intentional=True)
         return Reject(place, "no_request", "request.method or request.url is missing")
     if not _TOKEN.match(asked.method):
-        return Reject(place, "no_request", f"request.method {asked.method[:20]!r} is no method")
+        return Reject(place, "no_request", "request.method is no method")
     fields = _fields(asked.headers)
     place_of = _target(asked.url, fields)
     if place_of is None:
         intentional = re.match(r"[a-z][a-z0-9+.-]*:", asked.url, re.IGNORECASE) is not None
-        return Reject(place, "not_http" if intentional else "no_request", asked.url[:40], intentional)
+        why = "its URL is not of HTTP" if intentional else "request.url is none, or names no host"
+        return Reject(place, "not_http" if intentional else "no_request", why, intentional)
     if entry.cached:
-        return Reject(place, "from_cache", asked.url[:80], intentional=True)
+        return Reject(place, "from_cache", "it was answered by the cache", intentional=True)
     started = _time_ns(entry.started)
     if started is None:
-        return Reject(place, "bad_time", f"startedDateTime {str(entry.started)[:40]!r} is no time")
+        return Reject(place, "bad_time", "startedDateTime is no time")
     target, port, notes = place_of
     request, missing = _request(asked, target, fields)
     start, end, first, last = _times(started, entry)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
+import contextlib
 import os
 import sys
 import zlib
@@ -14,6 +14,67 @@ from wire.config import ConfigError
 
 MAX_LINE: Final = 1 << 18
 _GZIP: Final = b"\x1f\x8b"
+_WITH_HEADER: Final = 31  # zlib's word for a stream in gzip's wrapping
+_PACKED: Final = 1 << 16
+
+
+class Unpacked:
+    """A gzip file, of one member or several. Unlike `gzip.GzipFile` it gives all that is whole before it raises."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+        self._inflate = zlib.decompressobj(_WITH_HEADER)
+        self._packed = b""  # read, and not yet unpacked
+        self._error = ""
+        self._given = 0
+
+    def read(self, size: int) -> bytes:
+        """As many bytes as asked for, fewer at the end. Raises EOFError where it is cut off or damaged."""
+        if self._error:
+            raise EOFError(f"at byte {self._given} of what is packed in it: {self._error}")
+        parts: list[bytes] = []
+        room = size
+        while room and not self._error:
+            part = self._some(room)
+            if part is None:
+                break
+            parts.append(part)
+            room -= len(part)
+        self._given += size - room
+        return b"".join(parts) or (self.read(size) if self._error else b"")
+
+    def _some(self, most: int) -> bytes | None:
+        """None at the end."""
+        if self._inflate.eof:
+            rest = (self._inflate.unused_data or self._raw.read(_PACKED)).lstrip(b"\0")  # some tools fill up so
+            if not rest:
+                return None
+            self._inflate, self._packed = zlib.decompressobj(_WITH_HEADER), rest
+        packed = self._packed or self._raw.read(_PACKED)
+        if not packed:
+            self._error = "it is cut off"
+            return None
+        before = self._inflate.copy()
+        try:
+            found = self._inflate.decompress(packed, most)
+        except zlib.error:
+            found, self._error = _up_to_damage(before, packed, most), "it is damaged"
+        self._packed = self._inflate.unconsumed_tail
+        return found
+
+    def close(self) -> None:
+        self._raw.close()
+
+
+def _up_to_damage(inflate: zlib._Decompress, packed: bytes, most: int) -> bytes:
+    """What can be unpacked before the byte that cannot."""
+    found = bytearray()
+    with contextlib.suppress(zlib.error):
+        for at in range(len(packed)):
+            found += inflate.decompress(packed[at : at + 1])
+            if len(found) >= most:
+                break
+    return bytes(found[:most])
 
 
 class Input:
@@ -35,7 +96,7 @@ class Input:
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {os.strerror(error.errno or 0).lower()}") from None
         first = raw.peek(2)[:2]  # type: ignore[attr-defined]
-        self._file = cast(IO[bytes], gzip.GzipFile(fileobj=raw, mode="rb")) if first == _GZIP else raw
+        self._file = Unpacked(raw) if first == _GZIP else raw
 
     def read(self, size: int) -> bytes:
         """At most `size` bytes; b"" at the end, also where it is damaged."""
@@ -43,7 +104,7 @@ class Input:
             return b""
         try:
             return self._file.read(size)
-        except (EOFError, zlib.error, OSError) as error:
+        except (EOFError, OSError) as error:
             self.cut = True
             self.said.append(f"{self.name}: cannot be read on: {str(error).lower()}; what was before it was read")
             return b""

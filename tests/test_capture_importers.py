@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
+import hashlib
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from hypothesis import strategies as st
 from bus.logfile import LogReader, account_of
 from capture import access_log, alb, goreplay, har
 from capture.entry import Entry, Reject
-from capture.importing import detect
+from capture.importing import Choice, check, detect, entries_of
 from capture.lines import MAX_LINE, Input
 from capture.log_format import LogFormat
 from livefire.cli import cli
@@ -130,6 +133,27 @@ def test_a_cut_gzip_is_told_and_what_was_before_it_is_there(tmp_path: Path) -> N
     packed = gzip.compress((LINE * 3000).encode())
     found, account = imported(tmp_path, packed[:-40], name="access.log.gz")
     assert 0 < len(found) <= 3000 and account.notes["input_cut"] == 1
+
+
+@pytest.mark.parametrize("cut", ["short", "damaged", "sum", "second", "padded", "more"])
+def test_of_a_damaged_gzip_all_comes_that_is_whole(tmp_path: Path, cut: str) -> None:
+    """Also of one that is shorter than what is read at once."""
+    lines = [LINE.replace("b=1", f"b={hashlib.md5(b'%d' % n).hexdigest()}") for n in range(100)]
+    half = gzip.compress("".join(lines[:50]).encode()), gzip.compress("".join(lines[50:]).encode())
+    whole = gzip.compress("".join(lines).encode())
+    damaged = whole[: len(whole) // 2] + bytes(50) + whole[len(whole) // 2 + 50 :]
+    data = {"short": whole[:-900], "damaged": damaged, "sum": whole[:-8] + b"sumssums", "second": half[0] + half[1][:-400],
+            "padded": half[0] + half[1] + bytes(600), "more": half[0] + b"what is no gzip"}[cut]  # fmt: skip
+    assert len(data) < 1 << 16
+    found, account = imported(tmp_path, data, name="access.log.gz")
+    least, most = {"short": (50, 80), "damaged": (20, 60), "sum": (100, 100), "second": (60, 99), "padded": (100, 100),
+                   "more": (50, 50)}[cut]  # fmt: skip
+    assert least <= len(found) <= most
+    assert account.notes.get("input_cut", 0) == (cut != "padded")
+    for number in range(len(found) - 2):
+        assert found[number].request.head.split()[1].decode() in lines[number]
+    said = told(run(tmp_path, "import", str(tmp_path / "access.log.gz"), "--to", str(tmp_path / "again.lf")))
+    assert ("cannot be read on: at byte" in said) == (cut != "padded")
 
 
 @pytest.mark.parametrize(
@@ -375,7 +399,7 @@ def test_a_format_is_known_by_its_content(tmp_path: Path, data: bytes, form: str
         (b"", (), "is empty"),
         (b"hello\nworld\n", (), "none of the formats"),
         (b'{"a": 1}\n', (), "--log-format"),
-        (b'call({"log": {"entries": []}})', (), "a call of call(...) (JSONP)"),
+        (b'call({"log": {"entries": []}})', (), "a call of a function (JSONP)"),
         (b'{"log": {"entries": 1}}', (), "is no HAR: expected `array`"),
         (LINE.encode(), ("--format", "alb"), "did you mean --format nginx?"),
         (LINE.encode(), ("--format", "goreplay"), "not: type id time"),
@@ -392,6 +416,97 @@ def test_bad_input_is_one_line_and_leaves_no_file(
     result = run(tmp_path, "import", str(tmp_path / "x"), "--to", str(tmp_path / "o.lf"), *options)
     assert result.exit_code == 2 and says in told(result), told(result)
     assert not (tmp_path / "o.lf").exists()
+
+
+SECRET = "hunter2S3CR3T"
+HOLDING: dict[str, tuple[str, str]] = {
+    "nginx": (f'10.0.0.7 - {SECRET} [07/Dec/2016:10:43:18 +0100] "GET /{SECRET} HTTP/1.1" 200 5 "{SECRET}" "{SECRET}"', ""),
+    "format": (f'1.2.3.4 1795255200.5 "GET http://[{SECRET}/ HTTP/1.1" 200', '$remote_addr $msec "$request" $status'),
+    "alb": (
+        f'http 2018-07-02T22:23:00.186641Z app/x 192.168.131.39:2817 10.0.0.1:80 0.000 0.001 0.000 200 200 34 366 "GET '
+        f'http://{SECRET}:80/{SECRET} HTTP/1.1" "{SECRET}" - - {SECRET}',
+        "",
+    ),
+    "har": (
+        json.dumps({"startedDateTime": SECRET, "request": {"method": f"GET {SECRET}", "url": f"data:{SECRET}"},
+                    "response": {"status": SECRET, "content": {"text": SECRET, "size": SECRET}}}),
+        "",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HOLDING)
+def test_what_is_said_of_what_cannot_be_read_shows_nothing_of_it(tmp_path: Path, kind: str) -> None:
+    """Lines with a secret, damaged anywhere: a file, a number, a reason. As they are they can be read, or nearly."""
+    rng, (line, form) = random.Random(7), HOLDING[kind]
+    rows = [line]
+    for _ in range(150):
+        row = list(line)
+        for _ in range(rng.randrange(1, 4)):
+            at = rng.randrange(len(row))
+            row[at : at + rng.randrange(3)] = rng.choice(
+                ['"', "[", "]", " ", "\\", "\x00", "é", "%", "{", ":", "-", ""]
+            )
+        rows.append("".join(row))
+    if kind == "har":
+        whole = [json.loads(line)]
+        for name in ("method", "url"):
+            whole.append(
+                {**whole[0], "request": {"method": "GET", "url": f"http://h/{SECRET}", name: f"http://[{SECRET}"}}
+            )
+        whole += [
+            {**whole[1], "startedDateTime": "2026-11-21T10:00:00Z", "request": text} for text in (SECRET, [SECRET])
+        ]
+        whole.append({"request": {"method": "GET", "url": "http://h/"}, "startedDateTime": SECRET, "response": SECRET})
+        files = [json.dumps({"log": {"entries": whole}}), *(f'{{"log": {{"entries": [{row}]}}}}' for row in rows)]
+        files.append(f'{SECRET}({{"log": {{"entries": []}}}})')
+    else:
+        files = ["\n".join(rows) + "\n", *(f"{row}\n" for row in rows[:40])]
+    said: list[str] = []
+    for text in files:
+        path = tmp_path / "input"
+        path.write_text(text)
+        choice = Choice({"format": "nginx"}.get(kind, kind), form)
+        try:
+            check(path, choice)
+            file = Input(path)
+            said += [found.why for found in entries_of(file, choice) if isinstance(found, Reject)]
+            file.close()
+        except ConfigError as error:
+            said.append(str(error))
+        with contextlib.suppress(ConfigError):
+            detect(path)
+    assert len(said) > 30 and len(set(said)) >= 3
+    parts = {SECRET[at : at + 6] for at in range(len(SECRET) - 5)}
+    assert not [line for line in said if any(part in line for part in parts)]
+
+
+def test_of_a_gor_that_is_no_gor_nothing_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text(f"{SECRET}\n")
+    result = run(tmp_path, "import", "--format", "goreplay", str(tmp_path / "x"), "--to", str(tmp_path / "o.lf"))
+    assert result.exit_code == 2 and "line 1 is not: type id time" in told(result) and "hunter" not in told(result)
+
+
+def test_a_gor_that_is_cut_off_says_where_and_gives_what_is_whole(tmp_path: Path) -> None:
+    body = b"Host: a\r\nContent-Length: 20\r\n\r\n" + b"x" * 20
+    rows = [gor(record(1, f"a{n}", AT + n, b"POST /%d HTTP/1.1\r\n" % n + body)) for n in range(5)]
+    whole, one = b"".join(rows), rows[0]
+    assert imported(tmp_path, whole)[1].notes.get("input_cut") is None
+    assert imported(tmp_path, whole.removesuffix(MONKEYS))[1].notes.get("input_cut") is None, "the last may lack it"
+    header = one.index(b"\n") + 1
+    for keep, why in ((header - 3, "its first line is not whole"), (header + 9, "its head is not whole"),
+                      (len(one) - len(MONKEYS) - 7, "its body lacks 7 bytes")):  # fmt: skip
+        for packed in (False, True):
+            data = whole + one[:keep]
+            path = tmp_path / "cut.gor"
+            path.write_bytes(gzip.compress(data) if packed else data)
+            (tmp_path / "o.lf").unlink(missing_ok=True)
+            result = run(tmp_path, "import", "--unmasked", str(path), "--to", str(tmp_path / "o.lf"))
+            assert result.exit_code == 0
+            assert f"{path}: is cut off in record 6, which begins at byte {len(whole)}: {why}" in told(result)
+            assert account_of(tmp_path / "o.lf").notes["input_cut"] == 1
+            heads = [e.request.head.split()[1] for e in exchanges(tmp_path / "o.lf") if len(e.request.body) == 20]
+            assert heads == [b"/0", b"/1", b"/2", b"/3", b"/4"]
 
 
 def test_secrets_of_logs_are_masked_before_the_first_write(tmp_path: Path) -> None:
@@ -457,7 +572,7 @@ def test_any_bytes_are_an_entry_a_reject_or_one_line(noise: bytes, good: bytes, 
 
     class Bytes(Input):
         def __init__(self) -> None:
-            self.name, self.cut, self._left = "x", False, damaged
+            self.name, self.cut, self._left, self.said = "x", False, damaged, []
 
         def read(self, wanted: int) -> bytes:
             piece, self._left = self._left[:wanted], self._left[wanted:]

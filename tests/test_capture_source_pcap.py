@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import random
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,17 @@ def test_gzip(tmp_path: Path) -> None:
     path = tmp_path / "x.pcap.gz"
     path.write_bytes(gzip.compress(pcap(PACKETS)))
     assert len([f for f in PcapSource(path).frames()]) == 3
+
+
+def test_of_a_gzip_that_is_cut_off_all_whole_packets_come(tmp_path: Path) -> None:
+    """Also of one that is shorter than what is read at once."""
+    rng, path = random.Random(5), tmp_path / "x.pcap.gz"
+    packed = gzip.compress(pcap([(T0 + n * 1000, rng.randbytes(80)) for n in range(400)]))
+    for keep, least in ((len(packed) // 2, 190), (len(packed) - 9, 399), (200, 1)):
+        path.write_bytes(packed[:keep])
+        source = PcapSource(path)
+        assert least <= len([frame for frame in source.frames() if frame is not None]) <= 400
+        assert any("cannot be read on" in line and "cut off" in line for line in source.lines)
 
 
 @given(st.data())
