@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from capture import landmarks
-from capture.chunks import STRICT_CHUNK_SIZE, STRICT_TRAILER, doubtful_size_of, may_be_size, size_of, strictly
+from capture.chunks import STRICT_CHUNK_SIZE, STRICT_TRAILER, size_of, strictly
 from capture.message import (
     CHUNKED,
     CLOSE,
@@ -27,7 +27,6 @@ from capture.message import (
     UNKNOWN,
     Message,
     frame,
-    hints_chunked,
     message_of,
     promising,
 )
@@ -274,10 +273,6 @@ class Reader:
         message = self.message
         assert message is not None
         end = data.find(b"\n", at)
-        if self.state == _SIZE and self._has_no_chunks(message, data, at, end):
-            message.framing = CLOSE
-            self.state = _CLOSE
-            return at
         if end < 0:
             if len(data) - at <= _MAX_CHUNK_LINE and (self.state != _CHUNK_END or data[at:] == b"\r"):
                 return -1
@@ -292,9 +287,6 @@ class Reader:
             self.state = _SIZE
         elif self.state == _SIZE:
             size = size_of(line)
-            if size < 0 and message.kind is RESPONSE:
-                size = doubtful_size_of(line)
-                message.ambiguous, message.mode = True, OPAQUE
             if size < 0:
                 self._give_up(message, offset + at, ts_ns, "bad_chunk", opaque=True)
                 return at
@@ -316,14 +308,6 @@ class Reader:
         message.wire_bytes += end + 1 - at
         message.end_ns = ts_ns
         return end + 1
-
-    @staticmethod
-    def _has_no_chunks(message: Message, data: bytes, at: int, end: int) -> bool:
-        """Whether the first line shows that a body is not chunked, although what the head says is close to it."""
-        if not message.ambiguous or message.kind is REQUEST or message.wire_bytes > len(message.head):
-            return False
-        begins = may_be_size(data[at:]) if end < 0 else size_of(data[at:end]) >= 0
-        return not begins and hints_chunked(message)
 
     def _finish(self, message: Message, offset: int, ts_ns: int, *, complete: bool) -> None:
         message.complete = complete
