@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -31,6 +32,7 @@ EXCHANGE = {
 }  # fmt: skip
 PERCENTILES = {"p50", "p90", "p95", "p99", "p999", "max"}
 SECRET = "tr0ub4dor-and-3"  # of the traffic; no file may hold it
+CLI_PAGE = (Path(__file__).resolve().parent.parent / "docs" / "cli.md").read_text()
 
 
 class Said(NamedTuple):
@@ -180,9 +182,26 @@ def livefire(stage: Stage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
         signal.signal(signal.SIGTERM, before)
         said = capfd.readouterr()
         assert "Traceback" not in said.err
+        if "--json" in arguments:
+            words = [str(word) for word in arguments]
+            assert undocumented(next(word for word in words if word in cli.COMMANDS), said.out) == []
         return Said(int(ended.value.code or 0), said.out, said.err)
 
     return run
+
+
+def undocumented(command: str, out: str) -> list[str]:
+    """Fields of what a command printed that its section of docs/cli.md does not name."""
+    sections = re.split(r"^## ", CLI_PAGE, flags=re.MULTILINE)
+    text = "".join(s for s in sections if s.startswith((f"`livefire {command}`", "`livefire show`")))
+    fields = {field for line in out.splitlines() for field in json.loads(line)}
+    named = set(re.findall(r"`(\w+)`", text))
+    return [] if command == "config" else sorted(fields - named)  # of config they are the settings' names
+
+
+def test_a_field_that_is_not_in_the_documentation_is_found() -> None:
+    assert undocumented("replay", '{"planned": 1, "surprise": 2}') == ["surprise"]
+    assert undocumented("outcomes", '{"due_ns": 1}\n{"due_s": 1}') == ["due_s"]
 
 
 # -- recording
@@ -404,6 +423,8 @@ WRONG: list[tuple[str, str]] = [
     ("show", "FILE is missing"),
     ("show absent.lf", "no such file"),
     ("show .", "is a folder"),
+    ("show /dev/null", "/dev/null: is empty"),
+    ("show runs", "runs: is a folder without a recording in it (no raw-*.lf)"),
     ("show talk.pcap", "livefire import"),
     ("show --acount raw.lf", "did you mean '--account'"),
     ("show raw.lf --runs x", "stands before the command: livefire --runs"),
@@ -414,6 +435,27 @@ WRONG: list[tuple[str, str]] = [
     ("import talk.pcap --to .", "is a directory"),
     ("import talk.pcap --to x.lf --mask absent.yaml", "no such file"),
     ("record --to x.lf --for 5", "'--for': '5' is not a duration: did you mean 5s?"),
+    ("record --to x.lf --for 10x", "'--for': '10x' is not a duration (as in 30s, 250ms, 5m)"),
+    ("record --to x.lf --port abc", "'--port': 'abc' is not a port (1 to 65535, as in 8080)"),
+    ("record --to x.lf --port 70000", "'--port': '70000' is not a port (1 to 65535, as in 8080)"),
+    ("record --to x.lf --port 10.0.0.1:8080", "did you mean 8080?"),
+    ("record --to x.lf --port http", "did you mean 80?"),
+    ("record --to x.lf --max-cpu 0", "'--max-cpu': '0' is not above 0"),
+    ("record --to x.lf --sample 2", "'--sample': '2' is not above 0 and at most 1 (100%): did you mean 2%?"),
+    ("record --to x.lf --max-memory lots", "'--max-memory': 'lots' is not a size (as in 10MB, 64KiB)"),
+    ("record --to x.lf --max-disk 3kB", "--max-disk 3kB: at least 1MB"),
+    ("record --to x.lf --rotate 3kB --rotate 1h", "--rotate 3kB 1h: at least 100kB"),
+    ("record --to x.lf --interface nosuch", "interface 'nosuch': there is none of that name (known: "),
+    ("record --to x.lf --proxy {at}=127.0.0.1:2", "cannot listen on {at}: address already in use (by whom: ss -ltnp"),
+    ("record --to x.lf --mirror {at}", "cannot listen on {at}: address already in use"),
+    ("record --to x.lf --mirror nosuch", "'nosuch' is no address to listen on: write host:port"),
+    ("record --to x.lf --vxlan {udp}", "vxlan {udp}: cannot be listened on: address already in use"),
+    ("record --to x.lf --geneve {udp}", "(does the kernel have an interface of geneve on it?"),
+    ("record --to x.lf --vxlan :70000", "--vxlan ':70000': write where to listen, as :4789"),
+    ("record --to x.lf --host nosuch", "host 'nosuch': write an address"),
+    ("record --to x.lf --user nosuch", "user 'nosuch': there is none of that name here"),
+    ("record --to x.lf --bus bus --recording a", "--to writes a file, --bus and --recording to a bus"),
+    ("record --bus bus --recording a --processes 2", "over a bus a recorder is one process: leave it out"),
     ("record --to x.lf --engine proxy", "--proxy LISTEN=UPSTREAM"),
     ("record --to x.lf --proxy nonsense", "write it as LISTEN=UPSTREAM"),
     ("record --to raw.lf --proxy 127.0.0.1:{port}=127.0.0.1:2 --for 1s", "raw.lf"),
