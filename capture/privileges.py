@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -43,22 +43,37 @@ def user_of(name: str) -> User | None:
 
 def give(path: Path, user: User, ours: Sequence[str] = ()) -> None:
     """A file, or a folder and the files in it whose names match `ours`, to that user. The folder stays whose it is when
-    it holds anything else: it may be everybody's. What is not there is passed over."""
+    it holds anything else: it may be everybody's. What is not there is passed over. Raises ConfigError when that is not
+    permitted."""
     given = [path]
     if path.is_dir() and not path.is_symlink():
         inside = list(path.iterdir())
         given = [each for each in inside if any(each.match(name) for name in ours)]
         given += [path] if len(given) == len(inside) else []
     for each in given:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), _permitted(user):
             os.chown(each, user.uid, user.gid, follow_symlinks=False)
 
 
+@contextlib.contextmanager
+def _permitted(user: User) -> Iterator[None]:
+    """In a container root may lack the rights of root."""
+    try:
+        yield
+    except PermissionError:
+        raise ConfigError(
+            f"user {user.name!r}: this root may not become another user (CAP_CHOWN, CAP_SETUID and CAP_SETGID are "
+            "needed); give them to the container, or leave --user out"
+        ) from None
+
+
 def become(user: User, writes: Path | None = None) -> None:
-    """For good: this process, all its threads. Raises ConfigError when `writes`, a folder, is out of their reach."""
-    os.initgroups(user.name, user.gid)
-    os.setgid(user.gid)
-    os.setuid(user.uid)
+    """For good: this process, all its threads. Raises ConfigError when that is not permitted, or `writes`, a folder, is
+    out of their reach."""
+    with _permitted(user):
+        os.initgroups(user.name, user.gid)
+        os.setgid(user.gid)
+        os.setuid(user.uid)
     if (os.getuid(), os.geteuid(), os.getgid()) != (user.uid, user.uid, user.gid):
         raise ConfigError(f"user {user.name!r}: the system did not let go of root")
     if writes is not None and not os.access(writes, os.W_OK | os.X_OK):

@@ -265,6 +265,15 @@ def test_body_beyond_the_cap_is_counted_not_kept() -> None:
     assert shown(found)[1] == (b"/2", 200, b"2")
 
 
+def test_a_requests_body_beyond_the_cap_and_an_answer_that_never_came_are_told() -> None:
+    talk = Conversation().open().client(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5000\r\n\r\n" + b"z" * 5000)
+    found, assembler = assembled(talk.server(answer(b"1")).client(get("/2")).close(), max_body_bytes=100)
+    request = found[0].request
+    assert (len(request.body), request.body_bytes, request.truncated_bytes) == (100, 5000, 4900)
+    assert [e.faults for e in found] == [(Fault.TRUNCATED,), (Fault.UNFINISHED,)]
+    assert assembler.account.notes["unanswered"] == 1
+
+
 def test_without_memory_whole_exchanges_are_shed_and_counted() -> None:
     talk = Conversation().open().client(get("/big")).server(answer(b"z" * 50_000))
     talk.client(get("/2")).server(answer(b"2"))

@@ -192,6 +192,29 @@ def test_a_source_that_loses_packets_silently_does_not_balance() -> None:
 
 
 @needs_ring
+def test_with_any_a_packet_on_the_loopback_passes_twice_and_is_taken_once() -> None:
+    class Any(Sink):
+        def packet(self, ts_ns: int, data: bytes, wire_len: int, linktype: int = 101, interface: str = "") -> None:
+            assert (linktype, interface) == (101, "lo")
+            self.packets.append((ts_ns, data, wire_len))
+            self.account.ledger("packets").seen += 1
+
+    sink = Any()
+    with connected() as (client, server, port):
+        source = RingSource("any", Selection(ports=(port,)), retire_ms=10)
+        try:
+            for number in range(5):
+                client.sendall(b"only once %d" % number)
+                assert server.recv(100)
+            source.finish(sink)
+            found = [data for _, data, _ in sink.packets]
+            assert [sum(data.endswith(b"only once %d" % n) for data in found) for n in range(5)] == [1] * 5
+            assert source.read == 2 * len(found), "or this shows nothing"
+        finally:
+            source.close()
+
+
+@needs_ring
 def test_an_interface_that_is_not_there_is_told_with_those_that_are() -> None:
     with pytest.raises(ConfigError, match=r"interface 'eht0': there is none of that name \(known: .*lo"):
         RingSource("eht0", Selection())

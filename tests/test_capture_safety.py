@@ -350,6 +350,23 @@ def test_a_socket_in_a_folder_of_root_ends_without_an_error(bus_folder: Path) ->
     assert not path.exists()
 
 
+@as_root
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv (apt install util-linux)")
+@pytest.mark.parametrize("rights", ["", ",+chown", ",+chown,+setgid"])
+def test_a_root_without_the_rights_of_root_is_told_so(rights: str, tmp_path: Path) -> None:
+    """As in a container that was given NET_RAW alone."""
+    (tmp_path / "file").touch()
+    code = (
+        "from pathlib import Path; from capture.privileges import become, give, user_of; from wire.config import ConfigError\n"
+        "user = user_of('nobody')\n"
+        f"try: give(Path({str(tmp_path / 'file')!r}), user); become(user)\n"
+        "except ConfigError as error: print(error)"
+    )
+    command = ["setpriv", f"--bounding-set=-all,+net_raw{rights}", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=True)
+    assert "this root may not become another user (CAP_CHOWN" in done.stdout and not done.stderr
+
+
 def test_users_that_cannot_be_become() -> None:
     with pytest.raises(ConfigError, match="there is none of that name"):
         user_of("no-such-user")

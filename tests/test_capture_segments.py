@@ -171,6 +171,24 @@ def test_a_ring_of_time_keeps_what_is_young_enough_and_says_what_went(tmp_path: 
     assert len(parts_of_or_none(folder)) == 0
 
 
+def test_what_went_is_told_after_a_kill_too(tmp_path: Path) -> None:
+    folder, clock = tmp_path / "r", Clock()
+    for run in range(3):
+        recorder = Recorder(folder, clock, Rotation(keep_ns=100 * SECOND))
+        for number in range(150):
+            clock.now_ns += SECOND
+            recorder.exchange(f"e{run}-{number:03d}")
+        if run < 2:
+            recorder.kill()
+            for part in parts_of(folder):  # a segment's age is that of its file
+                os.utime(part, ns=(clock.now_ns, clock.now_ns))
+    recorder.end()
+    recording = Recording(folder)
+    gone = 3 * 150 - len(names(folder))
+    assert gone - 11 <= recording.removed["exchanges"] <= gone and gone > 300  # as the last segment began
+    assert recording.account.balanced
+
+
 def parts_of_or_none(folder: Path) -> list[Path]:
     return sorted(folder.glob("raw-*.lf"))
 
