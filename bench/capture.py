@@ -7,7 +7,8 @@ connections. In `fresh` traffic every head has an id and every connection a cook
 `alike` traffic all heads have the same fields, and all bodies are one. The floor reads the packets and gives each
 payload to llhttp (httptools), and does nothing else: no order, no pairs, no records.
 
-`--large`: answers of 1 MiB instead, megabytes a second beside `dd conv=fdatasync` of the same file onto the same disk.
+`--large`: answers of 1 MiB instead, in segments, in large frames and in chunks, beside the floor and
+`dd conv=fdatasync` of the same recording onto the same disk.
 `--many`: what an exchange costs with so many connections over time (default 10,000 and 100,000, one exchange each), and
 with 1,000 and 20,000 open at once.
 """
@@ -23,6 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,31 +100,56 @@ def floor(path: Path) -> int:
 
 
 def large(folder: Path, megabytes: int = 64) -> None:
+    shapes = (("segments of 1,448", 1448, 0), ("frames of 60,000", 60_000, 0), ("chunks of 8 KB", 1448, 8192))
+    print(f"answers of 1 MiB, masked, medians of 3{'ms CPU a MiB':>25} {'MiB/s of a core':>16} {'by the clock':>13}")
+    for what, mss, chunk in shapes:
+        path, target = folder / "large.pcap", folder / "large.lf"
+        path.write_bytes(pcap(_answers(megabytes, mss, chunk)))
+        rows: dict[str, list[tuple[float, float]]] = {"floor: packets, llhttp": [], "recording": [], "dd": []}
+        for _ in range(3):
+            with _timed(rows["floor: packets, llhttp"]):
+                floor(path)
+            target.unlink(missing_ok=True)
+            (folder / "dd").unlink(missing_ok=True)
+            with _timed(rows["recording"]):
+                account = import_files([path], target, CaptureSettings(), Masker(KEY), KEY)
+                with target.open("rb") as file:
+                    os.fdatasync(file.fileno())
+            assert account.balanced
+            assert account.ledger("messages").emitted == 2 * megabytes
+            with _timed(rows["dd"]):
+                command = ["dd", f"if={target}", f"of={folder / 'dd'}", "bs=1M", "conv=fdatasync", "status=none"]
+                subprocess.run(command, check=True)
+        dd = sorted(wall for _, wall in rows["dd"])[1]
+        for name, times in rows.items():
+            cpu, wall = sorted(cpu for cpu, _ in times)[1], sorted(wall for _, wall in times)[1]
+            share = f"{100 * dd / wall:.0f} % of dd" if name == "recording" else ""
+            print(
+                f"  {what:20} {name:24} {1e3 * cpu / megabytes:14.2f} {megabytes / cpu:16.0f} "
+                f"{megabytes / wall:13.0f} {share}", flush=True,
+            )  # fmt: skip
+
+
+def _answers(megabytes: int, mss: int, chunk: int) -> list[Packet]:
     rng = random.Random(1)
     talk = Conversation(("10.0.0.1", 40000), step_ns=2_000).open()
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % (1 << 20)
     for number in range(megabytes):
         talk.client(b"GET /files/%d HTTP/1.1\r\nHost: files.example\r\n\r\n" % number)
-        talk.send(1, head + rng.randbytes(1 << 20), mss=1448)
-    path, target = folder / "large.pcap", folder / "large.lf"
-    path.write_bytes(pcap(talk.close().packets))
-    ours, theirs = [], []
-    for _ in range(3):
-        target.unlink(missing_ok=True)
-        begun, cpu = time.perf_counter(), time.process_time()
-        account = import_files([path], target, CaptureSettings(), Masker(KEY), KEY)
-        with target.open("rb") as file:
-            os.fdatasync(file.fileno())
-        ours.append((megabytes / (time.perf_counter() - begun), megabytes / (time.process_time() - cpu)))
-        assert account.balanced
-        assert account.ledger("messages").emitted == 2 * megabytes
-        begun = time.perf_counter()
-        command = ["dd", f"if={target}", f"of={folder / 'dd'}", "bs=1M", "conv=fdatasync", "status=none"]
-        subprocess.run(command, check=True)
-        theirs.append(megabytes / (time.perf_counter() - begun))
-    wall, of_core, dd = sorted(w for w, _ in ours)[1], sorted(c for _, c in ours)[1], sorted(theirs)[1]
-    print(f"answers of 1 MiB, masked, medians of 3: {wall:.0f} MB/s, {of_core:.0f} a second of a core")
-    print(f"dd conv=fdatasync of the recording: {dd:.0f} MB/s: {100 * wall / dd:.0f} % of it")
+        body, how = rng.randbytes(1 << 20), b"Content-Length: %d" % (1 << 20)
+        if chunk:
+            parts = [body[at : at + chunk] for at in range(0, len(body), chunk)]
+            body = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+            how = b"Transfer-Encoding: chunked"
+        talk.send(1, b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n" + how + b"\r\n\r\n" + body, mss=mss)
+    return talk.close().packets
+
+
+@contextmanager
+def _timed(into: list[tuple[float, float]]) -> Iterator[None]:
+    """CPU of this process and of those it waited for, and the clock; seconds."""
+    begun, cpu = time.perf_counter(), sum(os.times()[:4])
+    yield
+    into.append((sum(os.times()[:4]) - cpu, time.perf_counter() - begun))
 
 
 def many(folder: Path, counts: list[int]) -> None:
