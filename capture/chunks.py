@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from capture.message import LENIENT, STRICT, Message
+from capture.message import LENIENT, OPAQUE, RESPONSE, STRICT, Message, hints_chunked
 
-_CHUNK_SIZE: Final = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\n]*)?\r?\Z")
+_BLANKS: Final = rb"[ \t\v\f]*"
+_CHUNK_SIZE: Final = re.compile(_BLANKS + rb"([0-9A-Fa-f]+)[ \t\v\f]*(?:;[^\n]*)?\r?\Z")
+_SIZE_AND_MORE: Final = re.compile(_BLANKS + rb"([0-9A-Fa-f]+)")
+_BEGINS_LIKE_SIZE: Final = re.compile(_BLANKS + rb"(?:[0-9A-Fa-f]|\Z)")
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 #: RFC 9112 section 7.1.1. What it is not is read all the same, and lenient.
@@ -18,7 +21,31 @@ _MAX_LENGTH: Final = 1 << 62
 
 def size_of(line: bytes) -> int:
     """What the line before a chunk says of its size, however leniently; -1 where nothing can be told."""
-    found = _CHUNK_SIZE.match(line)
+    return _size(_CHUNK_SIZE.match(line))
+
+
+def size_in(message: Message, line: bytes) -> int:
+    """The same for a message, which is strict, lenient or opaque accordingly."""
+    size = size_of(line)
+    if size < 0 and message.kind is RESPONSE:
+        size = _size(_SIZE_AND_MORE.match(line))  # some readers of answers ignore what else stands there
+        message.ambiguous, message.mode = True, OPAQUE
+    strictly(message, STRICT_CHUNK_SIZE.match(line) is not None)
+    return size
+
+
+def none_follow(message: Message, data: bytes, at: int, end: int) -> bool:
+    """Whether the first line of an answer's body shows that it is not chunked, though its head sounded like it.
+
+    `end`: where the line ends, -1 where that is not seen yet.
+    """
+    if message.kind is not RESPONSE or message.wire_bytes > len(message.head):
+        return False
+    begins = bool(_BEGINS_LIKE_SIZE.match(data, at)) if end < 0 else size_of(data[at:end]) >= 0
+    return not begins and hints_chunked(message)
+
+
+def _size(found: re.Match[bytes] | None) -> int:
     size = int(found.group(1), 16) if found else -1
     return size if size <= _MAX_LENGTH else -1
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from capture import landmarks
-from capture.chunks import STRICT_CHUNK_SIZE, STRICT_TRAILER, size_of, strictly
+from capture.chunks import STRICT_TRAILER, none_follow, size_in, strictly
 from capture.message import (
     CHUNKED,
     CLOSE,
@@ -273,24 +273,23 @@ class Reader:
         message = self.message
         assert message is not None
         end = data.find(b"\n", at)
+        if self.state == _SIZE and message.ambiguous and none_follow(message, data, at, end):
+            message.framing, self.state = CLOSE, _CLOSE
+            return at
         if end < 0:
             if len(data) - at <= _MAX_CHUNK_LINE and (self.state != _CHUNK_END or data[at:] == b"\r"):
                 return -1
-            self._give_up(message, offset + at, ts_ns, "bad_chunk", opaque=True)
-            return at
+            return self._broken(message, offset, at, ts_ns)
         line = data[at:end]
         if self.state == _CHUNK_END:
             if line.strip(b"\r"):
-                self._give_up(message, offset + at, ts_ns, "bad_chunk", opaque=True)
-                return at
+                return self._broken(message, offset, at, ts_ns)
             strictly(message, line == b"\r")
             self.state = _SIZE
         elif self.state == _SIZE:
-            size = size_of(line)
+            size = size_in(message, line)
             if size < 0:
-                self._give_up(message, offset + at, ts_ns, "bad_chunk", opaque=True)
-                return at
-            strictly(message, STRICT_CHUNK_SIZE.match(line) is not None)
+                return self._broken(message, offset, at, ts_ns)
             self.left = size
             self.state = _CHUNK if size else _TRAILERS
         else:
@@ -299,8 +298,7 @@ class Reader:
             if stripped:
                 message.trailers += data[at : end + 1]
                 if len(message.trailers) > self._max_head:
-                    self._give_up(message, offset + at, ts_ns, "bad_chunk", opaque=True)
-                    return at
+                    return self._broken(message, offset, at, ts_ns)
             else:
                 message.wire_bytes += end + 1 - at
                 self._finish(message, offset + end + 1, ts_ns, complete=True)
@@ -322,11 +320,13 @@ class Reader:
         message.wire_bytes += len(self.buffer)  # part of a chunk's line
         self.buffer = b""
 
-    def _give_up(self, message: Message, offset: int, ts_ns: int, reason: str, *, opaque: bool = False) -> None:
+    def _broken(self, message: Message, offset: int, at: int, ts_ns: int) -> int:
+        message.mode, message.ambiguous = OPAQUE, True
+        self._give_up(message, offset + at, ts_ns, "bad_chunk")
+        return at
+
+    def _give_up(self, message: Message, offset: int, ts_ns: int, reason: str) -> None:
         """The message cannot be read on; look for the next one."""
-        if opaque:
-            message.mode = OPAQUE
-            message.ambiguous = True
         self._take_buffer(message)
         self._finish(message, offset, ts_ns, complete=False)
         self._lose(reason)

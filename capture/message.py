@@ -20,7 +20,8 @@ _METHOD = re.compile(rb"(" + _TOKEN + rb"{1,64})[ \t]+\S")
 #: In two steps: as one, a line of blanks would be tried from each of them.
 _VERSION_AT_END = re.compile(rb"[ \t]HTTP/1\.\d[ \t]*\r*\n\Z")
 _LONGEST_VERSION: Final = 64
-_STATUS_LINE = re.compile(rb"HTTP/1\.\d[ \t]+([1-9]\d\d)(?=[ \t\r\n])[^\r\n]*\r*(?:\n|\Z)")
+#: More digits, or a NUL behind them, are none of the status to readers in use.
+_STATUS_LINE = re.compile(rb"HTTP/1\.\d[ \t]+([1-9]\d\d)(?=[ \t\r\n\0\d])[^\r\n]*\r*(?:\n|\Z)")
 #: A request line that is not all there yet.
 _REQUEST_PREFIX = re.compile(_TOKEN + rb"{1,32}(?:[ \t]+(?:\S[^\r\n]*)?)?\r?\Z")
 _METHOD_PREFIX = re.compile(_TOKEN + rb"{1,32} [^\r]*\Z")
@@ -30,6 +31,9 @@ _SPACE_AND_CONTROLS: Final = bytes(range(33)) + b"\x7f"  # parsers in use ignore
 _DOUBTFUL_FIELD = re.compile(
     rb"[\r\n](?:content-length|transfer-encoding)(?:[\0-\x20]+:|:[^\n]*\n[ \t])|\r(?:content-length|transfer-encoding)"
 )
+#: Codings of a transfer (RFC 9112 section 7), but for chunked.
+_OTHER_CODINGS: Final = (b"identity", b"gzip", b"x-gzip", b"compress", b"x-compress", b"deflate")
+_CHUNKED_AND_MORE = re.compile(rb"chunked(?![0-9a-z_-])")
 _NOBODY: Final = object()
 _ABSENT: Final[list[bytes]] = []
 
@@ -183,13 +187,17 @@ def frame(message: Message) -> int:
     request = message.kind is REQUEST
     if codings:
         message.ambiguous = message.ambiguous or bool(lengths)
-        names = [name.strip(_SPACE_AND_CONTROLS) for name in b",".join(codings).split(b",")]
+        names = _names(codings if request or message.mode is STRICT else _codings(message))
         last = names[-1]
         doubtful = names.count(b"chunked") > 1 or (len(names) > 1 and last != b"chunked")
         if request and (doubtful or b"HTTP/1.0" in message.head[: message.head.find(b"\n")]):
             message.ambiguous = True  # RFC 9112 sections 6.1 and 7.1: faulty, and read in different ways
         if last == b"chunked":
             message.framing = CHUNKED
+        elif not request and hints_chunked(message):
+            message.framing = CHUNKED  # unless the body shows that it is not
+            message.ambiguous = True
+            message.mode = LENIENT if message.mode is STRICT else message.mode
         else:
             message.framing = NONE if request else CLOSE
             message.ambiguous = message.ambiguous or last != b"identity"
@@ -201,3 +209,26 @@ def frame(message: Message) -> int:
     if not request:
         message.framing = CLOSE
     return 0
+
+
+def _names(codings: list[bytes]) -> list[bytes]:
+    return [name.strip(_SPACE_AND_CONTROLS) for name in b",".join(codings).split(b",")]
+
+
+def _codings(message: Message) -> list[bytes]:
+    """The values of Transfer-Encoding, those that go on in a next line in full (RFC 9112 section 5.2)."""
+    if message.mode is STRICT:
+        return values_of(message.low, b"\ntransfer-encoding")
+    lines: list[bytes] = []
+    for line in message.low.split(b"\n"):
+        if line[:1] in (b" ", b"\t") and lines and b":" in lines[-1]:
+            lines[-1] = lines[-1].rstrip() + b" " + line.strip()
+        else:
+            lines.append(line)
+    return values_of(b"\n".join(lines), b"\ntransfer-encoding")
+
+
+def hints_chunked(message: Message) -> bool:
+    """Whether chunked is named, but not last or not alone, and what is last is no coding: some readers take it so."""
+    names = _names(_codings(message))
+    return names[-1] not in (b"chunked", *_OTHER_CODINGS) and any(_CHUNKED_AND_MORE.match(name) for name in names)

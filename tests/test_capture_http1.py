@@ -13,7 +13,7 @@ from capture_corpus import corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capture import http1
+from capture import chunks, http1
 from capture.http1 import Reader
 from capture.message import Kind, Message
 from wire.records import Framing, Mode
@@ -261,7 +261,8 @@ def test_llhttp_cases() -> None:
 
 def test_llhttp_negative_control(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that takes every chunk line for strict, or every length for clear, fails the comparison."""
-    monkeypatch.setattr(http1, "strictly", lambda message, strict: None)
+    for module in (chunks, http1):
+        monkeypatch.setattr(module, "strictly", lambda message, strict: None)
     with pytest.raises(AssertionError, match="extension"):
         test_llhttp_cases()
 
@@ -291,6 +292,58 @@ def test_lengths_that_two_readers_could_read_in_two_ways(head: bytes, ambiguous:
     heard = read(b"POST / HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n", closed=False)
     (message,) = heard.messages
     assert message.ambiguous is ambiguous
+
+
+CHUNKS = b"5\r\nabcde\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("step", [0, 1, 7])
+@pytest.mark.parametrize(
+    ("coding", "sent", "kept", "mode"),
+    [
+        (b"chunked", CHUNKS, b"abcde", Mode.STRICT),
+        # What readers in use take for chunked all the same, if the body is.
+        (b"chunked;", CHUNKS, b"abcde", Mode.LENIENT),
+        (b"chunked,", CHUNKS, b"abcde", Mode.LENIENT),
+        (b"chunked x", CHUNKS, b"abcde", Mode.LENIENT),
+        (b"chunked\r\nTransfer-Encoding: lalala", CHUNKS, b"abcde", Mode.LENIENT),
+        (b"\r\n chunked", CHUNKS, b"abcde", Mode.LENIENT),
+        (b"chunked;", b"what was not chunked", b"what was not chunked", Mode.LENIENT),
+        (b"chunked;", b"1 was not\r\nchunked", b"1 was not\r\nchunked", Mode.LENIENT),
+        # What they do not.
+        (b"chunked, deflate", CHUNKS, CHUNKS, Mode.STRICT),
+        (b"chunkedchunked", CHUNKS, CHUNKS, Mode.STRICT),
+        (b"lalala", CHUNKS, CHUNKS, Mode.STRICT),
+        # Sizes.
+        (b"chunked", CHUNKS.replace(b"5\r", b"5\f\r"), b"abcde", Mode.LENIENT),
+        (b"chunked", CHUNKS.replace(b"5\r", b"\v5\r"), b"abcde", Mode.LENIENT),
+        (b"chunked", CHUNKS.replace(b"0\r", b"0" * 40 + b"\r", 1), b"abcde", Mode.STRICT),
+        (b"chunked", CHUNKS.replace(b"5\r", b"5x\r"), b"abcde", Mode.OPAQUE),
+        (b"chunked", CHUNKS.replace(b"5\r", b"5\0\r"), b"abcde", Mode.OPAQUE),
+        (b"chunked", CHUNKS.replace(b"5\r", b"5\r\r"), b"abcde", Mode.OPAQUE),
+    ],
+)
+def test_answers_that_readers_in_use_understand(coding: bytes, sent: bytes, kept: bytes, mode: Mode, step: int) -> None:
+    """What is not strict here is never taken for clear, but where it is the size alone that is written oddly."""
+    heard = read(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: " + coding + b"\r\n\r\n" + sent, step=step)
+    (message,) = heard.messages
+    assert (body(message), message.mode, message.complete) == (kept, mode, True)
+    assert message.ambiguous or coding == b"chunked"
+    assert message.ambiguous or mode is not Mode.OPAQUE
+
+
+@pytest.mark.parametrize("line", [b"5x", b"5\0", b"5\r"])
+def test_a_request_is_not_read_so(line: bytes) -> None:
+    """What one server takes for a size, the next may take for the begin of another request."""
+    sent = CHUNKS.replace(b"5\r", line + b"\r", 1)
+    (message,) = read(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + sent).messages
+    assert (body(message), message.mode, message.complete) == (b"", Mode.OPAQUE, False)
+
+
+@pytest.mark.parametrize(("line", "status"), [(b"2000 OK", 200), (b"200\0 OK", 200), (b"20x OK", 0), (b"0200 OK", 0)])
+def test_a_status_of_more_digits_is_its_first_three(line: bytes, status: int) -> None:
+    heard = read(b"HTTP/1.1 " + line + b"\r\nContent-Length: 1\r\n\r\na", kind=Kind.RESPONSE)
+    assert [(m.status, m.mode, body(m)) for m in heard.messages] == ([(status, Mode.LENIENT, b"a")] if status else [])
 
 
 def test_chunked_in_a_request_of_http_1_0_is_ambiguous() -> None:
