@@ -51,7 +51,7 @@ class Connection:
         self.upgrade = ""  # and what it is after an upgrade
         self.keys: tuple[bytes, ...] = ()  # that its packets are found by
         self.handshake = b""  # five-tuple and first sequence number
-        self.pairer = Pairer(self, settings.max_pipelined)
+        self.pairer = Pairer(self, settings.max_pipelined, midstream=midstream)
         self.sides = (self._side(first, settings), self._side(second, settings))
         self.sides[0].other, self.sides[1].other = self.sides[1], self.sides[0]
 
@@ -111,7 +111,7 @@ class Connection:
         self.last_ns = ts_ns
         side.seen = True
         received = -1
-        if flags & 16:
+        if flags & 16 and ack:  # 0 is what tools write that make packets: it says nothing
             received = self._acknowledged(side, other, ack, ts_ns)
         if wire_len:
             if flags & 2:

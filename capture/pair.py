@@ -4,7 +4,8 @@ Answers come in the order of the requests (RFC 9112 section 9.3.2). What an answ
 to HEAD has no body, one to CONNECT opens a tunnel. Where bytes were lost on the way, counting would pair all that
 follows with the wrong request; so two facts of TCP are used instead:
 
-- an answer cannot begin before its sender has received the beginning of the request;
+- an answer cannot begin before its sender has received the beginning of the request (where all requests were seen, it
+  is to the first that waits all the same: there is none other that it could be to);
 - a client that sent its next request after it had received what is lost, was not waiting any more for the answer
   that was in it.
 
@@ -59,10 +60,11 @@ class Pairer:
 
     __slots__ = (
         "_apart", "_aside", "_doubtful", "_lost_since", "_max_open", "_sink", "_trusted_from",
-        "_uncounted", "lost", "open", "orphans", "owed", "received", "request_reader", "response_reader", "tunnel",
+        "_uncounted", "_unseen", "lost", "open", "orphans", "owed", "received", "request_reader", "response_reader",
+        "tunnel",
     )  # fmt: skip
 
-    def __init__(self, sink: PairSink, max_open: int) -> None:
+    def __init__(self, sink: PairSink, max_open: int, *, midstream: bool = False) -> None:
         self.open: list[Pair] = []  # short, and an empty deque would take 600 bytes
         self.tunnel = False
         self._sink = sink
@@ -80,6 +82,7 @@ class Pairer:
         self.received = -1  # offset of the end of what the client had received when it closed, before the server did
         self._doubtful: Message | None = None  # the last request that was ambiguous
         self._trusted_from = -1  # the offset of its answer
+        self._unseen = midstream  # there may have been requests that were not seen
 
     @property
     def sure(self) -> bool:
@@ -142,7 +145,7 @@ class Pairer:
                 continue
             request = pair.request
             assert request is not None
-            if 0 <= answer.ack <= request.start_offset:
+            if self._unseen and 0 <= answer.ack <= request.start_offset:
                 return None  # its sender had not seen this request: the one that it answers is not here
             return pair
         return None
@@ -215,13 +218,15 @@ class Pairer:
         self._emit_finished()
 
     def junk(self, reader: Reader, reason: str, count: int) -> None:
-        if reader is not self.request_reader and reason != "blank":
-            self.lost = True
+        if reason != "blank":
+            self.lost = self.lost or reader is not self.request_reader
+            self._unseen = self._unseen or reader is not self.response_reader
         self._sink.junk(reason, count)
 
     def lost_answers(self, reader: Reader, *, head: bool) -> None:
         """Bytes of this direction were lost, and with them where its messages begin; `head`: and the head of one."""
         if reader is not self.response_reader:  # or not known yet: it may be either
+            self._unseen = True
             answers = self.response_reader
             self._lost_since = answers.next if answers is not None else 0
         if reader is self.request_reader:

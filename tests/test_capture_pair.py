@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pcap_build import Conversation
+from pcap_build import ACK, PSH, Conversation
 
 from capture.assembler import Assembler
 from capture.settings import CaptureSettings
@@ -180,6 +180,45 @@ def test_answers_captured_before_their_requests() -> None:
         one, two = talk.packets[index], talk.packets[index + 1]
         talk.packets[index], talk.packets[index + 1] = (one[0], two[1]), (two[0], one[1])
     assert shown(assembled(talk)[0]) == [(b"/0", 200, b"0"), (b"/1", 200, b"1"), (b"/2", 200, b"2")]
+
+
+def unready(*, opened: bool) -> Conversation:
+    """An answer that acknowledges nothing of the request before it: its sender had not seen it, or lies."""
+    talk = Conversation()
+    if opened:
+        talk.open()
+    talk.client(get("/a"))
+    talk.raw(1, talk.seq[1], talk.seq[0] - len(get("/a")), PSH | ACK, answer(b"one"))
+    return talk
+
+
+def test_an_answer_is_to_the_only_request_there_was_whatever_it_acknowledges() -> None:
+    exchanges, _ = assembled(unready(opened=True))
+    assert shown(exchanges) == [(b"/a", 200, b"one")]
+
+
+def test_an_answer_is_not_to_a_request_that_its_sender_had_not_seen_where_there_may_be_another() -> None:
+    exchanges, _ = assembled(unready(opened=False), keep_unpaired=True)
+    assert [(bool(e.request.head), e.response is not None) for e in exchanges] == [(False, True), (True, False)]
+
+
+def test_where_a_request_was_lost_an_answer_may_be_to_it() -> None:
+    talk = Conversation().open().client(get("/lost"))
+    talk.packets.pop()
+    before = talk.seq[0]
+    talk.client(get("/a"))
+    talk.raw(1, talk.seq[1], before, PSH | ACK, answer(b"to the lost one"))
+    exchanges, _ = assembled(talk, keep_unpaired=True)
+    assert [(bool(e.request.head), e.response is not None) for e in exchanges] == [(False, True), (True, False)]
+
+
+def test_an_acknowledgement_of_zero_says_nothing() -> None:
+    """As tools write it that make packets: all of them with sequence 0 and acknowledgement 0."""
+    talk = Conversation()
+    talk.raw(0, 0, 0, PSH | ACK, get("/a"))
+    talk.raw(1, 0, 0, PSH | ACK, answer(b"one"))
+    exchanges, _ = assembled(talk)
+    assert shown(exchanges) == [(b"/a", 200, b"one")]
 
 
 def test_midstream_begins_with_the_next_message() -> None:
