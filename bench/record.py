@@ -7,8 +7,9 @@
 A server (nginx, on one core) answers with 300 bytes; a paced client and the recorder share another core. Beside them
 runs, one after another in each round: nothing; the floor (our ring, read and thrown away); `tcpdump -w` with 32 MB of
 ring; GoReplay in its best configuration, where `--goreplay` names the program; `livefire record`, masked as it is by
-default, and unmasked. Each writes to a temporary folder, removed in the end. nginx and tcpdump come by `apt install
-nginx-light tcpdump`; what is not there is said and left out. Capturing needs root or CAP_NET_RAW.
+default, and unmasked; with `--only proxy`, or where no ring is permitted, by proxy. Each writes to a temporary folder,
+removed in the end. nginx and tcpdump come by `apt install nginx-light tcpdump`; what is not there is said and left
+out. Capturing needs root or CAP_NET_RAW.
 
 `lost`: requests that the server's access log has and the recorder's file has not; `no_answer`: more answers than
 requests that it has not. `unaccounted`: what of both is more than the recorder itself admits to have lost. CPU is user
@@ -37,12 +38,13 @@ from pathlib import Path
 from typing import Any
 
 import record_bed as bed
-from record_peers import Recorder, missing
+from record_peers import Recorder, Written, missing
 
 sys.path[:0] = [str(bed.ROOT), str(bed.ROOT / "sdk" / "src")]
 
 RATES = (2000.0, 5000.0, 10_000.0, 20_000.0)
 NAMES = ("nothing", "floor", "tcpdump", "goreplay", "masked", "unmasked")
+ASKED_FOR = ("proxy",)  # with --only, or where there is no ring
 CONNECTIONS = 100
 SETTLE_S = 2.0  # GoReplay flushes once a second, tcpdump reads a block once a second
 MOST_REQUESTS = 400_000  # of a row: the disk is bounded
@@ -79,14 +81,18 @@ def judged(row: dict[str, Any], server: bed.Server, recorder: Recorder, least: i
     written = recorder.written()
     if recorder.file.exists():
         row["file_mb"] = recorder.file.stat().st_size / 1e6
-    if written is None:
-        return
-    row["lost"] = len(set(served) - written.requests)
-    row["no_answer"] = max(0, len(served) - row["lost"] - written.answers)
-    row["admitted"] = written.admitted
-    row["unaccounted"] = max(0, row["lost"] + row["no_answer"] - written.admitted)
+    if written is not None:
+        row |= verdict(served, written)
+
+
+def verdict(served: list[int], written: Written) -> dict[str, Any]:
+    lost = len(set(served) - written.requests)
+    no_answer = max(0, len(served) - lost - written.answers)
+    found: dict[str, Any] = {"lost": lost, "no_answer": no_answer, "admitted": written.admitted}
+    found["unaccounted"] = max(0, lost + no_answer - written.admitted)
     if written.balanced is not None:
-        row["balanced"], row["said"] = written.balanced, written.said
+        found |= {"balanced": written.balanced, "said": written.said}
+    return found
 
 
 def run(name: str, rate: float, seconds: float, options: argparse.Namespace, sample: bool = False) -> dict[str, Any]:
@@ -103,7 +109,8 @@ def run(name: str, rate: float, seconds: float, options: argparse.Namespace, sam
                 recorder = Recorder(name, folder / "recorded", of_rest, server.port, options.goreplay)
             before = bed.cpu_us(recorder.process.pid) if recorder else 0.0
             server_before = bed.cpu_us(server.process.pid)
-            load = client(of_rest, "fire", server.port, rate, seconds, CONNECTIONS, int(options.fresh))
+            target = recorder.target if recorder else server.port
+            load = client(of_rest, "fire", target, rate, seconds, CONNECTIONS, int(options.fresh))
             begun, next_look, series = time.monotonic(), HALF_MINUTE_S, []
             while load.poll() is None:
                 time.sleep(0.1)
@@ -196,7 +203,7 @@ def many_open(names: list[str], options: argparse.Namespace) -> list[dict[str, A
             try:
                 recorder = Recorder(name, folder / "recorded", of_rest, server.port, options.goreplay)
                 idle = bed.rss_mb(recorder.process.pid)
-                holding = client(of_rest, "hold", server.port, count)
+                holding = client(of_rest, "hold", recorder.target, count)
                 got = told(holding)["open"]
                 time.sleep(SETTLE_S)
                 row = {"recorder": name, "open": got, "idle_mb": idle, **bed.memory_parts(recorder.process.pid)}
@@ -244,7 +251,9 @@ def main() -> int:
     parser.add_argument("--rate", type=float, nargs="+", metavar="N", help="requests a second (default: 2000 to 20000)")
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument(
+        "--only", nargs="+", choices=NAMES + ASKED_FOR, metavar="NAME", help=", ".join(NAMES + ASKED_FOR)
+    )
     parser.add_argument("--fresh", action="store_true", help="each head has a field of its own (X-Request-Id)")
     parser.add_argument("--goreplay", default=shutil.which("gor") or "", metavar="PATH")
     parser.add_argument("--open", type=int, metavar="N")
@@ -269,23 +278,23 @@ def main() -> int:
     from capture.source_ring import explained, open_error
 
     if refused := open_error():
-        print(f"no ring here: {explained(refused)}", file=sys.stderr)
-        return 2
+        print(f"no ring here: {explained(refused)}; by proxy alone", file=sys.stderr)
+    asked = options.only or (["masked"] if options.open or options.minutes else list(NAMES))
+    if refused:
+        asked = ["proxy"] if options.open or options.minutes else ["nothing", "proxy"]
     without = missing(options.goreplay)
+    for name in asked:
+        if name in without:
+            print(without[name], file=sys.stderr)
+    names = [name for name in asked if name not in without]
     if bed.nginx() is None:
-        without.append("nginx is not installed: a server of Python stands in for it (apt install nginx-light)")
-    for line in without:
-        print(line, file=sys.stderr)
-    absent = {"tcpdump"} if shutil.which("tcpdump") is None else set()
-    absent |= set() if options.goreplay else {"goreplay"}
+        print("nginx is not installed: a server of Python stands in for it (apt install nginx-light)", file=sys.stderr)
     of_server, of_rest = bed.cores()
     say(
         options,
         f"server ({'nginx' if bed.nginx() else 'Python'}) on core {min(of_server)}, client and recorder on core "
         f"{min(of_rest)}, {CONNECTIONS} connections; load of the machine {os.getloadavg()[0]:.1f}",
     )
-    asked = options.only or (["masked"] if options.open or options.minutes else list(NAMES))
-    names = [name for name in asked if name not in absent]
     if options.open:
         rows = many_open([name for name in names if name not in ("nothing", "floor")], options)
     elif options.minutes:

@@ -231,6 +231,8 @@ def fire(port: int, rate: float, seconds: float, connections: int, fresh: bool) 
                 left[fd] = size
                 latencies.append(clock() - due[fd])
                 idle.append(fd)
+    if not latencies:
+        raise SystemExit("no request was answered")
     took = clock() - start
     latencies.sort()
     at = {q: latencies[min(len(latencies) - 1, int(q * len(latencies)))] * 1e3 for q in (0.5, 0.99)}

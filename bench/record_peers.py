@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -40,6 +41,7 @@ class Recorder:
 
     def __init__(self, name: str, file: Path, where: set[int], port: int, gor: str = "") -> None:
         self.name, self.file, self.port = name, file, port
+        self.target = port  # where clients are to go
         self._said = file.with_name("said.txt")
         self._told = file.with_name("told.txt")
         command, sign = self._command(gor)
@@ -71,7 +73,13 @@ class Recorder:
             return [gor, "--input-raw", f"127.0.0.1:{self.port}", *how, "--output-file", str(self.file)], "Interface:"
         if self.name == "floor":
             return [sys.executable, str(Path(__file__)), str(self.port)], "reads"
-        command = [sys.executable, "-m", "livefire", "record", "--interface", "lo", "--port", str(self.port)]
+        command = [sys.executable, "-m", "livefire", "record"]
+        if self.name == "proxy":
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                self.target = free.getsockname()[1]
+            command += ["--proxy", f"127.0.0.1:{self.target}=127.0.0.1:{self.port}"]
+        else:
+            command += ["--interface", "lo", "--port", str(self.port)]
         command += ["--to", str(self.file), "--json", "--stdin-guard"]
         return command + (["--unmasked"] if self.name == "unmasked" else []), "until Ctrl-C"
 
@@ -93,14 +101,19 @@ class Recorder:
         if self.name == "floor":
             return None
         if self.name in ("tcpdump", "goreplay"):
-            admitted = sum(map(int, _DROPPED.findall(self.text))) if self.name == "tcpdump" else 0
-            with self.file.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                answers = sum(1 for _ in re.finditer(_STATUS_LINE, data))
-                return Written({int(n) for n in ASKED.findall(data)}, answers, admitted)
+            return found_in(self.file, self.text)
         if self.process.returncode:
             raise SystemExit(f"{self.name} failed: {self.text.strip()}")
         account = json.loads(self._told.read_text())
         return _livefire(self.file, account)
+
+
+def found_in(file: Path, said: str) -> Written:
+    """Of a peer's file, and of what it said when it ended."""
+    admitted = sum(map(int, _DROPPED.findall(said)))
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        answers = sum(1 for _ in re.finditer(_STATUS_LINE, data))
+        return Written({int(number) for number in ASKED.findall(data)}, answers, admitted)
 
 
 def _livefire(file: Path, account: dict[str, Any]) -> Written:
@@ -129,13 +142,13 @@ def _livefire(file: Path, account: dict[str, Any]) -> Written:
     return Written(requests, answers, sum(lost.values()), account["balanced"], said)
 
 
-def missing(gor: str) -> list[str]:
-    """One line for each peer that is not here, with how to get it."""
-    lines = []
+def missing(gor: str) -> dict[str, str]:
+    """Of each peer that is not here, how to get it."""
+    lines = {}
     if shutil.which("tcpdump") is None:
-        lines.append("tcpdump is not installed: no comparison with it (apt install tcpdump)")
+        lines["tcpdump"] = "tcpdump is not installed: no comparison with it (apt install tcpdump)"
     if not gor:
-        lines.append("no comparison with GoReplay: build it and name it with --goreplay PATH, see docs/speed.md")
+        lines["goreplay"] = "no comparison with GoReplay: build it, and name it with --goreplay PATH; see docs/speed.md"
     return lines
 
 
