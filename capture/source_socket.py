@@ -34,6 +34,7 @@ from wire.config import ConfigError
 _INTERFACE: Final = "socket"
 _READ_BYTES: Final = 256 << 10
 _MAX_CLIENTS: Final = 256
+_BACKLOG: Final = 64  # that connected and were not looked at yet
 _MAX_NAMES: Final = 512
 _MAX_CONNECTIONS: Final = 1 << 16  # of a client: one that never says when they are over must not fill the memory
 
@@ -74,18 +75,20 @@ class SocketSource:
                 self._part(client)
         return taken
 
-    def _accept(self, sink: StreamSink) -> None:
+    def _accept(self, sink: StreamSink) -> bool:
+        """Whether one was waiting."""
         try:
             made, _ = self._listener.accept()
         except OSError:
-            return  # it is gone again
+            return False  # it is gone again
         if len(self._clients) >= _MAX_CLIENTS:
             made.close()
             sink.account.note("socket_clients_refused")
-            return
+            return True
         made.setblocking(False)
         self._clients[made.fileno()] = _Client(made)
         self._selector.register(made, selectors.EVENT_READ)
+        return True
 
     def _part(self, client: _Client) -> None:
         self._selector.unregister(client.socket)
@@ -96,7 +99,10 @@ class SocketSource:
         """Clients tell what they shed as they go."""
 
     def finish(self, sink: StreamSink) -> None:
-        """Nobody new; what has been sent is read."""
+        """Nobody new but those who have connected; what has been sent is read."""
+        for _ in range(_BACKLOG):
+            if not self._accept(sink):
+                break
         self._selector.unregister(self._listener)
         self._listener.close()
         while self._clients and self.feed(sink, 0):
@@ -221,7 +227,7 @@ def _listen(path: str) -> socket.socket:
         except OSError:
             _remove_stale(path)
             made.bind(path)
-        made.listen(64)
+        made.listen(_BACKLOG)
         made.setblocking(False)
     except ConfigError:
         made.close()

@@ -484,6 +484,31 @@ def test_a_client_of_the_socket_never_waits_and_tells_what_it_shed(tmp_path: Pat
     assert ledger.seen == client.shed_bytes + passed + len(TALKS[0][0][0]) + len(TALKS[0][0][1])
 
 
+def test_what_waits_at_the_end_is_waited_for_or_told_as_lost(tmp_path: Path) -> None:
+    """More than the socket holds, then the service ends."""
+    path = str(tmp_path / "tap")
+    live = opened(socket=path)
+    told = []
+    for number, wait_s in enumerate((DEADLINE_S, 0.0)):
+        client = tap.Tap(path)
+        for n in range(40):
+            connection = client.opened(f"10.0.0.{number}:{n + 1}", "10.0.0.2:443")
+            connection.from_client(b"PUT /%d HTTP/1.1\r\nHost: a\r\nContent-Length: 50000\r\n\r\n" % n + bytes(50_000))
+            connection.client_end()
+            connection.server_end()
+        assert client.waiting_bytes > 1_000_000 and not client.shed_connections
+        closing = threading.Thread(target=client.close, args=(wait_s,))
+        closing.start()
+        if wait_s:
+            live.read_until(lambda found: len(found) >= 40)
+        closing.join(DEADLINE_S)
+        told.append(client.lost_bytes)
+    found = live.finish()
+    assert told[0] == 0 and told[1] > 1_000_000
+    whole = [e.client.partition(":")[0] for e in found if len(e.request.body) == 50_000]
+    assert whole.count("10.0.0.0") == 40 and 0 < whole.count("10.0.0.1") < 40, "or this shows nothing"
+
+
 def test_what_waits_in_a_client_takes_no_more_than_its_bytes(tmp_path: Path) -> None:
     live = opened(socket=str(tmp_path / "tap"))
     client = tap.Tap(str(tmp_path / "tap"), max_bytes=1 << 17)

@@ -25,6 +25,7 @@ MAX_DATA: Final = 1 << 20  # of one frame
 SHED_BYTES: Final = struct.Struct(">Q")  # what SHED carries: how many bytes were not handed over
 _SEND_BYTES: Final = 1 << 18
 _RETRY_NS: Final = 1_000_000_000
+_LOOK_S: Final = 0.005
 
 
 class Tap:
@@ -41,6 +42,7 @@ class Tap:
         self.path = path
         self.shed_connections = 0
         self.shed_bytes = 0  # of connections that were shed, or that nobody recorded
+        self.lost_bytes = 0  # of frames that waited when the recorder went, or at the end
         self._max = max_bytes
         self._now_ns = now_ns
         self._monotonic_ns = monotonic_ns
@@ -67,13 +69,17 @@ class Tap:
         return connection
 
     def flush(self) -> bool:
-        """Send what can be sent now; True when nothing waits."""
+        """Send what can be sent now; True when nothing waits. Every call does; a service that falls silent while
+        something waits calls this."""
         with self._lock:
             self._flush()
             return not self.waiting_bytes
 
-    def close(self) -> None:
-        """What waits and cannot be sent at once is lost."""
+    def close(self, wait_s: float = 0.0) -> None:
+        """Wait so long, at the most, for the recorder to take what waits; the rest is lost, see `lost_bytes`."""
+        until = self._monotonic_ns() + round(wait_s * 1e9)
+        while not self.flush() and self._monotonic_ns() < until:
+            time.sleep(_LOOK_S)
         with self._lock:
             self._flush()
             self._drop()
@@ -149,6 +155,7 @@ class Tap:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        self.lost_bytes += len(self._waiting)
         self._waiting.clear()
 
 
