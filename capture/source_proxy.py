@@ -192,7 +192,9 @@ class ProxySource:
             if kind in (handover.FROM_CLIENT, handover.FROM_SERVER):
                 self.received_bytes += length
                 if channel is not None:
-                    channel.data(kind == handover.FROM_CLIENT, bytes(buffer[at : at + length]), ts_ns)
+                    with memoryview(buffer) as view:  # a slice of the buffer itself would be one more copy
+                        data = bytes(view[at : at + length])
+                    channel.data(kind == handover.FROM_CLIENT, data, ts_ns)
                 else:  # of a connection that was abandoned: passed on, and nothing that can be reassembled
                     ledger = sink.account.ledger("bytes")
                     ledger.seen += length
