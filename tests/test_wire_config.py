@@ -56,6 +56,11 @@ CASES = [
     ("routes:\n  a: {load: 1}\n  b:\n    lod: 1", "plan.yaml:4:5: unknown field 'lod' (did you mean 'load'?)"),
     ("routes:\n  a: {load: 1}\n  b:\n    load: x", "plan.yaml:4:5: Expected `float`, got `str` (at $.routes.b.load)"),
     ("limits:\n  a: 1\n  b: x", "plan.yaml:3:3: Expected `int`, got `str` (at $.limits.b)"),
+    ("steps:\n- hold: 30", "plan.yaml:2:3: 30 is a number, not text: write it with its unit (as in 30s, 2x, 500/s), "
+     "or in quotes (at $.steps[0].hold)"),
+    ("routes:\n  a: {hold: 1s}\n  b: {hold: 0.5}", "plan.yaml:3:7: 0.5 is a number, not text: write it with its unit"),
+    ("target: true", "plan.yaml:1:1: Expected `str`, got `bool` (at $.target)"),
+    ("target: [a]", "plan.yaml:1:1: Expected `str`, got `array` (at $.target)"),
     ("limits: {1: 1}", "plan.yaml:1:1: Expected `str`, got `int` for a key (at $.limits)"),
     ("checks:\n- kind: probe\n  adress: x", "plan.yaml:3:3: unknown field 'adress' (did you mean 'address'?)"),
     ("only:\n  lod: 1", "plan.yaml:2:3: unknown field 'lod' (did you mean 'load'?) (at $.only.lod)"),

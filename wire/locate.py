@@ -32,8 +32,18 @@ def locate(message: str, text: str, data: Any, type: Any, source: str) -> str:
             steps = [*steps, word]
     elif of_key:
         what += " for a key"
+    elif re.fullmatch(r"Expected `str( \| null)?`, got `(int|float)`", what) and len(steps) == len(_steps(path)):
+        number = _at(data, steps)
+        what = f"{number} is a number, not text: write it with its unit (as in 30s, 2x, 500/s), or in quotes"
     line, column = _mark(text, steps)
     return f"{source}:{line}:{column}: {what} (at {_shown(steps)})"
+
+
+def _at(data: Any, steps: list[Any]) -> Any:
+    """The value there."""
+    for step in steps:
+        data = data[step]
+    return data
 
 
 def _steps(path: str) -> list[Any]:
