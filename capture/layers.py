@@ -273,6 +273,8 @@ def _gre(data: bytes, at: int, limit: int, link: bytes) -> Result:
         return Step(_ip if word >> 10 & 0x1F == 2 else _ethernet, at, limit, link)
     if kind == 0x883E:  # WCCP: version 2 has a header of four bytes
         return Step(_ip, at if data[at] >> 4 == 4 else at + 4, limit, link)
+    if 0x8200 <= kind < 0x8400:  # what an access point of Aruba sends its controller: frames of 802.11
+        return Step(_wireless, at, limit, link)
     read = _ETHERTYPES.get(kind)
     return Step(read, at, limit, link) if read is not None else "not_ip"
 
@@ -324,6 +326,13 @@ def _teredo(data: bytes, at: int, limit: int, link: bytes) -> Result:
     if data[at : at + 2] == b"\0\0":
         at += 8
     return Step(_ip, at, limit, link) if data[at] >> 4 == 6 else "not_tcp"
+
+
+def _ayiya(data: bytes, at: int, limit: int, link: bytes) -> Result:
+    """Lengths of identity (a power of two) and signature (words), hash, operation (1: forward), what follows."""
+    if data[at + 2] & 0x0F != 1 or data[at + 3] not in (4, 41):
+        return "not_tcp"
+    return Step(_ip, at + 8 + (1 << (data[at] >> 4)) + 4 * (data[at + 1] >> 4), limit, link)
 
 
 def _tzsp(data: bytes, at: int, limit: int, link: bytes) -> Result:
@@ -391,6 +400,7 @@ LAYERS: Final = (
     Layer("geneve", _geneve, _NO_LINKS, (), (), (6081,), nests=True),
     Layer("gtp", _gtp, _NO_LINKS, (), (), (2152,), nests=True),
     Layer("teredo", _teredo, _NO_LINKS, (), (), (3544,), nests=True),
+    Layer("ayiya", _ayiya, _NO_LINKS, (), (), (5072,), nests=True),
     Layer("tzsp", _tzsp, _NO_LINKS, (), (), (37008,), nests=True),
     Layer("l2tp", _l2tp, _NO_LINKS, (), (), (1701,), nests=True),
 )

@@ -179,6 +179,9 @@ def frame(message: Message) -> int:
     elif lengths:
         numbers = {part.strip() for value in lengths for part in value.split(b",")}
         number = next(iter(numbers))
+        if number.isdigit() and len(number) > 18:  # zeros in front, as which some readers take for too much
+            message.ambiguous = True
+            number = number.lstrip(b"0").rjust(1, b"0")
         if len(numbers) > 1 or not number.isdigit() or len(number) > 18:
             message.ambiguous = True
             message.mode = OPAQUE

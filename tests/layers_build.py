@@ -51,6 +51,7 @@ ANY: dict[str, Wrap] = {
     "gre": lambda i: gre(0, i[0], b"", i[1]),
     "gre, checksum, key and number": lambda i: gre(0xB000, i[0], b"\0" * 4 + b"\0\0\0\1" * 2, i[1]),
     "gre ethernet": lambda i: gre(0x2000, 0x6558, b"\0\0\5\0", frame(i)),
+    "gre aruba": lambda i: gre(0, 0x8210, b"", b"\x88\1" + b"\0" * 24 + b"\xaa\xaa\3\0\0\0" + struct.pack(">H", i[0]) + i[1]),
     "erspan i": lambda i: gre(0, 0x88BE, b"", frame(i)),
     "erspan ii": lambda i: gre(0x1000, 0x88BE, b"\0\0\0\1", b"\x10\5\0\1\0\0\0\0" + frame(i)),
     "erspan iii": lambda i: gre(0x1000, 0x22EB, b"\0\0\0\1", b"\x20\5\0\1" + b"\0" * 8 + frame(i)),
@@ -76,6 +77,7 @@ PACKETS: dict[str, Wrap] = {
     ),
     "ip in ip": lambda i: outer(i[1], 4 if i[0] == 0x0800 else 41),
     "ip in ipv6": lambda i: outer6(i[1], 4 if i[0] == 0x0800 else 41),
+    "ayiya": lambda i: outer(udp(bytes((0x41, 0x52, 0x11, 4 if i[0] == 0x0800 else 41)) + b"\0" * 40 + i[1], 5072), 17),
     "l2tp": lambda i: outer(udp(b"\x40\2" + struct.pack(">HHH", len(i[1]) + 12, 1, 1) + b"\xff\3" + _ppp(i), 1701), 17),
     "authentication header": lambda i: outer(bytes((4 if i[0] == 0x0800 else 41, 4)) + b"\0" * 22 + i[1], 51),
 }  # fmt: skip

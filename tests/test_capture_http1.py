@@ -346,6 +346,12 @@ def test_a_status_of_more_digits_is_its_first_three(line: bytes, status: int) ->
     assert [(m.status, m.mode, body(m)) for m in heard.messages] == ([(status, Mode.LENIENT, b"a")] if status else [])
 
 
+@pytest.mark.parametrize(("length", "kept"), [(b"0" * 30 + b"3", b"abc"), (b"0" * 40, b""), (b"3" * 30, b"")])
+def test_a_length_with_zeros_in_front_is_a_length_that_some_read_otherwise(length: bytes, kept: bytes) -> None:
+    heard = read(b"POST / HTTP/1.1\r\nContent-Length: " + length + b"\r\n\r\n" + kept + b"GET / HTTP/1.1\r\n\r\n")
+    assert [(m.method, body(m), m.ambiguous) for m in heard.messages] == [(b"POST", kept, True), (b"GET", b"", False)]
+
+
 def test_chunked_in_a_request_of_http_1_0_is_ambiguous() -> None:
     for version, ambiguous in ((b"1.0", True), (b"1.1", False)):
         head = b"POST / HTTP/" + version + b"\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"

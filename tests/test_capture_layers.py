@@ -123,7 +123,7 @@ def test_every_layer_of_the_table_is_wrapped_somewhere() -> None:
     wrapped = {
         "ethernet", "ethertype", "llc", "cooked v2", "loopback", "802.11", "802.11 radiotap", "nflog", "frame relay",
         "ppp", "pppoe", "vlan", "802.1ah", "mpls", "ip", "ip in ip", "gre, erspan", "etherip", "udp", "vxlan",
-        "vxlan-gpe", "geneve", "gtp", "tzsp", "l2tp",
+        "vxlan-gpe", "geneve", "gtp", "tzsp", "l2tp", "ayiya",
     }  # fmt: skip
     assert {layer.name for layer in LAYERS} == wrapped | without
 
