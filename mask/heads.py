@@ -39,6 +39,7 @@ _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 #: What a line was masked as, in one letter, so that those of a block are one word.
 _CODES: Final = {"h": "header", "c": "cookie", "t": "target", "m": "malformed_line"}
 _CODE_OF: Final = {what: code for code, what in _CODES.items()}
+_BLANKS: Final = (b" ", b"\t")
 _Line = tuple[bytes, str]  # what is written for a line, and as what it was masked: "" for none
 #: Cookie values that nobody can be told apart by.
 _HARMLESS: Final = re.compile(r"(?:[a-z]{1,12}|[a-z]{2}[-_][A-Z]{2}|\d{1,4})?\Z", re.ASCII)
@@ -84,6 +85,7 @@ class Heads:
         self._lines: dict[bytes, _Line] = {}
         self._starts: dict[bytes, _Line] = {}
         self._blocks: dict[bytes, Block] = {}
+        self._counted: dict[str, tuple[tuple[str, int], ...]] = {}  # of the codes of a block's lines
 
     def head(self, head: bytes) -> bytes:
         """A head of a request or an answer, with its start line. The same object when nothing is masked."""
@@ -133,20 +135,29 @@ class Heads:
         """What is written for them, and how many of which kind were masked. Only lines that were not seen lately cost
         more than a look."""
         lines = block.split(b"\n")
-        if b"\n " in block or b"\n\t" in block or block[:1] in (b" ", b"\t"):
-            lines = self._unfolded(lines)
         known: list[Any] = list(map(self._lines.get, lines))
         if not all(known):
-            for index, one in enumerate(known):
-                if one is None:
-                    line = lines[index]
-                    known[index] = self._remember(self._lines, line, self._line(line))
-        masked = "".join([one[1] for one in known])
+            # A line that goes on with the one before is never remembered, so it is met here.
+            if any(one is None and line[:1] in _BLANKS for one, line in zip(known, lines, strict=True)):
+                lines = self._unfolded(lines)
+                known = list(map(self._lines.get, lines))
+            index = known.index(None) if None in known else -1
+            while index >= 0:
+                line = lines[index]
+                known[index] = self._remember(self._lines, line, self._line(line))
+                index = known.index(None, index + 1) if None in known else -1
+        written, codes = zip(*known, strict=True)
+        masked = "".join(codes)
         if not masked:
             return block, ()
-        return b"\n".join([one[0] for one in known]), tuple(
-            (what, masked.count(code)) for code, what in _CODES.items() if code in masked
-        )
+        counted = self._counted.get(masked)
+        if counted is None:
+            if len(self._counted) >= MAX_CACHED:
+                self._counted.clear()
+            counted = self._counted[masked] = tuple(
+                (what, masked.count(code)) for code, what in _CODES.items() if code in masked
+            )
+        return b"\n".join(written), counted
 
     def _unfolded(self, lines: list[bytes]) -> list[bytes]:
         """A folded line goes on with the value before it, and what it means hangs on that (RFC 9112 section 5.2)."""
@@ -166,7 +177,7 @@ class Heads:
     def _remember(cache: dict[bytes, _Line], line: bytes, made: _Line) -> _Line:
         new, what = made
         made = (line, "") if new == line else (new, _CODE_OF[what])
-        if len(line) <= MAX_CACHED_LENGTH:
+        if len(line) <= MAX_CACHED_LENGTH and line[:1] not in _BLANKS:
             if len(cache) >= MAX_CACHED:
                 cache.clear()
             cache[line] = made

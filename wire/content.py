@@ -62,11 +62,14 @@ def encoded(body: bytes, codings: tuple[bytes, ...]) -> bytes:
 
 def media_type(head: bytes) -> bytes:
     """`application/json`: lower case, without parameters; b"" where there is none, or two say different things."""
-    match = _TYPE.search(head)
+    low = head.lower()
+    at = low.find(b"\ncontent-type")  # without a look at case a search is ten times faster
+    match = _TYPE.search(head, at) if at >= 0 else None
     if match is None:
         return b""
     media = match.group(1).rstrip().lower()
-    other = _TYPE.search(head, match.end())
+    at = low.find(b"\ncontent-type", match.end())
+    other = _TYPE.search(head, at) if at >= 0 else None
     return media if other is None or other.group(1).rstrip().lower() == media else b""
 
 
