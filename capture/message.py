@@ -18,7 +18,7 @@ from wire.records import Framing, Mode
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"  # RFC 9110 section 5.6.2
 _METHOD = re.compile(rb"(" + _TOKEN + rb"{1,64})[ \t]+\S")
 #: In two steps: as one, a line of blanks would be tried from each of them.
-_VERSION_AT_END = re.compile(rb"[ \t]HTTP/1\.\d[ \t]*\r*\n\Z")
+_VERSION_AT_END = re.compile(rb"[ \t]HTTP/1\.\d[.\d]{0,8}[ \t]*\r*\n\Z")
 _LONGEST_VERSION: Final = 64
 #: More digits, or a NUL behind them, are none of the status to readers in use.
 _STATUS_LINE = re.compile(rb"HTTP/1\.\d[ \t]+([1-9]\d\d)(?=[ \t\r\n\0\d])[^\r\n]*\r*(?:\n|\Z)")
