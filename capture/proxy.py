@@ -15,6 +15,7 @@ and a client is connected before it is known that the server is there.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import signal
@@ -260,11 +261,15 @@ class Proxy:
     async def listen(self) -> None:
         """Raises OSError when an address cannot be listened on."""
         for pair in self.settings.pairs:
-            self._servers.append(
-                await self.loop.create_server(
-                    self._factory(pair), pair.listen_host or None, pair.listen_port, backlog=1024
-                )
-            )
+            host, port = pair.listen_host, pair.listen_port
+            try:
+                server = await self.loop.create_server(self._factory(pair), host or None, port, backlog=1024)
+            except OSError as error:  # asyncio's own text is long, and names no address that does not exist
+                code = error.errno or 0
+                why = os.strerror(code).lower() if code > 0 else str(error.strerror or error).lower()
+                hint = f" (by whom: ss -ltnp sport = :{port})" if code == errno.EADDRINUSE else ""
+                raise OSError(code, f"{f'[{host}]' if ':' in host else host}:{port}: {why}{hint}") from None
+            self._servers.append(server)
         if self.settings.user and (user := user_of(self.settings.user)) is not None:
             become(user)
         ports = [server.sockets[0].getsockname()[1] for server in self._servers]

@@ -164,7 +164,7 @@ class ProxySource:
             if kind == handover.READY:
                 return msgspec.json.decode(data, type=list[int])
             if kind == handover.FAILED:
-                raise ConfigError(f"{self._called} cannot listen on {', '.join(self.inputs)}: {data.decode()}")
+                raise ConfigError(f"{self._called} cannot listen on {data.decode()}")
         raise BusError(f"{self._called} did not start")
 
     def _fill(self, timeout_s: float) -> bool:
@@ -267,7 +267,9 @@ def _address(text: str, *, listen: bool) -> tuple[str, int]:
     wrong = not colon or not port.isdigit() or int(port) > 65535 or (not listen and not (host and int(port)))
     if wrong:
         want = "127.0.0.1:8080, [::1]:8080 or :8080" if listen else "127.0.0.1:9080 or [::1]:9080"
-        raise ConfigError(f"proxy address {text!r}: write host:port (as in {want})")
+        raise ConfigError(
+            f"{text!r} is no address to {'listen on' if listen else 'pass on to'}: write host:port (as in {want})"
+        )
     return host, int(port)
 
 

@@ -149,8 +149,9 @@ class _Door:
             self.socket.bind((listen.host, listen.port))
         except OSError as error:
             self.socket.close()
-            why = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
-            hint = " (does the kernel have a VXLAN interface on it?)" if error.errno == errno.EADDRINUSE else ""
+            why = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error.strerror).lower()
+            hint = f" (does the kernel have an interface of {listen.kind} on it? ip -d link show type {listen.kind})"
+            hint = hint if error.errno == errno.EADDRINUSE else ""
             raise ConfigError(f"{listen.text}: cannot be listened on: {why}{hint}") from None
         self.socket.setblocking(False)
         for option in (socket.SO_RCVBUF, _SO_RCVBUFFORCE):  # the second passes the system's bound, where permitted

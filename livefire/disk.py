@@ -61,7 +61,10 @@ def disk_of(options: dict[str, Any], to: Path | None) -> dict[str, Any]:
         raise UserError(f"{option} is of a recording on this disk (--to); over a bus: --spool-max, and its retention")
     for name, least, text in _LEAST:
         if name in given and found[name] < least:
-            raise UserError(f"at least {text}")
+            option = text.partition(" ")[0]
+            given_text = options[option[2:].replace("-", "_")]
+            shown = given_text if isinstance(given_text, str) else " ".join(given_text)
+            raise UserError(f"{option} {shown}: at least {text.removeprefix(option).strip()}")
     return found
 
 

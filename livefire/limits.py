@@ -11,7 +11,7 @@ import click
 from capture.privileges import is_root
 from capture.settings import MIN_MEMORY_BYTES, SampleSettings
 from livefire.errors import UserError
-from livefire.options import BytesRate, Share
+from livefire.options import BytesRate, Share, Size
 from livefire.tables import size
 from wire import config
 from wire.account import Account
@@ -26,7 +26,9 @@ _OPTIONS = (
     click.option("--only-header", multiple=True, metavar="'NAME: VALUE'", help="With this header; repeatable."),
     click.option("--only-cookie", multiple=True, metavar="NAME=VALUE", help="With this cookie; repeatable."),
     click.option("--max-cpu", type=Share(above_all=True), help="Of one core: 25%. Beyond it whole sessions are shed."),
-    click.option("--max-memory", metavar="SIZE", help="At least 128MiB. Beyond it whole sessions are shed."),
+    click.option(
+        "--max-memory", type=Size(), metavar="SIZE", help="At least 128MiB. Beyond it whole sessions are shed."
+    ),
     click.option("--max-rate", type=BytesRate(), help="Written in a second: 10MB/s. Beyond it sessions are shed."),
     click.option("--kill-file", type=click.Path(), help="Stop when this file is there."),
     click.option("--user", metavar="NAME", help="Go on as this user when all sockets are open (default: docs/cli.md)."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 from fractions import Fraction
 from typing import Any, Final
 
@@ -61,6 +62,38 @@ class Share(click.ParamType):
             meant = f": did you mean {text}%?" if 1 < share <= 100 and not text.endswith("%") else ""
             self.fail(f"{text!r} is not above 0{'' if self._above_all else ' and at most 1 (100%)'}{meant}", param, ctx)
         return share
+
+
+class Port(click.ParamType):
+    """'8080': 1 to 65535."""
+
+    name = "PORT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value).strip()
+        if text.isascii() and text.isdigit() and 0 < int(text[:9]) < 65536 and len(text) < 9:
+            return int(text)
+        meant = text.rpartition(":")[2]
+        if not (meant != text and meant.isdigit()):
+            try:
+                meant = str(socket.getservbyname(text.lower(), "tcp"))
+            except (OSError, ValueError):
+                meant = ""
+        near = f": did you mean {meant}?" if meant else " (1 to 65535, as in 8080)"
+        self.fail(f"{text!r} is not a port{near}", param, ctx)
+
+
+class Size(click.ParamType):
+    """'10MB', '64KiB'; stays text."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            config.size_bytes(str(value))
+        except config.ConfigError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
 
 
 class BytesRate(click.ParamType):

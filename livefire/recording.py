@@ -62,9 +62,9 @@ class Recording:
         self._streamed: dict[int, bytes] | None = {} if str(path) == "-" else None
         manifests = [manifest for manifest in map(self._scan, range(len(self._readers))) if manifest is not None]
         if not manifests:
-            raise BusError(
-                f"{self.path}: {self.unreadable[0] if self.unreadable else 'holds no manifest: nothing whole is in it'}"
-            )
+            empty = not any(reader.next_offset or reader.waiting_bytes for reader in self._readers)
+            none = "is empty: no recording was begun in it" if empty else "holds no manifest: nothing whole is in it"
+            raise BusError(f"{self.path}: {self.unreadable[0] if self.unreadable else none}")
         self.manifest = manifests[0]
         self.began_ns = min(manifest.created_ns for manifest in manifests)
         #: Of a ring of time: what had gone of it when its last segment began (segments, exchanges, bytes).

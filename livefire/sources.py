@@ -9,15 +9,14 @@ import click
 
 from capture.settings import RecordSettings
 from livefire.errors import UserError
+from livefire.options import Port
 from livefire.recorders import MAX_PROCESSES
 
 _OPTIONS = (
     click.option(
         "--interface", "-i", multiple=True, metavar="NAME", help="Where to listen; repeatable (default: all)."
     ),
-    click.option(
-        "--port", multiple=True, metavar="PORT", type=click.IntRange(1, 65535), help="The server's port; repeatable."
-    ),
+    click.option("--port", multiple=True, metavar="PORT", type=Port(), help="The server's port; repeatable."),
     click.option("--host", multiple=True, metavar="ADDRESS", help="Only traffic from or to it; repeatable."),
     click.option("--not-host", multiple=True, metavar="ADDRESS", help="Leave this address out; repeatable."),
     click.option("--proxy", multiple=True, metavar="LISTEN=UPSTREAM", help="A recording proxy; repeatable."),

@@ -356,7 +356,7 @@ def test_a_source_that_loses_bytes_silently_does_not_balance() -> None:
 def test_addresses_that_cannot_be_used_are_told_in_one_line() -> None:
     with listening() as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"cannot listen on 127\.0\.0\.1:{port}=127\.0\.0\.1:9: .*in use"):
+        with pytest.raises(ConfigError, match=rf"cannot listen on 127\.0\.0\.1:{port}: address already in use"):
             ProxySource(pairs_of(((f"127.0.0.1:{port}", "127.0.0.1:9"),)), 0, monotonic_ns=time.monotonic_ns)
     for listen, upstream in ((":8080", ":9080"), ("8080", "h:1"), ("a:b", "h:1"), ("h:70000", "h:1")):
         with pytest.raises(ConfigError, match="write host:port"):

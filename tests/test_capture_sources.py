@@ -604,7 +604,7 @@ def test_whatever_comes_through_the_socket_the_account_balances(
         ({"vxlan": (":4789",), "interfaces": ("lo",)}, "--vxlan and --interface: what is sent here, or the wire"),
         ({"vxlan": ("nowhere:x",)}, r"--vxlan 'nowhere:x': write where to listen, as :4789"),
         ({"geneve": ("192.0.2.1:6081",)}, "geneve 192.0.2.1:6081: cannot be listened on"),
-        ({"mirrors": ("nowhere",)}, "proxy address 'nowhere'"),
+        ({"mirrors": ("nowhere",)}, "'nowhere' is no address to listen on"),
         ({"socket": "/no/such/folder/tap"}, "socket /no/such/folder/tap: cannot be listened at: no such file"),
         ({"vxlan": ("127.0.0.1:0",), "hosts": ("shop",)}, "host 'shop'"),
     ],

@@ -24,7 +24,7 @@ from livefire.connections import connections_line
 from livefire.disk import check_to, disk_of, disk_options, forecast, used_up
 from livefire.errors import UserError
 from livefire.limits import cost_line, limit_options, limits_of, stays_root
-from livefire.options import Duration, asked_bus, on_bus
+from livefire.options import Duration, Size, asked_bus, on_bus
 from livefire.protocols import other_protocols
 from livefire.recorders import place, placed, record_together, tell
 from livefire.recording import masked_line
@@ -51,7 +51,9 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 @click.option("--agents", metavar="NAME,...", help="All recorders that take part, so that readers wait for each.")
 @limit_options
 @click.option("--spool", metavar="DIR", help="Where what the bus cannot take waits (default: see docs/cli.md).")
-@click.option("--spool-max", default="512MB", metavar="SIZE", help="Its bound; beyond it whole sessions are shed.")
+@click.option(
+    "--spool-max", type=Size(), default="512MB", metavar="SIZE", help="Its bound; beyond it whole sessions are shed."
+)
 @click.option("--drain", "drain_only", is_flag=True, help="Record nothing: bring to the bus what waits in the spool.")
 @source_options
 @click.option("--for", "for_", type=Duration(), help="Stop after this time (default: until Ctrl-C).")
