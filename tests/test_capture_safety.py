@@ -421,6 +421,8 @@ def test_what_was_sampled_and_shed_is_in_the_scale_all_the_way_to_the_replay(ser
         writer.write_records(taken, increment=assembler.account.take())
         writer.end()
     cleanse_file(raw, clean, CleanseSettings())
+    for file in (raw, clean):  # what was shed is told of both, and once
+        assert "; 5.6% of production" in CliRunner().invoke(cli, ["show", str(file)]).output
     survey = Recording(clean).survey()
     assert survey.exchanges == 30 and survey.scale == pytest.approx(0.3 * 0.5 * 0.75 / 2)
     told = arithmetic(scale=survey.scale, speed=1, load=1, recorded_rate=10)

@@ -17,8 +17,8 @@ from livefire.learned import learned
 from livefire.protocols import WHERE, is_told, other_protocols
 from livefire.recording import Recording, masked_line
 from livefire.tables import counted, milliseconds, size, table
-from wire import head
-from wire.account import Account
+from wire import head, topics
+from wire.account import Account, kept_and_shed, kept_share
 from wire.records import Exchange, Stamped
 
 _ROUTES = 30
@@ -157,7 +157,10 @@ def _summary(recording: Recording) -> None:
     rate = f", {recording.count / seconds:,.1f} a second" if seconds > 0 else ""
     masked = "masked" if manifest.masked else "NOT MASKED: it holds secrets as they were sent"
     click.echo(f"{recording.path}: {manifest.topic} recording {manifest.owner_id}, made {made}, {masked}")
-    scale = "" if manifest.scale == 1 else f"; {manifest.scale:.1%} of production"
+    share = manifest.scale
+    if manifest.topic == topics.RAW:  # of a clean one what was shed is in its scale already
+        share *= kept_share(kept_and_shed(recording.account.ledgers, recording.account.notes))
+    scale = "" if share == 1 else f"; {share:.1%} of production"
     held = f"{counted(recording.count, 'exchange')} in {counted(len(sessions), 'session')}"
     click.echo(f"{held} over {seconds:,.1f} s{rate}{scale}")
     if gone := recording.removed:
