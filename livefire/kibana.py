@@ -59,8 +59,12 @@ def import_objects(base: str, objects: str, *, api_key: str = "", ca: Path | Non
         raise UserError(f"{base}: no such space, or no Kibana, there (does it live under a path?)")
     if reply is None:
         raise UserError(f"{base}: answers {status} with something that is no JSON; is that a Kibana?")
+    if status != 200 and not reply.get("message"):  # Kibana says why
+        raise UserError(
+            f"{base}: answers {status}, and not as Kibana does; is that Kibana's address, or Elasticsearch's?"
+        )
     if status != 200:
-        raise UserError(f"{base}: Kibana refuses the import: {_words(reply.get('message') or status)}")
+        raise UserError(f"{base}: Kibana refuses the import: {_words(reply['message'])}")
     problems = [_problem(error) for error in reply.get("errors") or []]
     done = reply.get("successCount")
     if reply.get("success") is not True or problems or done != asked:

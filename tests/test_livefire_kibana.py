@@ -228,6 +228,11 @@ ERRORS = {
         ((200, {}, b"<html>"), ["answers 200 with something that is no JSON; is that a Kibana?"]),
         ((200, {}, b"[]"), ["answers 200 with something that is no JSON"]),
         ((502, {}, b"bad gateway"), ["answers 502 with something that is no JSON"]),
+        # Elasticsearch's words, at whose address one may easily knock.
+        (
+            (400, {}, b'{"error":"no handler found for uri [/api/saved_objects/_import] and method [POST]"}'),
+            ["answers 400, and not as Kibana does; is that Kibana's address, or Elasticsearch's?"],
+        ),
         ((302, {"Location": "/login?next=x"}, b""), ["redirects to /login?next=x, which is not followed"]),
     ],
 )
