@@ -162,7 +162,8 @@ class QueuedWriter(BatchWriter):
     def _take(self, came_ns: int, data: bytes) -> None:
         self._oldest_ns = came_ns
         try:
-            if not self._write(codec.compressed(data)):
+            # Behind one that is lost nothing is written, though it may be small enough: what it ends began in that one.
+            if self.lost_batches or not self._write(codec.compressed(data)):
                 self.lost_batches += 1
         finally:
             self._oldest_ns = 0

@@ -342,6 +342,33 @@ def test_a_stalled_disk_fills_a_bounded_queue_and_the_caller_is_told(tmp_path: P
     assert [b.header.compression for b in batches if b.header.type == RecordType.AUDIT] == [1] * (written + 1)
 
 
+class Narrow(LogWriter):
+    """A disk on which there is room for small messages alone."""
+
+    def write(self, data: bytes) -> int:
+        if len(data) > 300:
+            raise BusFull("no room on the disk")
+        return super().write(data)
+
+
+def test_behind_a_batch_that_found_no_room_nothing_is_written(tmp_path: Path) -> None:
+    """Its counts are lost with it: those of a later one, which fits, would end what never began."""
+    path = tmp_path / "x.lf"
+    log = Narrow(path, Manifest("raw", "0", "r", 1, "w"))
+    writer = QueuedWriter(log, buffer_ns=10_000_000_000, monotonic_ns=lambda: 1)
+    writer.write_records([Audit(1, "before", "y")])
+    writer.write_records([Audit(1, os.urandom(600).hex(), "y")])
+    writer.write_records([Audit(1, "behind", "y")])
+    writer._give_up.set()  # the end does not wait for room
+    with pytest.raises(BusFull, match="what came last is not in the file"):
+        writer.end()
+    assert writer.lost_batches == 2
+    with LogReader(path) as reader:
+        batches = [codec.decode(message.data) for message in reader.read()]
+        assert not reader.ended
+    assert [batch.records[0].who for batch in batches[1:]] == ["before"]
+
+
 def test_a_file_that_cannot_be_gone_on_with_is_refused(server: Counting, tmp_path: Path) -> None:
     class Masks:
         counts: ClassVar[dict[str, int]] = {}
