@@ -22,6 +22,7 @@ from capture.assembler import Assembler
 from capture.output import Output
 from capture.settings import CaptureSettings
 from capture.show import exchange_json, in_order
+from capture.writer import QueuedWriter
 from wire import codec
 from wire.account import Account
 from wire.codec import RecordType
@@ -243,3 +244,35 @@ def test_stdin_is_read_as_it_comes(tmp_path: Path) -> None:
     with LogReader(to) as reader:
         assert reader.manifest is not None
         assert len(reader.manifest.owner_id) == 26
+
+
+def test_what_a_full_disk_never_took_leaves_no_end_mark() -> None:
+    """The writer waits for room until the recording ends; then it says so, and the file is not called whole."""
+
+    class Full:
+        path = Path("full.lf")
+        next_offset = 0
+        room = ended = closed = False
+
+        def write(self, data: bytes) -> int:
+            if not self.room:
+                raise BusFull("no room")
+            return 0
+
+        def end(self, *_: object, **__: object) -> None:
+            self.ended = True
+
+        def close(self) -> None:
+            self.closed = True
+
+    for room in (False, True):
+        log = Full()
+        log.room = room
+        writer = QueuedWriter(log, buffer_ns=50_000_000, monotonic_ns=time.monotonic_ns)
+        writer.write_records((), RecordType.ACCOUNT, increment=Account().take())
+        if room:
+            writer.end()
+        else:
+            with pytest.raises(BusFull, match="what came last is not in the file"):
+                writer.end()
+        assert (log.ended, log.closed) == (room, True)

@@ -89,6 +89,14 @@ def test_times_go_on_whatever_the_clock_is_set_by(gaps: list[int], at: int, by: 
         assert told == sorted(told)
 
 
+@pytest.mark.parametrize("by", [3600 * SECOND, -3600 * SECOND])
+def test_what_was_stamped_before_a_step_and_is_handed_over_after_it_keeps_its_time(by: int) -> None:
+    """Packets of one block, the clock set in the midst of them."""
+    true, told, steps = through_a_ring([BLOCK // 50] * 20, 9, by, range(0))
+    assert steps.count == 1
+    assert all(abs(said - came) <= BLOCK + LEAST_NS for came, said in zip(true, told, strict=True))
+
+
 def test_small_steps_back_and_forth_are_followed_by_the_next_ones() -> None:
     clocks = Clocks()
     steps = clocks.steps()
