@@ -67,6 +67,7 @@ class Progress(msgspec.Struct, frozen=True):
     waiting_bytes: int = 0  # in the spool, till the bus takes them
     away: bool = False  # the bus cannot be reached now
     written_bytes: int = 0  # so far; those that were removed too
+    blind_ns: int = -1  # it goes on with what a killed recorder left: how long nobody looked; -1: it began anew
 
 
 def record(
@@ -151,6 +152,7 @@ def record(
         if blind is not None:
             writer.write_records((), RecordType.ACCOUNT, increment=blind)
         loop = _Loop(settings, capture, source, assembler, writer, log, why, anchor_ns, monotonic_ns, kill_file)
+        loop.blind_ns = blind.notes["blind_ns"] if blind is not None else -1
         return loop.run(stop, progress)
     finally:
         writer.close()
@@ -241,6 +243,7 @@ class _Loop:
         self._kill_file = kill_file
         self._steps, self._stepped = Steps(monotonic_ns=monotonic_ns), (0, 0)
         self._clock: Clock | None = None
+        self.blind_ns = -1
         sheds = self._shedder.sheds if isinstance(log, Dealer) or settings.bounded else None
         assembler.sheds = sampled(settings.sample.share, sheds)
         if isinstance(log, Dealer):
@@ -357,4 +360,5 @@ class _Loop:
             recording_id=self._log.manifest.owner_id,
             waiting_bytes=self._log.waiting_bytes if isinstance(self._log, Dealer) else 0,
             away=isinstance(self._log, Dealer) and self._log.away,
+            blind_ns=self.blind_ns,
         )

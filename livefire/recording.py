@@ -159,7 +159,9 @@ class Recording:
 def masked_line(account: Account) -> str:
     """'masked before writing: 130 headers, 21 JSON bodies'; "" when nothing was."""
     found = {name.partition(".")[2]: n for name, n in account.notes.items() if name.startswith("masked.")}
-    parts = [counted(n, *_MASKED.get(name, (name, name))) for name, n in sorted(found.items(), key=lambda i: -i[1])]
+    order = {name: at for at, name in enumerate(_MASKED)}
+    names = sorted(found, key=lambda name: (order.get(name, len(order)), name))
+    parts = [counted(found[name], *_MASKED.get(name, (name, name))) for name in names if found[name]]
     return f"masked before writing: secrets in {', '.join(parts)}" if parts else ""
 
 

@@ -6,12 +6,17 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from bus.logfile import LogWriter
 from livefire.cli import main
+from livefire.recording import masked_line
+from wire.account import Account
+from wire.records import Manifest
 
 WRONG: list[tuple[str, str]] = [
     ("--for 10x", "'--for': '10x' is not a duration (as in 30s, 250ms, 5m)"),
@@ -83,3 +88,25 @@ def test_what_is_right_is_not_told_wrong(
     line = "record --unmasked --to x.lf --mirror 127.0.0.1:0 --for 50ms --port 8080 --max-cpu 50% --sample 20%"
     code, _, err = said_to(f"{line} --max-memory 1GB --max-disk 3MB --host ::1", monkeypatch, capsys)
     assert code == 0 and "account balanced" in err, err
+
+
+def test_what_goes_on_behind_a_killed_recorder_says_so(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "record --unmasked --to x.lf --mirror 127.0.0.1:0 --for 50ms"
+    with LogWriter(here / "x.lf", Manifest("raw", "0", "R", time.time_ns() - 90_000_000_000, "tests", masked=False)):
+        pass  # and killed
+    code, _, err = said_to(line, monkeypatch, capsys)
+    assert code == 0 and "x.lf: goes on behind what is there; nobody was recording for 9" in err, err
+    assert "x.lf: 0 more exchanges in" in err
+    (here / "x.lf").unlink()
+    code, _, err = said_to(line, monkeypatch, capsys)
+    assert code == 0 and "goes on" not in err and "x.lf: 0 exchanges in" in err, err
+
+
+def test_kinds_that_were_masked_come_in_one_order() -> None:
+    kinds = {"masked.json": 5, "masked.header": 1, "masked.zebra": 2, "masked.cookie": 5, "masked.form": 0, "other": 3}
+    want = "masked before writing: secrets in 1 header, 5 cookies, 5 JSON bodies, 2 zebra"
+    for names in (kinds, reversed(kinds)):
+        assert masked_line(Account({}, {name: kinds[name] for name in names})) == want
+    assert masked_line(Account()) == ""

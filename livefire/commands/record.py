@@ -128,6 +128,8 @@ def command(
             part = described(settings.sample)
             only = f"; only {part}" if part else ""
             story.line(f"{now.why}; {now.source}; {until}{only}{stays_root(settings.user)}")
+            if now.blind_ns >= 0:
+                story.line(f"{to}: goes on behind what is there; nobody was recording for {now.blind_ns / 1e9:,.1f} s")
         latest = now
         if now.away != away:
             away = now.away
@@ -154,7 +156,9 @@ def command(
     exchanges = latest.exchanges if latest is not None else 0
     balanced = "balanced" if account.balanced else "NOT BALANCED"
     where = str(to) if to is not None else f"{recording}, {settings.agent}"
-    story.line(f"{where}: {counted(exchanges, 'exchange')} in {time.monotonic() - began:,.1f} s; account {balanced}")
+    more = "more " if latest is not None and latest.blind_ns >= 0 else ""
+    held = counted(exchanges, f"{more}exchange")
+    story.line(f"{where}: {held} in {time.monotonic() - began:,.1f} s; account {balanced}")
     if ended := used_up(settings, account):
         story.line(ended)
     story.line(cost_line(account, time.monotonic() - began))
