@@ -251,6 +251,14 @@ def har_entry(url: str = "https://shop.test/a?b=1#c", **more: Any) -> dict[str, 
     return entry | more
 
 
+@pytest.mark.parametrize("more", [{"status": 304}, {"status": 204}, {"status": 101}])
+def test_an_answer_that_has_no_body_gets_none_from_the_browsers_cache(tmp_path: Path, more: dict[str, int]) -> None:
+    entries = har_entry(response=more), har_entry(request={"method": "HEAD"})
+    found, account = imported(tmp_path, har_of(*entries))
+    assert [(e.response.body, e.response.body_bytes) for e in found if e.response] == [(b"", 0)] * 2
+    assert account.notes["bodies_from_cache"] == 2
+
+
 def test_an_entry_of_a_har_is_an_exchange_as_http_1(tmp_path: Path) -> None:
     (found,), account = imported(tmp_path, har_of(har_entry()))
     assert found.request.head == b"GET /a?b=1 HTTP/1.1\r\nHost: shop.test\r\n\r\n"
