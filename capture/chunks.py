@@ -9,7 +9,7 @@ from capture.message import LENIENT, OPAQUE, RESPONSE, STRICT, Message, hints_ch
 
 _BLANKS: Final = rb"[ \t\v\f]*"
 _CHUNK_SIZE: Final = re.compile(_BLANKS + rb"([0-9A-Fa-f]+)[ \t\v\f]*(?:;[^\n]*)?\r?\Z")
-_SIZE_AND_MORE: Final = re.compile(_BLANKS + rb"([0-9A-Fa-f]+)")
+_SIZE_AND_MORE: Final = re.compile(_BLANKS + rb"([0-9A-Fa-f]+)(?![0-9A-Za-z])")
 _BEGINS_LIKE_SIZE: Final = re.compile(_BLANKS + rb"(?:[0-9A-Fa-f]|\Z)")
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'

@@ -319,7 +319,7 @@ CHUNKS = b"5\r\nabcde\r\n0\r\n\r\n"
         (b"chunked", CHUNKS.replace(b"5\r", b"5\f\r"), b"abcde", Mode.LENIENT),
         (b"chunked", CHUNKS.replace(b"5\r", b"\v5\r"), b"abcde", Mode.LENIENT),
         (b"chunked", CHUNKS.replace(b"0\r", b"0" * 40 + b"\r", 1), b"abcde", Mode.STRICT),
-        (b"chunked", CHUNKS.replace(b"5\r", b"5x\r"), b"abcde", Mode.OPAQUE),
+        (b"chunked", CHUNKS.replace(b"5\r", b"5 x\r"), b"abcde", Mode.OPAQUE),
         (b"chunked", CHUNKS.replace(b"5\r", b"5\0\r"), b"abcde", Mode.OPAQUE),
         (b"chunked", CHUNKS.replace(b"5\r", b"5\r\r"), b"abcde", Mode.OPAQUE),
     ],
@@ -331,6 +331,11 @@ def test_answers_that_readers_in_use_understand(coding: bytes, sent: bytes, kept
     assert (body(message), message.mode, message.complete) == (kept, mode, True)
     assert message.ambiguous or coding == b"chunked"
     assert message.ambiguous or mode is not Mode.OPAQUE
+
+
+def test_a_word_is_no_size_of_a_chunk() -> None:
+    (message,) = read(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\ndeadline\r\n" + b"x" * 70000).messages
+    assert (body(message), message.mode, message.complete) == (b"", Mode.OPAQUE, False)
 
 
 @pytest.mark.parametrize("line", [b"5x", b"5\0", b"5\r"])
