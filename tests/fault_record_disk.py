@@ -1,4 +1,4 @@
-"""Kills `livefire record` inside of a write, and fills the disk under a folder of segments; takes its interface away.
+"""Kills `livefire record` inside of a write, and fills the disk under folders of segments; takes its interface away.
 
 The witness is the target's own log, and of a torn write the file: its last bytes are no whole frame.
 """
@@ -174,6 +174,57 @@ def full_ring(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
     finally:
         subprocess.run(["umount", str(disk)], check=True)
     return True, True, problems
+
+
+def segments_problems(served: int, recorded: int, shed: int) -> list[str]:
+    """`recorded` exchanges and `shed` messages of what was served: nothing else may become of them."""
+    problems = []
+    if not shed or not recorded:
+        problems.append(f"{recorded} recorded and {shed} messages shed: the disk was not full")
+    if recorded + shed // 2 != served:
+        problems.append(f"{served} served, {recorded} recorded, {shed} messages shed")
+    return problems
+
+
+def full_segments(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
+    """A disk of its own under a folder of segments of which none may go: what finds no room is shed. Room comes back,
+    or it ends with a line."""
+    disk, noise, problems = folder / "disk", random.Random(seed), list[str]()
+    disk.mkdir()
+    size, room_again = noise.randrange(600, 1200), bool(seed % 2)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(disk)], check=True, capture_output=True)
+    try:
+        with Target(folder) as target:
+            file, listen = disk / "live", free_port()
+            base = arguments("proxy", folder / "x", target.port, listen)
+            asked = [file if word == folder / "x" else word for word in base]
+            with Front(folder, *asked, "--unmasked", "--rotate", "100KB") as recorder:
+                ready(recorder)
+                full = lambda: _posted(listen, noise) and " shed" in recorder.err()  # noqa: E731
+                until(full, 40, "nothing is shed", recorder.err)
+                if room_again:
+                    stood = _total(file)
+                    subprocess.run(["mount", "-o", f"remount,size={size + 40_000}k", str(disk)], check=True)
+                    until(lambda: _total(file) > stood + 8192, 10, "it does not go on", recorder.err)
+                    _posted(listen, noise)
+                recorder.end()
+            account, exchanges = read(folder, file, problems)
+            shed = account["ledgers"]["messages"]["drops"].get("no_room", 0) if account else 0
+            if account:
+                problems += recording_problems(account, exchanges, target.requests(), [])
+                if room_again:
+                    problems += segments_problems(len(target.requests()), len(exchanges), shed)
+            if recorder.process.returncode != (0 if room_again else 2):
+                problems.append(f"exit code {recorder.process.returncode}: {recorder.err()[-300:]}")
+            if not room_again and "no room on the disk" not in recorder.err():
+                problems.append(f"it does not say why it ends: {recorder.err()[-300:]}")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    return bool(shed) or "no room" in recorder.err(), True, problems
+
+
+def _total(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.lf"))
 
 
 def _posted(port: int, noise: random.Random) -> bool:

@@ -145,6 +145,9 @@ FAULTS: dict[str, Fault] = {
     "disk under a ring of segments is full": _where(
         fault_record_disk.mount_error, _each(fault_record_disk.full_ring, 4)
     ),
+    "disk under a folder of segments is full": _where(
+        fault_record_disk.mount_error, _each(fault_record_disk.full_segments, 4)
+    ),
     "recorder's interface goes down and up": _where(fault_record_disk.link_error, _each(fault_record_disk.link, 4)),
     "a run's disk is full": _linux(_each(fault_target.full_run_disk, 4)),
     "damaged bytes in outcomes": _each(fault_panes.damage, 4),

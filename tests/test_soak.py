@@ -29,7 +29,7 @@ from fault_checks import (
     witness_problems,
 )
 from fault_record import recording_problems
-from fault_record_disk import link_problems, names_in, ring_problems, torn_problems
+from fault_record_disk import link_problems, names_in, ring_problems, segments_problems, torn_problems
 from fault_replay import the_run
 from http_target import Target
 from recordings import even, make_clean
@@ -176,6 +176,9 @@ def test_what_a_torn_write_or_a_full_ring_lost_is_told(whole: Whole, tmp_path: P
     assert "not the newest" in ring_problems(served, ["/4", "/2"], 0)[0]
     assert "nothing had to go" in ring_problems(served, served, 0)[0]
     assert "2 messages were shed" in ring_problems(served, ["/3", "/4"], 2)[0]
+    assert segments_problems(9, 6, 6) == []
+    assert "9 served, 6 recorded, 4 messages shed" in segments_problems(9, 6, 4)[0]
+    assert "the disk was not full" in segments_problems(9, 9, 0)[0]
     second = 10**9
     assert link_problems({"down.lo": 2, "down_ns.lo": 3 * second}, 2, 3 * second) == []
     assert link_problems({"down.lo": 1, "down_ns.lo": 3 * second}, 2, 3 * second)
