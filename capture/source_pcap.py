@@ -20,7 +20,7 @@ from capture.frames import Frame, Sink
 from capture.lines import Unpacked
 from wire.config import ConfigError
 
-CHUNK: Final = 1 << 20
+CHUNK: Final = 128 << 10  # what is read is in the cache still when it is looked at
 _MAX_PACKET: Final = 16 << 20  # beyond it a length is damage, not a packet
 _MAX_BLOCK: Final = 64 << 20
 _MAX_INTERFACES: Final = 65_536
