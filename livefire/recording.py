@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from wire.account import Account
 from wire.codec import RecordType
 from wire.records import End, Exchange, Manifest, Stamped
 
-_KEPT_BATCHES = 64
+_KEPT_BYTES = 16 << 20  # of batches that are decoded; one is kept however large it is
 _MASKED = {
     "header": ("header", "headers"),
     "cookie": ("cookie", "cookies"),
@@ -35,12 +36,11 @@ _MASKED = {
 
 
 class Place(msgspec.Struct, frozen=True, order=True, array_like=True):
-    """Where one record is; sorts by time, then by the order in which it was written."""
+    """Where one batch is; sorts by the earliest time in it, then by the order in which it was written."""
 
     at_ns: int
     part: int
     offset: int
-    index: int
 
 
 class Recording:
@@ -53,7 +53,9 @@ class Recording:
         self.stopped_ns = 0  # until when its recorders looked; 0 = not known: cut off, or no live recording
         self.unreadable: list[str] = []  # messages that are whole and yet no batch of this version
         self._places: list[Place] = []
-        self._cache: OrderedDict[tuple[int, int], codec.Batch] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, int], tuple[codec.Batch, int]] = OrderedDict()
+        self._cached_bytes = 0
+        self.count = 0  # records
         self._unfinished: list[str] = []
         if str(path) == "-":
             self._readers = [LogReader("stdin", stream=sys.stdin.buffer)]
@@ -90,10 +92,10 @@ class Recording:
                         self.stopped_ns = max(self.stopped_ns, self.end.stopped_ns)
                     elif header.type in (RecordType.EXCHANGE, RecordType.STAMPED):
                         batch = codec.decode(message.data, header)
-                        self._places += [
-                            Place(_time_of(record), part, message.offset, index)
-                            for index, record in enumerate(batch.records)
-                        ]
+                        self.count += len(batch.records)
+                        if batch.records:
+                            first = min(map(_time_of, batch.records))
+                            self._places.append(Place(first, part, message.offset))
                         if self._streamed is not None:
                             self._streamed[message.offset] = message.data
                 except codec.CodecError as error:
@@ -120,10 +122,6 @@ class Recording:
                 )
         return found + self._unfinished
 
-    @property
-    def count(self) -> int:
-        return len(self._places)
-
     def exchanges(self) -> Iterator[Exchange]:
         """Exchanges of a raw recording, ordered by the first byte of the request."""
         for record in self._records():
@@ -137,22 +135,41 @@ class Recording:
                 yield record
 
     def _records(self) -> Iterator[Exchange | Stamped]:
-        for place in self._places:
-            yield self._batch(place.part, place.offset).records[place.index]
+        """All in the order of time. Of a batch whose time has come its order is held, 100 bytes a record, and not more:
+        the records themselves are decoded again when they had to make room."""
+        waiting = iter(self._places)
+        coming = next(waiting, None)
+        heap: list[tuple[int, int, int, int, Iterator[tuple[int, int]]]] = []
+        while heap or coming is not None:
+            while coming is not None and (not heap or coming.at_ns <= heap[0][0]):
+                records = self._batch(coming.part, coming.offset).records
+                order = iter(sorted((_time_of(record), index) for index, record in enumerate(records)))
+                at_ns, index = next(order)
+                heapq.heappush(heap, (at_ns, coming.part, coming.offset, index, order))
+                coming = next(waiting, None)
+            _, part, offset, index, order = heap[0]
+            yield self._batch(part, offset).records[index]
+            if (following := next(order, None)) is None:
+                heapq.heappop(heap)
+            else:
+                heapq.heapreplace(heap, (following[0], part, offset, following[1], order))
 
     def _batch(self, part: int, offset: int) -> codec.Batch:
         found = self._cache.get((part, offset))
         if found is not None:
             self._cache.move_to_end((part, offset))
-            return found
+            return found[0]
         if self._streamed is not None:
             data = self._streamed[offset]
         else:
             self._readers[part].seek(offset)
             data = self._readers[part].read(1)[0].data
-        batch = self._cache[part, offset] = codec.decode(data)
-        if len(self._cache) > _KEPT_BATCHES:
-            self._cache.popitem(last=False)
+        batch = codec.decode(data)
+        weight = sum(map(_weight, batch.records))
+        self._cache[part, offset] = batch, weight
+        self._cached_bytes += weight
+        while self._cached_bytes > _KEPT_BYTES and len(self._cache) > 1:
+            self._cached_bytes -= self._cache.popitem(last=False)[1][1]
         return batch
 
 
@@ -163,6 +180,13 @@ def masked_line(account: Account) -> str:
     names = sorted(found, key=lambda name: (order.get(name, len(order)), name))
     parts = [counted(found[name], *_MASKED.get(name, (name, name))) for name in names if found[name]]
     return f"masked before writing: secrets in {', '.join(parts)}" if parts else ""
+
+
+def _weight(record: Exchange | Stamped) -> int:
+    """About how many bytes it takes in memory."""
+    request = record.request
+    answer = record.baseline if isinstance(record, Stamped) else record.response
+    return 1000 + len(request.head) + len(request.body) + (len(answer.head) + len(answer.body) if answer else 0)
 
 
 def _time_of(record: Exchange | Stamped) -> int:
