@@ -17,6 +17,7 @@ from bus.ports import BusError
 from capture.bpf import Selection, attach, compile_filter
 from capture.selected import Selected
 from capture.source import PacketSink
+from capture.steps import Steps
 from wire.config import ConfigError
 
 _MAX_FRAME: Final = 1 << 18
@@ -30,12 +31,13 @@ _LOOPBACKS: Final = ("lo",)
 class ScapySource:
     """Called by one thread; what waits is in the system's buffers."""
 
-    kernel_times = True
+    kernel_times = False  # the wall clock may be set: see `steps`
 
     def __init__(self, interfaces: Sequence[str], selection: Selection) -> None:
         """No interfaces: scapy's default one. Raises ConfigError where scapy or an interface is not there, or it may
         not listen."""
         self._selected = Selected(selection)
+        self._steps = Steps()
         try:
             import scapy.all  # noqa: F401 - sets its sockets up for this system
             from scapy.config import conf
@@ -71,6 +73,7 @@ class ScapySource:
     def _read(self, name: str, sock: Any, sink: PacketSink) -> int:
         count = 0
         take, offer = sink.packet, self._selected.offer
+        time_of = self._steps.look()
         while count < _A_TURN:
             try:
                 layer, data, at = sock.recv_raw(_MAX_FRAME)
@@ -82,6 +85,8 @@ class ScapySource:
             if data is not None:
                 linktype = _LINKTYPES.get(getattr(layer, "__name__", ""), 1)
                 ts_ns = round((time.time() if at is None else float(at)) * 1e9)  # noqa: TID251 - no stamp of its own
+                if time_of is not None:
+                    ts_ns = time_of(ts_ns)
                 offer(take, sink, ts_ns, data, len(data), linktype, name)
             if sock not in sock.select([sock], 0):
                 break

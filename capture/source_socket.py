@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from capture.source import Channel, StreamSink
+from capture.steps import Steps
 from livefire_shadow.tap import (
     CLIENT_END,
     FRAME,
@@ -42,13 +43,16 @@ _MAX_CONNECTIONS: Final = 1 << 16  # of a client: one that never says when they 
 class SocketSource:
     """Listens at `path`. Called by one thread; in memory is at most one frame a client."""
 
-    kernel_times = True  # clients stamp with the system's clock
+    kernel_times = False  # clients stamp with the system's clock, which may be set: see `steps`
 
-    def __init__(self, path: str, anchor_ns: int, *, monotonic_ns: Callable[[], int]) -> None:
+    def __init__(
+        self, path: str, anchor_ns: int, *, monotonic_ns: Callable[[], int], steps: Steps | None = None
+    ) -> None:
         """Raises ConfigError for a path that cannot be listened at; what a killed recorder left there is removed."""
         self._path = path
         self._anchor_ns = anchor_ns
         self._monotonic_ns = monotonic_ns
+        self._steps = steps or Steps(monotonic_ns=monotonic_ns)
         self._clients: dict[int, _Client] = {}
         self._selector = selectors.DefaultSelector()
         self._listener = _listen(path)
@@ -65,13 +69,15 @@ class SocketSource:
 
     def feed(self, sink: StreamSink, timeout_s: float) -> int:
         taken = 0
-        for key, _ in self._selector.select(timeout_s):
+        found = self._selector.select(timeout_s)
+        time_of = self._steps.look() if found else None
+        for key, _ in found:
             if key.fileobj is self._listener:
                 self._accept(sink)
                 continue
             client = self._clients[key.fd]
             taken += 1
-            if not client.read(sink, self._anchor_ns + self._monotonic_ns()):
+            if not client.read(sink, self._anchor_ns + self._monotonic_ns(), time_of):
                 self._part(client)
         return taken
 
@@ -128,7 +134,7 @@ class _Client:
         self._half_closed: set[int] = set()
         self._greeted = False
 
-    def read(self, sink: StreamSink, now_ns: int) -> bool:
+    def read(self, sink: StreamSink, now_ns: int, time_of: Callable[[int], int] | None = None) -> bool:
         """Take what is there; False when it is over, by the client or because it does not keep to the protocol."""
         try:
             data = self.socket.recv(_READ_BYTES)
@@ -137,7 +143,7 @@ class _Client:
         except OSError:
             data = b""
         self._buffer += data
-        told = self._take(sink, now_ns)
+        told = self._take(sink, now_ns, time_of)
         if not told:
             sink.account.note("socket_protocol_errors")
         if told and data:
@@ -147,7 +153,7 @@ class _Client:
         self._channels.clear()
         return False
 
-    def _take(self, sink: StreamSink, now_ns: int) -> bool:
+    def _take(self, sink: StreamSink, now_ns: int, time_of: Callable[[int], int] | None) -> bool:
         buffer, at = self._buffer, 0
         if not self._greeted:
             if len(buffer) < len(HELLO):
@@ -165,6 +171,8 @@ class _Client:
             data = bytes(buffer[at : at + length])
             at += length
             # A stamp of the future would make all that is open look idle.
+            if time_of is not None and ts_ns > 0:
+                ts_ns = time_of(ts_ns)
             if not self._frame(sink, kind, number, min(ts_ns, now_ns) if ts_ns > 0 else now_ns, data):
                 return False
         del buffer[:at]

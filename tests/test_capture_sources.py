@@ -34,6 +34,7 @@ from capture.source_pcap import PcapSource
 from capture.source_ring import explained, open_error
 from capture.source_socket import SocketSource
 from capture.source_udp import UdpSource, listens_of
+from capture.steps import Steps
 from livefire_shadow import tap
 from wire.config import ConfigError
 from wire.records import Exchange
@@ -458,6 +459,34 @@ def test_the_unix_socket(expected: list[Any], tmp_path: Path) -> None:
     assert {(e.client, e.server, e.interface) for e in live.found} == {
         (f"10.0.0.1:{40000 + number}", "10.0.0.2:80", "socket") for number in range(len(TALKS))
     }
+
+
+@pytest.mark.parametrize(("by_s", "seen_by_us"), [(-3600, True), (3600, True), (-3600, False)])
+def test_the_clock_is_set_while_a_service_hands_over(tmp_path: Path, by_s: int, seen_by_us: bool) -> None:
+    """Times go on as if it had not been; where the recorder does not see the step they jump."""
+    path, ahead, anchor_ns = str(tmp_path / "tap"), [0], time.time_ns() - time.monotonic_ns()
+
+    def wall_ns() -> int:
+        return anchor_ns + time.monotonic_ns() + ahead[0]
+
+    steps = Steps(wall_ns=wall_ns if seen_by_us else (lambda: anchor_ns + time.monotonic_ns()))
+    live = Live(SocketSource(path, anchor_ns, monotonic_ns=time.monotonic_ns, steps=steps))
+    client = tap.Tap(path, now_ns=wall_ns)
+    for count in (1, 2, 3):
+        connection = client.opened(f"10.0.0.1:{count}", "10.0.0.2:80")
+        connection.from_client(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % count)
+        connection.from_server(b"HTTP/1.1 204 No Content\r\n\r\n")
+        end = time.monotonic() + DEADLINE_S
+        while not client.flush():
+            assert time.monotonic() < end
+        live.read_until(lambda found, count=count: len(found) == count)  # type: ignore[misc]
+        ahead[0] = by_s * 1_000_000_000
+    client.close()
+    found = sorted(live.finish(), key=lambda e: e.client)
+    times = [e.request_start_ns for e in found]
+    assert len(times) == 3
+    assert (0 < times[1] - times[0] < 60 * 10**9 and times[2] > times[1]) == seen_by_us
+    assert steps.count == seen_by_us
 
 
 def test_a_client_of_the_socket_never_waits_and_tells_what_it_shed(tmp_path: Path) -> None:
