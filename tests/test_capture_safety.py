@@ -33,7 +33,7 @@ from test_capture_record import (
     until,
 )
 
-from bus.logfile import LogReader, LogWriter, account_of
+from bus.logfile import FileBus, LogReader, LogWriter, account_of
 from bus.ports import BusError
 from capture.assembler import Assembler
 from capture.message import REQUEST, Message, frame, message_of
@@ -250,6 +250,12 @@ def test_livefire_stop_reaches_recorders_on_the_bus(
             assert recorder.process.poll() is None
         account = recorder.stop()
     assert account["balanced"] and account["ledgers"]["messages"]["emitted"] == (2 if ends else 4)
+    streams, on_bus, held = FileBus(bus_folder / "monday"), Account(), 0
+    for name in streams.partitions("raw"):
+        assert streams.whole("raw", name), "it ended as it does by itself"
+        on_bus.merge(account_of(streams.path("raw", name)))
+        held += len(exchanges(streams.path("raw", name)))
+    assert held == (1 if ends else 2) and on_bus.as_json()["ledgers"] == account["ledgers"]
 
 
 def test_what_stop_cannot_mean_is_told() -> None:
