@@ -9,7 +9,7 @@ Where one exchange after the other goes this way, what had to be looked at for t
 side which sequence number is `expected`, and which `step` reads what comes then (`Side`). Whatever else touches a
 connection calls `Connection.unsettle`, and the next segment is looked at from all sides again.
 
-What a block of header fields means is remembered, within bounds: clients and servers repeat them.
+What heads mean is told by `known`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,13 @@ from typing import Final, Protocol
 from capture.connection import Connection
 from capture.frames import Buffer, PacketClock
 from capture.http1 import BOUNDARY, IN_LENGTH
+from capture.known import KnownHeads
 from capture.ledgers import Ledgers
-from capture.message import LENGTH, NONE, REQUEST, RESPONSE, STRICT, Kind, Message, is_strict
+from capture.message import LENGTH, NONE, REQUEST, RESPONSE, STRICT, UNKNOWN, Message
 from capture.pair import Pair
 from capture.settings import CaptureSettings
 from capture.side import Side, Step
 
-MAX_CACHED: Final = 512
-_REST: Final = 8 * MAX_CACHED  # heads for which nothing is looked up, after a time in which that was of no use
-MAX_CACHED_LENGTH: Final = 4096
-_END: Final = b"\r\n\r\n"
 #: Start lines that mean nothing but what they say, so that the fields alone decide how the rest is read.
 _REQUEST_LINE: Final = re.compile(
     rb"(GET|POST|PUT|DELETE|PATCH|HEAD|OPTIONS) /[A-Za-z0-9/_.~%!$&'()*+,;=:@?|-]* HTTP/1\.[01]\r\n"
@@ -43,12 +40,6 @@ _BODILESS: Final = (204, 304)
 _FRAME: Final = struct.Struct(">12x3sxH2xHxB2x12sIIH").unpack_from
 _PLAIN_IPV4: Final = b"\x08\x00\x45"
 _MASK: Final = 0xFFFFFFFF
-
-#: (length that is announced, -1 where none is; the block in lower case, from the newline before it; and as it is).
-#: None: not plain.
-_Told = tuple[int, bytes, bytes]
-_Facts = _Told | None
-_UNSEEN: Final = (-2, b"", b"")
 
 
 class Host(Protocol):
@@ -67,7 +58,7 @@ class Host(Protocol):
 
 class Lane:
     __slots__ = (
-        "_answer", "_ask", "_bytes", "_clock", "_go_on", "_host", "_ledgers", "_max_body", "_max_head", "_max_total",
+        "_answer", "_ask", "_bytes", "_clock", "_go_on", "_host", "_ledgers", "_max_body", "_max_total",
         "_messages", "_packets", "_requests", "_responses", "_sides",
     )  # fmt: skip
 
@@ -79,11 +70,10 @@ class Lane:
         self._clock = clock
         self._ledgers = ledgers
         self._packets = self._bytes = self._messages = 0  # since `settle`
-        self._max_head = settings.max_head_bytes
         self._max_body = settings.max_body_bytes
         self._max_total = settings.max_total_bytes
-        self._requests = _Known()
-        self._responses = _Known()
+        self._requests = KnownHeads(settings.max_head_bytes)
+        self._responses = KnownHeads(settings.max_head_bytes)
         # Bound once, for the sides: see `Side.step`.
         self._ask: Step = self._asked
         self._answer: Step = self._answered
@@ -168,11 +158,17 @@ class Lane:
             return self._went_on(side, offset, data, size, ts_ns, ack)
         if reader.state != BOUNDARY or reader.buffer or side.connection.little:
             return False
-        if reader.kind is REQUEST:
+        kind, theirs = reader.kind, side.other.reader.kind
+        first = kind is theirs is UNKNOWN and not data.startswith(b"HTTP/")
+        if kind is REQUEST or first:
             if waiting or pairer.tunnel or pairer.doubts:
                 return False
+            if first and _settled(side, side.other):
+                side.step = self._ask  # from the first request on
             return self._asked(side, offset, data, size, ts_ns, ack)
-        if reader.kind is not RESPONSE or len(waiting) != 1 or not pairer.sure:
+        if kind is not RESPONSE and not (kind is UNKNOWN and theirs is REQUEST and not reader.synced):
+            return False
+        if len(waiting) != 1 or not pairer.sure:
             return False
         pair = waiting[0]
         if pair.shed or pair.after_loss or pair.response is not None or pair.request is None:
@@ -186,7 +182,7 @@ class Lane:
         line = _REQUEST_LINE.match(data)
         if line is None:
             return False
-        found = self._head(REQUEST, self._requests, data, line.end() - 1, size)
+        found = self._requests.head(REQUEST, data, line.end() - 1, size)
         if found is None:
             return False
         end, (length, low, block) = found
@@ -195,7 +191,7 @@ class Lane:
             length = 0
             framing = NONE
         rest = size - end
-        if rest > length:
+        if rest > length or (rest and (rest > self._max_body or self._host.kept + rest > self._max_total)):
             return False
         whole = rest == length
         message = Message(
@@ -207,6 +203,7 @@ class Lane:
         pairer.open.append(Pair(message))
         reader = pairer.request_reader = side.reader
         self._messages += 1
+        reader.kind = REQUEST
         reader.synced = True
         reader.next = offset + size
         if rest:
@@ -239,7 +236,7 @@ class Lane:
         method = request.method
         if method == b"CONNECT":
             return False
-        found = self._head(RESPONSE, self._responses, data, line.end() - 1, size)
+        found = self._responses.head(RESPONSE, data, line.end() - 1, size)
         if found is None:
             return False
         end, (length, low, block) = found
@@ -251,7 +248,7 @@ class Lane:
         elif length < 0:
             return False  # it lasts until close
         rest = size - end
-        if rest > length:
+        if rest > length or (rest and (rest > self._max_body or self._host.kept + rest > self._max_total)):
             return False
         whole = rest == length
         if whole and not request.complete and _asking(side, pair):
@@ -263,6 +260,7 @@ class Lane:
         pair.response = message
         reader = pairer.response_reader = side.reader
         self._messages += 1
+        reader.kind = RESPONSE
         reader.synced = True
         reader.next = offset + size
         if rest:
@@ -313,34 +311,6 @@ class Lane:
             side.other.step = self._answer
         return True
 
-    def _head(self, kind: Kind, known: _Known, data: bytes, at: int, size: int) -> tuple[int, _Told] | None:
-        """Where the head ends that begins so, and what its fields mean, if they are plain; they begin at `at`."""
-        end = size
-        facts: _Facts = _UNSEEN
-        if known.rest:
-            end = data.find(_END, at - 1) + 4
-            if end < 4:
-                return None
-            known.rest -= 1
-            facts = _facts_of(kind, data[:end], data[at:end])
-        elif data.endswith(_END):
-            facts = known.facts.get(data[at:], _UNSEEN)
-        if facts is _UNSEEN:
-            end = data.find(_END, at - 1) + 4
-            if end < 4:
-                return None
-            fields = data[at:end]
-            facts = known.facts.get(fields, _UNSEEN)
-            if facts is _UNSEEN:
-                facts = known.learn(fields, _facts_of(kind, data[:end], fields))
-        if facts is None or end > self._max_head:
-            return None
-        known.used += 1
-        rest = size - end
-        if rest and (rest > self._max_body or self._host.kept + rest > self._max_total):
-            return None
-        return end, facts
-
     def _over(self, side: Side, pair: Pair) -> None:
         """As `Connection.pair`: all that was under way is over."""
         connection, other = side.connection, side.other
@@ -350,7 +320,7 @@ class Lane:
             other.step = self._ask
             self._host.plain(connection, other, side, pair)
         else:
-            if _settled(side, other):
+            if side.reader.kind is RESPONSE and other.reader.kind is REQUEST and _settled(side, other):
                 other.step = self._ask
             self._host.pair(connection, pair)
         side.stream.forget()
@@ -385,47 +355,12 @@ def _asking(side: Side, pair: Pair) -> bool:
 
 
 def _settled(side: Side, other: Side) -> bool:
-    """Whether, an answer of `side` being over, nothing but the next request is to be expected, and then its answer."""
+    """Whether, where nothing is under way, nothing but a request is to be expected, and then its answer."""
     pairer = side.connection.pairer
     return not (
         pairer.open or pairer.orphans or pairer.tunnel or pairer.doubts or not pairer.sure
         or side.connection.little or side.connection.midstream
-        or side.reader.kind is not RESPONSE or side.reader.state != BOUNDARY or side.reader.buffer
-        or other.reader.kind is not REQUEST or other.reader.state != BOUNDARY or other.reader.buffer
+        or side.reader.state != BOUNDARY or side.reader.buffer
+        or other.reader.state != BOUNDARY or other.reader.buffer
         or side.stream.conflicts or other.stream.conflicts
     )  # fmt: skip
-
-
-class _Known:
-    """What blocks of fields mean, of those seen lately. Where they hardly ever repeat, it rests."""
-
-    __slots__ = ("facts", "rest", "used")
-
-    def __init__(self) -> None:
-        self.facts: dict[bytes, _Facts] = {}
-        self.used = 0
-        self.rest = 0
-
-    def learn(self, block: bytes, facts: _Facts) -> _Facts:
-        if len(block) <= MAX_CACHED_LENGTH:
-            if len(self.facts) >= MAX_CACHED:
-                if self.used < 2 * MAX_CACHED:  # each was used once when it was learned
-                    self.rest = _REST
-                self.used = 0
-                self.facts.clear()
-            self.facts[block] = facts
-        return facts
-
-
-def _facts_of(kind: Kind, head: bytes, block: bytes) -> _Facts:
-    """What the fields mean, for which `is_strict` and `frame` of the general path stand."""
-    low = block.lower()
-    if low.find(b"\ntransfer-encoding") >= 0 or not is_strict(kind, head):
-        return None
-    at = low.find(b"\ncontent-length:")
-    if at < 0:
-        return (-1, low, block) if low.find(b"\ncontent-length") < 0 else None
-    value = low[at + 16 : low.find(b"\r", at)].strip(b" \t")
-    if not value.isdigit() or len(value) > 18 or low.find(b"\ncontent-length", at + 16) >= 0:
-        return None
-    return int(value), low, block

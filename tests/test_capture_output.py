@@ -104,6 +104,12 @@ def test_masking_comes_before_writing_and_after_the_session(tmp_path: Path) -> N
             request = msgspec.structs.replace(exchange.request, head=b"GET /masked HTTP/1.1\r\n\r\n")
             return msgspec.structs.replace(exchange, request=request)
 
+        def message(self, head: bytes, block: bytes, body: bytes) -> tuple[bytes, bytes]:
+            if not head.startswith(b"GET "):
+                return head, body
+            self.counts["target"] = self.counts.get("target", 0) + 1
+            return b"GET /masked HTTP/1.1\r\n\r\n", body
+
     talk = Conversation().open()
     for agent in ("a", "b"):
         talk.client(get("/secret", extra=f"User-Agent: {agent}\r\n")).server(answer(b"x"))

@@ -376,6 +376,9 @@ def test_a_file_that_cannot_be_gone_on_with_is_refused(server: Counting, tmp_pat
         def exchange(self, exchange: Exchange, *_: bytes) -> Exchange:
             return exchange
 
+        def message(self, head: bytes, block: bytes, body: bytes) -> tuple[bytes, bytes]:
+            return head, body
+
     def begin(masker: Masks | None) -> None:
         settings, _ = settings_for("proxy", server, file, for_ns=1)
         record(settings, masker, b"k" * 32, lambda: False, anchor_ns=0)
