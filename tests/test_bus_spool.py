@@ -60,9 +60,7 @@ class Awayable(LogWriter):
         self._doubtful = None
         return offsets
 
-    def end(
-        self, end: End | None = None, *, reason: str = "done", sorted: bool = False, stopped_ns: int = 0
-    ) -> None:
+    def end(self, end: End | None = None, *, reason: str = "done", sorted: bool = False, stopped_ns: int = 0) -> None:
         self._bus.ask("before")
         super().end(end, reason=reason, sorted=sorted, stopped_ns=stopped_ns)
 
