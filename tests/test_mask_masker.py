@@ -383,7 +383,8 @@ def test_caches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(200):
         masker.exchange(
             post(
-                JSON + f"X-A-{n}: v{n}\r\n".encode(), json.dumps({f"k{n}": f"value-{n}-1234", "token": str(n)}).encode()
+                JSON + f"X-A-{n}: v{n}\r\n".encode(),
+                json.dumps({f"k{n}": f"value: {n}-1234", "token": str(n)}).encode(),
             )
         )
     values, bodies = masker.values, masker._bodies
@@ -514,3 +515,12 @@ def test_what_is_remembered_changes_no_byte(seed: int) -> None:
         for what, count in new.counts.items():
             counts[what] = counts.get(what, 0) + count
     assert seen.counts == counts
+
+
+@pytest.mark.parametrize("text", ["2026-11-20", "2026-11-20T12:30:00Z", "1999-01-02 03:04:05.123456+01:00"])
+def test_a_time_is_no_secret(text: str) -> None:
+    """What is told before all patterns, no pattern finds."""
+    values = Masker(KEY).values
+    assert values.plain(text) == text == values._plain(text)
+    assert text not in values._known
+    assert values.plain(text + " anna@mail.example") != text + " anna@mail.example"
