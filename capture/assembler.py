@@ -39,6 +39,7 @@ _TCP = struct.Struct(">IIBB").unpack_from
 #: addresses and ports.
 _FRAME = struct.Struct(">12xHBxH2xHxB2x12s").unpack_from
 _SYN = 2
+_NOTHING = (0, 0)
 
 
 class Assembler:
@@ -71,6 +72,9 @@ class Assembler:
         self._sides = self._flows.side_of
         self._crowd = Crowd(settings, self._flows.forget, self._ledgers)
         self._open = self._crowd.open
+        self.busy: dict[Connection, None] = {}  # see `side.Host`
+        self._waiting: dict[Connection, tuple[int, int]] = {}  # of the others: bytes and messages that wait in them
+        self._waiting_bytes = self._waiting_messages = 0
         self._fragments = Fragments()
         self._clock = PacketClock()
         self.next_sweep_ns = 0
@@ -89,20 +93,18 @@ class Assembler:
     def account(self) -> Account:
         """The account so far; what waits is counted when it is asked for."""
         self._lane.settle()
-        count, messages = self.ready.wire_bytes, self.ready.messages
-        for connection in self._open:
-            first, second = connection.sides
-            one, other = first.stream, second.stream
-            at = one.next + other.next
-            if at == connection.quiet_at and not one.waiting and not other.waiting:
-                continue  # nothing came since nothing waited: with 20,000 open, nearly all of them
+        for connection in self.busy:
+            self._waits_no_more(connection)
             waiting = connection.in_flight()
-            count += waiting[0]
-            messages += waiting[1]
-            connection.quiet_at = -1 if any(waiting) else at
-            if connection.quiet_at >= 0:  # remembered for speed alone: 0.5 KB and a head, of each of 20,000
+            if any(waiting):
+                self._waiting[connection] = waiting
+                self._waiting_bytes += waiting[0]
+                self._waiting_messages += waiting[1]
+            else:  # remembered for speed alone: 0.5 KB and a head, of each of 20,000
                 connection.exchange_ids, connection.session_low = None, b""
-        self._bytes.in_flight = count
+        self.busy.clear()
+        self._bytes.in_flight = self.ready.wire_bytes + self._waiting_bytes
+        messages = self.ready.messages + self._waiting_messages
         self._messages.in_flight, self._packets.in_flight = messages, self._fragments.held
         self._ledgers.connections.in_flight = len(self._open)
         return self._ledgers.account
@@ -311,7 +313,14 @@ class Assembler:
             self._crowd.waiting[connection] = None
             self._crowd.waits += 1
 
+    def _waits_no_more(self, connection: Connection) -> None:
+        count, messages = self._waiting.pop(connection, _NOTHING)
+        self._waiting_bytes -= count
+        self._waiting_messages -= messages
+
     def over(self, connection: Connection) -> None:
+        self.busy.pop(connection, None)
+        self._waits_no_more(connection)
         self._crowd.over(connection, self._clock.now_ns)
 
     def pair(self, connection: Connection, pair: Pair) -> None:

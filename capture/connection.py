@@ -41,7 +41,6 @@ class Connection:
         self.became = ""  # what became of it: recorded, or why not so far
         self.requests_only = False  # a mirror: answers pass elsewhere
         self.last_ns = 0
-        self.quiet_at = -1  # how far both streams were when last nothing waited here; -1: something did
         self.first_seq = 0
         self.id = b""  # given when the first exchange asks for it
         self.exchange_ids: ExchangeIds | None = None
@@ -100,6 +99,7 @@ class Connection:
 
     def unsettle(self) -> None:
         """What was known of the next segments does not hold any more; see `Side.step`."""
+        self._host.busy[self] = None
         for side in self.sides:
             side.expected, side.step = -1, None
 
@@ -108,6 +108,7 @@ class Connection:
         stream, other = side.stream, side.other
         side.expected = other.expected = -1
         side.step = other.step = None
+        self._host.busy[self] = None
         self.last_ns = ts_ns
         side.seen = True
         received = -1
@@ -174,12 +175,14 @@ class Connection:
     def data(self, side: Side, data: bytes, ts_ns: int) -> None:
         """Bytes of a stream that arrives whole (a proxy)."""
         stream = side.stream
+        self._host.busy[self] = None
         self.last_ns = ts_ns
         offset = stream.next
         self.deliver(side, stream.segment(offset & 0xFFFFFFFF, data, len(data), ts_ns, side.other.stream.next))
 
     def end(self, side: Side, ts_ns: int) -> None:
         if not side.ended:
+            self._host.busy[self] = None
             side.stream.end = side.stream.next
             self._end(side, ts_ns)
 
@@ -355,9 +358,11 @@ class Connection:
     def in_flight(self) -> tuple[int, int]:
         """(payload bytes, messages) that wait here."""
         messages = self.pairer.messages()
-        count = sum(message.wire_bytes for message in messages)
+        count = 0
+        for message in messages:
+            count += message.wire_bytes
         for side in self.sides:
-            count += side.stream.waiting_bytes + side.held_bytes + side.reader.waiting_bytes
+            count += side.stream.waiting_bytes + side.held_bytes + len(side.reader.buffer)
         return count, len(messages)
 
     @property

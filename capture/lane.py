@@ -46,6 +46,7 @@ class Host(Protocol):
     """Who owns the connections."""
 
     kept: int  # body bytes in memory
+    busy: dict[Connection, None]  # see `side.Host`
     next_sweep_ns: int
 
     def pair(self, connection: Connection, pair: Pair) -> None: ...
@@ -121,11 +122,13 @@ class Lane:
         if received > theirs.acked:
             theirs.acked = received
         self._packets += 1
-        side.connection.last_ns = ts_ns
+        connection = side.connection
+        connection.last_ns = ts_ns
         size = end - begin
         if not size:
             return True
         self._bytes += size
+        self._host.busy[connection] = None
         data = buffer[at + begin : at + end]
         stream = side.stream
         offset = stream.next
@@ -191,7 +194,8 @@ class Lane:
             length = 0
             framing = NONE
         rest = size - end
-        if rest > length or (rest and (rest > self._max_body or self._host.kept + rest > self._max_total)):
+        host = self._host
+        if rest > length or (rest and (rest > self._max_body or host.kept + rest > self._max_total)):
             return False
         whole = rest == length
         message = Message(
@@ -207,7 +211,7 @@ class Lane:
         reader.synced = True
         reader.next = offset + size
         if rest:
-            self._host.kept += rest
+            host.kept += rest
             message.parts.append(data[end:])
         if whole:
             reader.left = 0

@@ -356,7 +356,14 @@ class Pairer:
     def messages(self) -> list[Message]:
         """All messages that wait here, for the account."""
         found: list[Message] = []
-        aside = [pair for pair in self._aside if pair is not None]
-        for pair in (*self.open, *self.orphans.values(), *aside):
-            found.extend(m for m in (pair.request, pair.response, *pair.interim) if m is not None)
+        pairs = self.open
+        if self.orphans or self._aside:
+            pairs = [*pairs, *self.orphans.values(), *(pair for pair in self._aside if pair is not None)]
+        for pair in pairs:
+            if pair.request is not None:
+                found.append(pair.request)
+            if pair.response is not None:
+                found.append(pair.response)
+            if pair.interim:
+                found += pair.interim
         return found

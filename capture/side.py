@@ -23,6 +23,7 @@ class Host(Protocol):
     """Who owns connections."""
 
     settings: CaptureSettings
+    busy: dict[Connection, None]  # whose count of what waits may have changed: entered by who changes it
 
     def drop_bytes(self, reason: str, count: int) -> None: ...
 

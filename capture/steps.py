@@ -5,7 +5,8 @@ what the wall clock was set by, and by nothing else. It is looked at before each
 
 Packets that were stamped before a step may still be in the ring when the step is seen, in their order. A stamp is
 taken for one of after it when that puts it in no time to come (the clock was set back), or when otherwise it would lie
-in the time to come (it was set forward). So what is taken wrongly is off by no more than it waited, and order holds.
+in the time to come (it was set forward). So what is taken wrongly is off by no more than it waited. No time is told
+that is to come, or is before the one that was told last.
 """
 
 from __future__ import annotations
@@ -27,7 +28,17 @@ def _kernel_ns() -> int:
 class Steps:
     """For one thread. `anchor_ns`: unix time at monotonic 0, as it was when recording began (default: now)."""
 
-    __slots__ = ("_anchor_ns", "_monotonic_ns", "_new_ns", "_now_ns", "_old_ns", "_seen_ns", "_wall_ns", "count")
+    __slots__ = (
+        "_anchor_ns",
+        "_last_ns",
+        "_monotonic_ns",
+        "_new_ns",
+        "_now_ns",
+        "_old_ns",
+        "_seen_ns",
+        "_wall_ns",
+        "count",
+    )
 
     def __init__(
         self,
@@ -37,7 +48,7 @@ class Steps:
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._wall_ns, self._monotonic_ns = wall_ns, monotonic_ns
-        self._now_ns = 0
+        self._now_ns = self._last_ns = 0
         self._anchor_ns = self._difference() if anchor_ns is None else anchor_ns
         self._old_ns = self._new_ns = 0  # how far the wall clock was ahead before the last step, and is now
         self._seen_ns = 0  # when the last step was seen; 0: what comes is of after it
@@ -63,6 +74,11 @@ class Steps:
             self._seen_ns = 0
 
     def time_of(self, stamp_ns: int) -> int:
+        at_ns = min(self._unset(stamp_ns), self._anchor_ns + self._now_ns)
+        self._last_ns = max(at_ns, self._last_ns)
+        return self._last_ns
+
+    def _unset(self, stamp_ns: int) -> int:
         if self._seen_ns:
             now_ns = self._anchor_ns + self._now_ns + LEAST_NS
             if self._new_ns < self._old_ns:

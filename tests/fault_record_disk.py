@@ -299,7 +299,7 @@ def _link_inside(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
                 for _ in range(times):
                     served = len(target.requests())
                     until(lambda: len(target.requests()) > served + 3, 20, "nobody is served", recorder.err)  # noqa: B023
-                    time.sleep(rng.uniform(0, 0.1))  # the instant, not a wait for something
+                    time.sleep(rng.uniform(0.8, 1.2))  # up long enough to be seen: it looks each quarter of a second
                     busy = True
                     went_ns = set_to("down")
                     time.sleep(rng.uniform(0.7, 1.2))  # how long it is down

@@ -271,7 +271,7 @@ def test_connections_on_which_nothing_comes_cost_the_account_nothing(monkeypatch
     talk.client(b"GET /more HTTP/1.1\r\nHo")  # a part of a message, at the time of the packet before
     for _, data in talk.packets[before:]:
         assembler.packet(talk.packets[before - 1][0], data, len(data))
-    for _ in range(2):
+    for count in (1, 0):  # it is asked once for what came, and what waits stays counted
         asked.clear()
         assert assembler.account.ledger("bytes").in_flight >= 22 and assembler.account.balanced
-        assert len({id(connection) for connection in asked}) == 1
+        assert len(asked) == count

@@ -350,6 +350,7 @@ def test_a_negative_control_of_the_balance() -> None:
     assert assembler.account.ledger("bytes").in_flight == len(get("/1"))
     (connection,) = assembler._open
     connection.pairer.open.clear()  # an exchange is forgotten
+    connection.unsettle()
     assert not assembler.account.balanced
     assert assembler.account.ledger("bytes").difference == len(get("/1"))
     assert assembler.account.ledger("messages").difference == 1

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pcap_build import Conversation
 from test_capture_pair import answer, get, shown
@@ -78,6 +78,8 @@ def through_a_ring(gaps: list[int], at: int, by: int, busy: range) -> tuple[list
     st.integers(0, 40),
     st.integers(0, 3),
 )
+@example([0, 0], 1, -LEAST_NS, 0, 0)
+@example([0, 10_000_000, 15_000_000], 2, -20_000_000, 0, 0)
 def test_times_go_on_whatever_the_clock_is_set_by(gaps: list[int], at: int, by: int, busy: int, some: int) -> None:
     true, told, steps = through_a_ring(gaps, at, by, range(busy, busy + some))
     seen = at < len(gaps) and abs(by) >= LEAST_NS
