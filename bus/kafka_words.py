@@ -22,6 +22,9 @@ _THREAD: Final = "kafka-io-"  # and the client's name
 _CERTIFICATE: Final = re.compile(r"CERTIFICATE_VERIFY_FAILED\] certificate verify failed: (.*?)(?: \(_ssl.*|\.)?$")
 #: What the driver says of the first answer of a port that does not speak TLS, or of its hanging up instead.
 _NO_TLS: Final = ("UNEXPECTED_EOF_WHILE_READING", "WRONG_VERSION_NUMBER")
+#: A record of TLS that is taken for a frame of Kafka: an alert, 0x15 and version 3.x, as its length.
+_FRAME: Final = re.compile(r"Invalid frame length: (\d+)")
+_TLS_ALERT: Final = 0x1503
 _numbers = itertools.count(1)
 
 
@@ -55,6 +58,8 @@ class Words:
             self._hung_up += hung_up
             self._no_tls += no_tls
             self._others += not (hung_up or no_tls)
+            if (frame := _FRAME.search(self._text)) and int(frame[1]) >> 16 == _TLS_ALERT:
+                self._text = "disconnected by an alert of TLS"
             if found := _CERTIFICATE.search(self._text):
                 self._untrusted = found[1]
 

@@ -435,16 +435,20 @@ def refused_problems(address: str, user: str, password: str) -> list[str]:
     }
     problems = []
     for name, way in ways.items():
-        begun = time.monotonic()
-        try:
-            way()
-            problems.append(f"{name}: let in")
-        except BusError as error:
-            said = str(error)
-            if isinstance(error, BusAway) or "password" not in said or "\n" in said or password in said:
-                problems.append(f"{name}: {type(error).__name__}: {said}")
-        if (took := time.monotonic() - begun) > CALL_S:
-            problems.append(f"{name}: says so after {took:.1f} s")
+        for left in (2, 1, 0):
+            begun = time.monotonic()
+            try:
+                way()
+                problems.append(f"{name}: let in")
+            except BusError as error:
+                said = str(error)
+                if left and isinstance(error, BusAway) and "timed out" in said:
+                    continue  # the machine is too busy for an answer: that is no verdict
+                if isinstance(error, BusAway) or "password" not in said or "\n" in said or password in said:
+                    problems.append(f"{name}: {type(error).__name__}: {said}")
+            if (took := time.monotonic() - begun) > CALL_S:
+                problems.append(f"{name}: says so after {took:.1f} s")
+            break
     bus.close()
     return problems
 

@@ -64,3 +64,12 @@ def test_words_are_those_of_one_connection() -> None:
     said_of(others, DENIED, HUNG_UP)
     assert (ours.text, ours.verdict(ADDRESS, sasl=True, met=False)) == ("", None)
     assert others.verdict(ADDRESS, sasl=True, met=False) is not None
+
+
+def test_an_alert_of_tls_that_is_taken_for_a_frame_is_told_as_what_it_is() -> None:
+    for length, says in ((0x15030300, True), (0x15030100, True), (0x16FFFFFF, False), (4, False)):
+        words = Words()
+        said_of(words, f"Connection failed: InvalidReceiveError: Invalid frame length: {length}")
+        error = told(ADDRESS, KafkaTimeoutError("x"), words, met=False)
+        assert isinstance(error, BusAway)
+        assert ("does it want TLS" in str(error)) is says, error
