@@ -202,28 +202,12 @@ class Lane:
             REQUEST, data[:end] if rest else data, offset, ts_ns, ack, STRICT, offset + (size if whole else end), ts_ns,
             size, line.group(1), 0, low, block, framing, rest, rest, whole,
         )  # fmt: skip
-        connection = side.connection
-        pairer = connection.pairer
-        pairer.open.append(Pair(message))
-        reader = pairer.request_reader = side.reader
-        self._messages += 1
-        reader.kind = REQUEST
-        reader.synced = True
-        reader.next = offset + size
-        if rest:
-            host.kept += rest
-            message.parts.append(data[end:])
-        if whole:
-            reader.left = 0
-            if side.step is not None:
-                side.step = None
-                side.other.step = self._answer
-            return True
-        reader.message = message
-        reader.state = IN_LENGTH
-        reader.left = length - rest
-        if side.step is not None:
-            side.step = self._go_on
+        side.connection.pairer.open.append(Pair(message))
+        side.connection.pairer.request_reader = side.reader
+        self._begun(side, message, data[end:] if rest else b"", length - rest)
+        if whole and side.step is not None:
+            side.step = None
+            side.other.step = self._answer
         return True
 
     def _answered(self, side: Side, offset: int, data: bytes, size: int, ts_ns: int, ack: int) -> bool:
@@ -262,24 +246,28 @@ class Lane:
             ts_ns, size, b"", status, low, block, framing, rest, rest, whole,
         )  # fmt: skip
         pair.response = message
-        reader = pairer.response_reader = side.reader
-        self._messages += 1
-        reader.kind = RESPONSE
-        reader.synced = True
-        reader.next = offset + size
-        if rest:
-            self._host.kept += rest
-            message.parts.append(data[end:])
+        pairer.response_reader = side.reader
+        self._begun(side, message, data[end:] if rest else b"", length - rest)
         if whole:
-            reader.left = 0
             self._over(side, pair)
-            return True
-        reader.message = message
-        reader.state = IN_LENGTH
-        reader.left = length - rest
-        if side.step is not None:
-            side.step = self._go_on
         return True
+
+    def _begun(self, side: Side, message: Message, body: bytes, left: int) -> None:
+        """A head was read, and the begin of its body; so much is left of that."""
+        self._messages += 1
+        reader = side.reader
+        reader.kind = message.kind
+        reader.synced = True
+        reader.next = message.start_offset + message.wire_bytes
+        reader.left = left
+        if body:
+            self._host.kept += len(body)
+            message.parts.append(body)
+        if left:
+            reader.message = message
+            reader.state = IN_LENGTH
+            if side.step is not None:
+                side.step = self._go_on
 
     def _went_on(self, side: Side, offset: int, data: bytes, size: int, ts_ns: int, ack: int) -> bool:
         """More of a body, all of which was kept so far."""

@@ -620,6 +620,7 @@ def test_whatever_comes_through_the_socket_the_account_balances(
             )
         source.feed(live.assembler, 1.0)
         live.finish()
+        assert live.assembler.account.balanced
 
 
 # ---------------------------------------------------------------------------- what is said
