@@ -21,7 +21,7 @@ from bus.kafka_link import Gone, Link
 from bus.kafka_reader import KafkaReader
 from bus.kafka_streams import Streams
 from bus.kafka_writer import KafkaWriter
-from bus.ports import BusAway, BusError, BusHeld, check_names
+from bus.ports import BusAway, BusError, BusGone, BusHeld, check_names
 from wire import codec
 from wire.records import Manifest
 
@@ -137,7 +137,7 @@ class KafkaBus:
             self.streams.refresh()
             known = self.streams.get(key)
             if known is None:
-                raise BusError(f"{where}: no such partition")
+                raise BusGone(f"{where}: no such partition")
             reader = KafkaReader(self, topic, partition, self._place(name, count, known.entry, where), offset)
             if offset:
                 self.check_offset(reader, offset)

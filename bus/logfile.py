@@ -14,7 +14,7 @@ from pathlib import Path
 from bus.frames import FILE_MAGIC, FILE_VERSION, MAX_FRAME_BYTES, SYNC
 from bus.logreader import LogReader
 from bus.logwriter import LogWriter
-from bus.ports import BusError, BusHeld, check_names, is_partition
+from bus.ports import BusError, BusGone, BusHeld, check_names, is_partition
 from wire import codec
 from wire.account import Account
 from wire.codec import RecordType
@@ -90,12 +90,13 @@ class FileBus:
         return contextlib.nullcontext()
 
     def whole(self, topic: str, partition: str) -> bool:
-        if partition not in self.partitions(topic):
+        try:
+            with self.reader(topic, partition) as reader:
+                while reader.read():
+                    pass
+                return reader.ended
+        except BusGone:
             return False
-        with self.reader(topic, partition) as reader:
-            while reader.read():
-                pass
-            return reader.ended
 
     def spread(self, topic: str) -> int:
         """One: a file is read by one process."""

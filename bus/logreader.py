@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 
 from bus import frames
 from bus.frames import FILE_BYTES, FRAME_BYTES, SYNC
-from bus.ports import BusError, Message
+from bus.ports import BusError, BusGone, Message
 from wire import codec
 from wire.codec import RecordType
 from wire.records import Manifest
@@ -76,7 +76,7 @@ class LogReader:
         try:
             self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise BusError(f"{self.path}: no such file") from None
+            raise BusGone(f"{self.path}: no such file") from None
         except PermissionError:
             raise BusError(f"{self.path}: permission denied (recordings are readable by their owner alone)") from None
         except OSError as error:

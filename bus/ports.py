@@ -26,6 +26,10 @@ class BusError(Exception):
     """A bus, file or partition that cannot be used. The text is one line for the user: what, where, what to do."""
 
 
+class BusGone(BusError):
+    """There is no such partition: nobody has made it yet, or who needed it no more has discarded it."""
+
+
 class BusHeld(BusError):
     """The partition has a writer, in another process or this one. It is left as it is."""
 
@@ -122,7 +126,7 @@ class Bus(Protocol):
         """
 
     def reader(self, topic: str, partition: str, offset: int = 0) -> Reader:
-        """Open a partition for reading. Raises BusError if there is none."""
+        """Open a partition for reading. Raises BusGone if there is none."""
 
     def partitions(self, topic: str) -> list[str]:
         """The partitions that exist now, sorted."""

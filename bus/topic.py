@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from bus.ports import Bus, Message, Reader
+from bus.ports import Bus, BusGone, Message, Reader
 from wire import codec
 
 
@@ -34,8 +35,9 @@ class TopicReader:
                     continue
                 if self._accept is not None and not self._accept(partition):
                     self._refused.add(partition)
-                else:
-                    since_ns, topic = self._since_ns, self._topic
+                    continue
+                since_ns, topic = self._since_ns, self._topic
+                with contextlib.suppress(BusGone):  # discarded since it was listed
                     offset = self._bus.offset_at(topic, partition, since_ns) if since_ns else 0
                     self._readers[partition] = self._bus.reader(topic, partition, offset)
             for reader in self._readers.values():

@@ -16,7 +16,7 @@ import pytest
 
 from bus.address import KafkaAddress, open_bus
 from bus.kafka_topics import Topics, Wanted
-from bus.ports import Bus, BusError, BusHeld, Message, Reader, Writer
+from bus.ports import Bus, BusError, BusGone, BusHeld, Message, Reader, Writer
 from bus.topic import TopicReader
 from wire import codec
 from wire.account import Account
@@ -231,8 +231,11 @@ def test_a_partition_is_whole_once_its_end_mark_is_written(bus: Bus, other_bus: 
 
 
 def test_an_absent_partition_is_an_error_and_an_absent_topic_is_empty(bus: Bus) -> None:
-    with pytest.raises(BusError):
+    with pytest.raises(BusGone):
         bus.reader("outcomes", "w0")
+    with pytest.raises(BusGone):
+        bus.offset_at("outcomes", "w0", 1)
+    assert not bus.whole("outcomes", "w0")
     assert bus.partitions("outcomes") == []
 
 

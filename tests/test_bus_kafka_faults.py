@@ -20,7 +20,7 @@ from wire import codec, topics
 from wire.records import Drop, End, Manifest
 
 _JAAS = 'org.apache.kafka.common.security.plain.PlainLoginModule required user_agent="right" user_reader="read";'
-_BOUND_S = 5.0  # what a call may take, on a busy machine, when no broker answers
+_BOUND_S = 20.0  # when no broker answers: what hangs does so for minutes, and busy cores make 2 s many
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_a_frozen_broker_makes_nobody_wait_for_long(server: Kafka, bus: KafkaBus
             began = time.monotonic()
             with pytest.raises(BusAway):
                 reader.read()
-            assert time.monotonic() - began < 2.0
+            assert time.monotonic() - began < _BOUND_S
         for call in (
             lambda: writer.write(coded(1)),
             lambda: writer.write(coded(1)),
@@ -243,7 +243,7 @@ def test_who_is_not_let_in_is_told_why_and_soon(
             bus.writer(topics.OUTCOMES, "w9", manifest())
         finally:
             bus.close()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < _BOUND_S
     assert "\n" not in str(told.value) and "wrong" not in str(told.value)
 
 
@@ -270,7 +270,7 @@ def test_a_bus_with_many_writers_is_closed_in_bounded_time_also_while_no_broker_
         until_stopped(server.pid)
         began = time.monotonic()
         bus.close()
-        assert time.monotonic() - began < 2 * _BOUND_S
+        assert time.monotonic() - began < _BOUND_S
         deadline = time.monotonic() + 10
         while any("kafka-io-livefire" in thread.name for thread in set(threading.enumerate()) - threads):
             assert time.monotonic() < deadline, "the driver goes on behind our back"

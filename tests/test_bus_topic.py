@@ -84,6 +84,22 @@ def test_messages_that_are_no_batch_are_counted_and_passed_over(tmp_path: Path) 
     topic.close()
 
 
+@pytest.mark.parametrize("since_ns", [0, 1])
+def test_what_is_discarded_between_its_listing_and_its_opening_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, since_ns: int
+) -> None:
+    bus = FileBus(tmp_path)
+    for name in ("a", "b"):
+        with writer(bus, name) as one:
+            one.write_records([Drop(name, "b", False, 5)], first_ns=5, last_ns=5)
+    listed = bus.partitions("control")
+    bus.discard("control", "a")
+    monkeypatch.setattr(bus, "partitions", lambda topic: listed)
+    topic = TopicReader(bus, "control", since_ns=since_ns)
+    assert drops(topic) == [5] and set(topic.readers) == {"b"}
+    topic.close()
+
+
 def test_a_partition_that_cannot_be_read_is_named_and_the_others_lose_nothing(tmp_path: Path) -> None:
     bus = FileBus(tmp_path)
     with writer(bus, "a") as one:
