@@ -46,7 +46,7 @@ class KafkaBus:
     def _topic(self, topic: str, partition: str = "0") -> tuple[str, int]:
         check_names(topic, partition)
         name = layout.kafka_topic(self.link.address.prefix, topic)
-        return name, self.link.count(name)
+        return name, self.link.count(name, self.streams.topic)
 
     @staticmethod
     def _place(name: str, count: int, entry: Entry, where: str) -> TopicPartition:

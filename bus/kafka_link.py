@@ -146,10 +146,13 @@ class Link:
 
     # -- topics
 
-    def count(self, topic: str) -> int:
-        """How many partitions a Kafka topic has. Raises BusError when there is none, BusAway."""
+    def count(self, topic: str, also: str = "") -> int:
+        """How many partitions a Kafka topic has. Raises BusError when there is none, BusAway.
+
+        `also`: another that will be asked for next; a question takes a connection of its own.
+        """
         if topic not in self._counts:
-            self._describe((topic,))
+            self._describe([name for name in (topic, also) if name and name not in self._counts])
         return self._counts[topic]
 
     def _describe(self, names: Sequence[str]) -> None:

@@ -27,7 +27,8 @@ class Streams:
         """`scope`: of one owner alone; "" = of all."""
         self._link = link
         self._of = f"{scope}/".encode() if scope else b""
-        self._at = TopicPartition(layout.kafka_topic(link.address.prefix, layout.STREAMS), 0)
+        self.topic = layout.kafka_topic(link.address.prefix, layout.STREAMS)
+        self._at = TopicPartition(self.topic, 0)
         self._entries: dict[bytes, Known] = {}
         self._names: dict[tuple[str, str], set[str]] = {}  # of streams, by owner and topic
         self._position = -1
@@ -36,8 +37,8 @@ class Streams:
     def refresh(self, end: int | None = None) -> None:
         """Read what is there, or up to a known `end`. Raises BusAway, BusError when there is no directory."""
         if self._position < 0:
-            if self._link.count(self._at.topic) != 1:
-                raise BusError(f"{self._link.address}: {self._at.topic} must have one partition, it has several")
+            if self._link.count(self.topic) != 1:
+                raise BusError(f"{self._link.address}: {self.topic} must have one partition, it has several")
             self._position = self._link.beginning(self._at)
         if end is None:
             end = self._link.end(self._at)
@@ -94,7 +95,7 @@ class Streams:
 
     def post(self, key: bytes, entry: Entry) -> Any:
         """Write an entry; a future. May be called from any thread."""
-        return self._link.send(self._at.topic, 0, key, layout.encode_entry(entry), [])
+        return self._link.send(self.topic, 0, key, layout.encode_entry(entry), [])
 
     def held(self, key: bytes) -> bool:
         """Whether a writer has the stream now, as far as the directory has been read. Raises BusAway."""

@@ -222,7 +222,9 @@ def test_the_brokers_clock_is_measured(bus: KafkaBus) -> None:
 def test_topics_are_made_checked_and_missed(request: pytest.FixtureRequest) -> None:
     address = KafkaAddress((request.getfixturevalue("kafka_server").address,), f"test-{uuid.uuid4().hex[:8]}")
     missed = KafkaBus(address, "run-1")
-    with pytest.raises(BusError, match=rf"there is no topic {address.prefix}\..*livefire topics create --bus kafka://"):
+    with pytest.raises(
+        BusError, match=rf"there are no topics {address.prefix}\.outcomes, .*livefire topics create --bus kafka://"
+    ):
         missed.writer(topics.OUTCOMES, "w0", manifest())
     with Topics(address) as made:
         assert {finding.problem for finding in made.check()} == {"missing"}
