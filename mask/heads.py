@@ -138,7 +138,7 @@ class Heads:
         known: list[Any] = list(map(self._lines.get, lines))
         if not all(known):
             # A line that goes on with the one before is never remembered, so it is met here.
-            if any(one is None and line[:1] in _BLANKS for one, line in zip(known, lines, strict=True)):
+            if b"\n " in block or b"\n\t" in block:
                 lines = self._unfolded(lines)
                 known = list(map(self._lines.get, lines))
             index = known.index(None) if None in known else -1
