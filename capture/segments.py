@@ -106,6 +106,7 @@ class Segments:
         self._log: LogWriter | None = None
         self._number = 0
         self._began_ns = 0
+        self._manifest_end = 0  # of the segment
         self._manifest = manifest
         self.blind: Increment | None = None  # what must be said of the time since a recorder was killed here
         try:
@@ -116,6 +117,8 @@ class Segments:
             self._find()
             if not process:
                 self._adopt(processes)
+            if self._log is None:  # at once: who is killed before the first batch has been here, too
+                self._with_room(self._next)
         except BaseException:
             self.close()
             raise
@@ -263,6 +266,8 @@ class Segments:
         assert log is not None
         if rotation.bytes and log.count and log.next_offset + more > rotation.bytes:
             return True
+        if log.next_offset == self._manifest_end:  # its time runs from what is written first
+            self._began_ns = self._now_ns()
         return bool(rotation.ns) and self._now_ns() - self._began_ns >= rotation.ns
 
     def _with_room(self, write: Callable[[], _T]) -> _T:
@@ -288,6 +293,7 @@ class Segments:
         )  # fmt: skip
         self._began_ns = now_ns
         self._log = self._bus.writer(topics.RAW, partition, manifest)
+        self._manifest_end = self._log.next_offset
         self._number += 1
         return self._log
 

@@ -349,6 +349,24 @@ def test_a_kill_loses_what_was_in_flight_and_says_for_how_long_nobody_looked(tmp
     assert names(folder) == ["e0", "e2", "e3", "e4", "after"]
 
 
+def test_who_is_killed_before_anything_came_has_been_here_too(tmp_path: Path) -> None:
+    folder, clock = tmp_path / "r", Clock()
+    Recorder(folder, clock, Rotation(ns=60 * SECOND)).kill()
+    assert names(folder) == [] and Recording(folder).account.balanced
+    clock.now_ns += 100 * SECOND
+    again = Recorder(folder, clock, Rotation(ns=60 * SECOND))
+    again.exchange("after")
+    again.kill()
+    assert Recording(folder).account.notes["blind"] == 1
+    assert names(folder) == ["after"]
+    clock.now_ns += 100 * SECOND
+    other = Recorder(tmp_path / "s", clock, Rotation(ns=60 * SECOND))
+    clock.now_ns += 100 * SECOND
+    other.exchange("late")  # no segment is ended with nothing in it
+    other.end()
+    assert len(parts_of(tmp_path / "s")) == 1
+
+
 @pytest.mark.parametrize("budget", [0, 6000])
 def test_segments_of_processes_that_are_no_more_go_by_age_and_for_room(tmp_path: Path, budget: int) -> None:
     folder, clock = tmp_path / "r", Clock()
