@@ -360,13 +360,13 @@ def test_time_grows_with_the_length_alone(kind: bytes, body: bytes) -> None:
         Masker(KEY).exchange(e)
         return time.process_time() - began
 
-    assert cpu_s(40_000) < 1.0  # with the square of the length it would be minutes
+    assert cpu_s(40_000) < 5  # with the square of the length it would be minutes
 
 
 def test_a_head_of_many_spaces_is_read_in_no_time() -> None:
     began = time.process_time()
     masked(exchange(b"GET /" + b" " * 200_000 + b"x\r\n\r\n"))
-    assert time.process_time() - began < 0.5
+    assert time.process_time() - began < 5  # what is tried from each blank again takes minutes
 
 
 def test_caches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
