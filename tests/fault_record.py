@@ -185,7 +185,7 @@ def full_disk(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
             stood = file.stat().st_size
             if comes_back:
                 resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (most, most))
-                until(lambda: file.stat().st_size > limit, 10, "it does not go on")
+                until(lambda: file.stat().st_size > limit, 30, "it does not go on")
                 _ask(listen, noise)
             recorder.end()
         account, exchanges = read(folder, file, problems)

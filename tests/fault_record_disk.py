@@ -205,7 +205,7 @@ def full_segments(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
                 if room_again:
                     stood = _total(file)
                     subprocess.run(["mount", "-o", f"remount,size={size + 40_000}k", str(disk)], check=True)
-                    until(lambda: _total(file) > stood + 8192, 10, "it does not go on", recorder.err)
+                    until(lambda: _total(file) > stood + 8192, 30, "it does not go on", recorder.err)
                     _posted(listen, noise)
                 recorder.end()
             account, exchanges = read(folder, file, problems)

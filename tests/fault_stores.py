@@ -192,7 +192,7 @@ def outage_round(folder: Path, server: Server, name: str, outages: Sequence[Outa
         try:
             for store in stores.addresses:
                 until(lambda: stores.held(store, books.run_id), 60, f"nothing is in {store}", running.said)  # noqa: B023
-            until(lambda: rss_mb(running.process.pid), 5, "no memory")
+            until(lambda: rss_mb(running.process.pid), 20, "no memory")
             memory_mb = rss_mb(running.process.pid)
             for outage in outages:
                 time.sleep(rng.uniform(0.2, 1.5))  # the instant, not a wait for something

@@ -64,7 +64,7 @@ def numbers(reader: Reader) -> list[int]:
 
 def put_raw(bus: KafkaBus, reader: KafkaReader, number: int, headers: list[tuple[str, bytes]]) -> None:
     future = bus.link.send(reader.at.topic, reader.at.partition, reader.key, coded(number), headers)
-    bus.link.acknowledged(future, time.monotonic() + 5)
+    bus.link.acknowledged(future, time.monotonic() + 30)
 
 
 def test_a_message_that_brokers_refuse_is_told_and_those_behind_it_are_written(
@@ -137,7 +137,7 @@ def test_a_writer_that_lost_its_stream_is_told_and_not_read(bus: KafkaBus, addre
     other = KafkaBus(address, bus.scope)
     with pytest.raises(BusHeld):
         other.writer(topics.OUTCOMES, "w0", manifest())
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while other.held(topics.OUTCOMES, "w0"):
         assert time.monotonic() < deadline
     second = other.writer(topics.OUTCOMES, "w0", manifest())
@@ -271,7 +271,7 @@ def test_messages_of_others_are_read_as_they_are(address: KafkaAddress) -> None:
     topic = layout.kafka_topic(address.prefix, topics.DROPPED)  # any topic: here it stands for one of somebody else
     sent = [f"1 {number} 0 0\nGET /{number} HTTP/1.1\r\n\r\n".encode() for number in range(50)]
     for number, value in enumerate(sent):
-        link.acknowledged(link.send(topic, number % 4, b"", value, []), time.monotonic() + 5)
+        link.acknowledged(link.send(topic, number % 4, b"", value, []), time.monotonic() + 30)
     found = list(foreign_messages(address, topic))
     assert sorted(message.value for message in found) == sorted(sent)
     assert [message.offset for message in found if message.partition == 1] == list(range(len(sent) // 4 + 1))
@@ -310,7 +310,7 @@ def test_a_manifest_that_cannot_be_read_is_the_matter_of_its_own_stream(bus: Kaf
     entry = bad.entry()
     bad.close()
     future = bus.link.send(bad.at.topic, bad.at.partition, bad.key, damaged, layout.header(entry.epoch, 2))
-    offset = int(bus.link.acknowledged(future, time.monotonic() + 5).offset)
+    offset = int(bus.link.acknowledged(future, time.monotonic() + 30).offset)
     moved = layout.Entry("released", entry.writer, entry.epoch, entry.partition, offset)
     bus.put(bad.key, moved)  # the stream begins with it
     for number in range(3):

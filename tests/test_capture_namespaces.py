@@ -22,7 +22,7 @@ from capture.source import Source
 from capture.source_ring import Rings, RingSource, open_error
 from livefire.recording import Recording
 
-DEADLINE_S = 15.0
+DEADLINE_S = 30.0
 SERVER = """
 import http.server, sys
 class H(http.server.BaseHTTPRequestHandler):

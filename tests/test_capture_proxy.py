@@ -20,7 +20,7 @@ from capture.source_proxy import ProxySource, pairs_of
 from wire.account import Account
 from wire.config import ConfigError
 
-DEADLINE_S = 15.0
+DEADLINE_S = 30.0
 
 
 class Recorded:

@@ -35,7 +35,7 @@ from wire.codec import RecordType
 from wire.config import ConfigError
 from wire.records import Audit, Exchange, Manifest
 
-DEADLINE_S = 15.0
+DEADLINE_S = 30.0
 ROOT = Path(__file__).resolve().parent.parent
 _refused = open_error()
 needs_ring = pytest.mark.skipif(_refused is not None, reason=f"no packet ring: {explained(_refused or OSError())}")

@@ -17,7 +17,7 @@ from capture.source_ring import BLOCK_BYTES, RingSource, explained, open_error
 from wire.account import Account
 from wire.config import ConfigError
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 _refused = open_error()
 needs_ring = pytest.mark.skipif(_refused is not None, reason=f"no packet ring: {explained(_refused or OSError())}")
 

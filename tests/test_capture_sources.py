@@ -39,7 +39,7 @@ from livefire_shadow import tap
 from wire.config import ConfigError
 from wire.records import Exchange
 
-DEADLINE_S = 15.0
+DEADLINE_S = 30.0
 _refused = open_error()
 needs_ring = pytest.mark.skipif(_refused is not None, reason=f"no packet ring: {explained(_refused or OSError())}")
 

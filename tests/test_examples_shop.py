@@ -110,7 +110,7 @@ class Shop:
         while True:
             assert process.poll() is None, (self.folder / f"{name}.err").read_text()
             try:
-                with urllib.request.urlopen(f"http://{self.places[f'{name}.at']}/healthz", timeout=5):
+                with urllib.request.urlopen(f"http://{self.places[f'{name}.at']}/healthz", timeout=30):
                     return
             except OSError:
                 assert time.monotonic() < deadline
@@ -266,7 +266,7 @@ def test_the_third_partys_log_shows_a_marker_that_got_through(shop: Shop) -> Non
     # The negative control for counting marked lines there.
     shop.ask("POST", "/payments", {}, {HEADER: marker("run-leak")}, "payments")
     # aiohttp logs a request just after its answer has left.
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not (lines := [line for line in shop.log("payments") if line["run"] == "run-leak"]):
         assert time.monotonic() < deadline
         threading.Event().wait(0.01)

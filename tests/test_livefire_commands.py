@@ -148,7 +148,7 @@ def _record(stage: Stage) -> None:
     recorder = stage.start("record", "--proxy", proxy, "--to", stage.raw, "--stdin-guard", "--json")
     until(lambda: listening(port))
     for user in range(6):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         for number in range(20):
             connection.request("GET", f"/things/{number}?password={SECRET}", headers={"Cookie": f"user={user}"})
             connection.getresponse().read()
@@ -384,7 +384,7 @@ def test_mock(stage: Stage) -> None:
     mock = stage.start("mock", stage.raw, "--listen", f"127.0.0.1:{port}", "--server", stage.shop.at)
     assert mock.stderr is not None
     assert mock.stderr.readline() == f"121 recorded answers, at http://127.0.0.1:{port}\n"
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request("GET", "/things/1")
     assert connection.getresponse().status == 403, "unmarked"
     mock.send_signal(signal.SIGINT)

@@ -208,7 +208,7 @@ def test_serve_runs_until_told_to_stop(tmp_path: Path, how: str) -> None:
         deadline = time.monotonic() + 30
         while True:
             try:
-                urllib.request.urlopen(f"http://{listen}/.livefire/ready", timeout=5).close()
+                urllib.request.urlopen(f"http://{listen}/.livefire/ready", timeout=30).close()
                 break
             except OSError:
                 assert process.poll() is None and time.monotonic() < deadline

@@ -92,7 +92,7 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self.process.stdin.close()
         try:
-            self.process.wait(5)
+            self.process.wait(30)
         finally:
             self.process.kill()
         self.conductor.close()

@@ -116,7 +116,7 @@ class Alone:
         self.link.send_shots()
 
     def until(self, check: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not check():
             assert time.monotonic() < deadline, "it never happened"
             self.link.read(self._results, lambda serial, head, body: None)

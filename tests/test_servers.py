@@ -88,8 +88,8 @@ def test_a_server_ends_with_the_process_that_started_it_and_leaves_nothing(make:
     with Asker(make) as asker:
         assert alive(asker.server) and asker.folder.is_dir()
         asker.process.send_signal(how)
-        until(lambda: not alive(asker.server), 10, "the server lives on")
-        until(lambda: not asker.folder.exists(), 10, "its data are left")
+        until(lambda: not alive(asker.server), 30, "the server lives on")
+        until(lambda: not asker.folder.exists(), 30, "its data are left")
 
 
 def test_a_frozen_server_ends_with_the_process_that_started_it() -> None:
@@ -97,7 +97,7 @@ def test_a_frozen_server_ends_with_the_process_that_started_it() -> None:
         assert alive(asker.server)
         os.kill(asker.server, signal.SIGSTOP)
         asker.process.kill()
-        until(lambda: not alive(asker.server), 10, "the server lives on")
+        until(lambda: not alive(asker.server), 30, "the server lives on")
 
 
 def test_without_a_keeper_a_server_would_live_on() -> None:
@@ -115,7 +115,7 @@ def test_a_server_ends_when_its_keeper_is_killed() -> None:
     with Asker("Sleeper()") as asker:
         assert alive(asker.server)
         os.kill(asker.keeper, signal.SIGKILL)
-        until(lambda: not alive(asker.server), 10, "the server lives on")
+        until(lambda: not alive(asker.server), 30, "the server lives on")
         shutil.rmtree(asker.folder)  # nobody else will
 
 
@@ -246,7 +246,7 @@ def test_a_frozen_broker_answers_nobody_until_it_is_thawed(broker: Kafka) -> Non
         assert not answers(port, 0.5)
     finally:
         broker.thaw()
-    until(lambda: answers(port), 10, "it does not answer")
+    until(lambda: answers(port), 30, "it does not answer")
 
 
 def test_a_listener_with_a_password_lets_only_that_in(broker: Kafka) -> None:
@@ -277,7 +277,7 @@ def documents(server: Elasticsearch, path: str, body: str | None = None) -> str:
         headers={"Content-Type": "application/json"},
         method="GET" if body is None else "PUT",
     )
-    with urllib.request.urlopen(request, timeout=5) as reply:
+    with urllib.request.urlopen(request, timeout=30) as reply:
         return str(reply.read().decode())
 
 
@@ -308,7 +308,7 @@ def test_a_killed_clickhouse_has_its_rows() -> None:
         host, port = server.address.split(":")
 
         def execute(sql: str, rows: list[tuple[int]] | None = None) -> object:
-            with Client(host, int(port), connect_timeout=2) as asking:
+            with Client(host, int(port), connect_timeout=20) as asking:
                 return asking.execute(sql, rows)
 
         execute("CREATE TABLE numbers (n UInt64) ENGINE = MergeTree ORDER BY n")
