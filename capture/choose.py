@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from capture.bpf import Selection
+from capture.bpf import Selection, networks
 from capture.settings import RecordSettings
 from capture.source import Source
 from capture.source_proxy import MirrorSource, ProxySource, listeners_of, pairs_of
@@ -36,6 +36,7 @@ def choose(settings: RecordSettings, refused: Callable[[str], OSError | None] = 
     the ring where it is permitted, else the proxies. Raises ConfigError when neither is possible.
     """
     pairs_of(settings.proxies)
+    networks((*settings.hosts, *settings.not_hosts))  # a wrong word is told also where nothing may be captured
     wanted = settings.source
     listens = _listens(settings)
     if listens:
