@@ -377,6 +377,11 @@ class LogReader:
             os.close(self._fd)
         self._fd = -1
 
+    def __del__(self) -> None:
+        """As open files do: who is forgotten keeps no descriptor."""
+        if getattr(self, "_own", False):
+            self.close()
+
     def __enter__(self) -> LogReader:
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import subprocess
@@ -419,3 +420,15 @@ def test_only_a_batch_of_a_known_version_can_be_an_end_mark(tmp_path: Path, fron
     make(tmp_path / "b.lf", b"LF\x01" + bytes([RecordType.END]) + bytes(40))
     with LogReader(tmp_path / "b.lf") as reader:  # negative control
         assert len(drain(reader)) == 2 and reader.ended
+
+
+def test_a_reader_that_was_forgotten_keeps_no_descriptor(tmp_path: Path) -> None:
+    make(tmp_path / "a.lf")
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(5):
+        LogReader(tmp_path / "a.lf").read()
+    gc.collect()
+    assert len(os.listdir("/dev/fd")) == before
+    reader = LogReader(tmp_path / "a.lf")
+    assert len(os.listdir("/dev/fd")) == before + 1  # the control
+    reader.close()
