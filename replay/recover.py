@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +35,8 @@ def recover(run: Bus | Path | str) -> int:
         return 0
     found = 0
     for worker in bus.partitions(topics.CLAIMS):
-        manifest = bus.reader(topics.CLAIMS, worker).manifest
+        with contextlib.closing(bus.reader(topics.CLAIMS, worker)) as claims:
+            manifest = claims.manifest
         if manifest is None:
             continue
         kind = Kind(str(manifest.settings.get("kind", Kind.STRESS)))
