@@ -369,6 +369,9 @@ class Assembler:
         if request is None or response is None or response.start_ns < request.end_ns or self.sheds is not None:
             self.pair(connection, pair)
             return
+        if 0 <= response.ack < request.end_offset:  # its sender had not received all of it
+            self.pair(connection, pair)
+            return
         if self.leave_out is not None and self.leave_out(request):
             self.pair(connection, pair)
             return

@@ -84,7 +84,7 @@ class Flows:
         if side is not None:
             connection, stream = side.connection, side.stream
             if stream.started and stream.origin == start and connection.syn_seen:
-                return side  # once more
+                return None if connection.closed else side  # once more
             if not connection.closed:
                 if answers:
                     if not stream.started:

@@ -111,6 +111,8 @@ class Lane:
             return False
         if sequence != side.expected and not _next(side, sequence):
             return False
+        if not ack:
+            return False  # what tools write that make packets: it says nothing
         other = side.other
         theirs = other.stream
         received = theirs.next
@@ -221,6 +223,8 @@ class Lane:
         assert request is not None
         if 0 <= ack <= request.start_offset:
             return False
+        if not request.complete:
+            return False  # answered before it was over
         method = request.method
         if method == b"CONNECT":
             return False
@@ -239,8 +243,6 @@ class Lane:
         if rest > length or (rest and (rest > self._max_body or self._host.kept + rest > self._max_total)):
             return False
         whole = rest == length
-        if whole and not request.complete and _asking(side, pair):
-            return False  # the request is not over
         message = Message(
             RESPONSE, data[:end] if rest else data, offset, ts_ns, ack, STRICT, offset + (size if whole else end),
             ts_ns, size, b"", status, low, block, framing, rest, rest, whole,

@@ -59,7 +59,7 @@ class Pairer:
     """The sink of both readers of a connection."""
 
     __slots__ = (
-        "_apart", "_aside", "_doubtful", "_lost_since", "_max_open", "_sink", "_trusted_from",
+        "_apart", "_aside", "_asked_too", "_doubtful", "_lost_since", "_max_open", "_sink", "_trusted_from",
         "_uncounted", "_unseen", "lost", "open", "orphans", "owed", "received", "request_reader", "response_reader",
         "tunnel",
     )  # fmt: skip
@@ -70,6 +70,7 @@ class Pairer:
         self._sink = sink
         self._max_open = max_open
         self.request_reader: Reader | None = None
+        self._asked_too: Reader | None = None  # the other direction, where both send requests
         self.response_reader: Reader | None = None
         # Answers whose request was not seen, while they are read: one a direction, for both may send answers.
         self.orphans: dict[Reader, Pair] = {}
@@ -98,7 +99,8 @@ class Pairer:
 
     def head(self, reader: Reader, message: Message) -> None:
         if message.kind is REQUEST:
-            self.request_reader = reader
+            if reader is not self.request_reader:
+                self._asked_too, self.request_reader = self.request_reader, reader
             if len(self.open) >= self._max_open:
                 self._make_room()
             if message.ambiguous or (self._doubtful is not None and not 0 <= self._trusted_from < message.ack):
@@ -279,7 +281,10 @@ class Pairer:
         return answer is not None and reader is not None and answer.end_offset <= self.received == reader.next
 
     def _being_read(self, request: Message | None) -> bool:
-        return self.request_reader is not None and self.request_reader.message is request is not None
+        if request is None:
+            return False
+        asks, too = self.request_reader, self._asked_too
+        return (asks is not None and asks.message is request) or (too is not None and too.message is request)
 
     def no_more_requests(self) -> None:
         """The client's direction is over."""
@@ -328,7 +333,7 @@ class Pairer:
         if self._apart:
             self._settle(over=True)
         for index, pair in enumerate(self.open):
-            if pair.response is None:
+            if pair.response is None and not self._being_read(pair.request):
                 del self.open[index]
                 if len(self.owed) < _MAX_OWED:
                     self.owed.append(pair.request is not None and pair.request.method == b"HEAD")

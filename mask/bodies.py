@@ -22,7 +22,7 @@ _TEXT_TYPES: Final = re.compile(rb"text/|application/(?:.*(?:xml|javascript|ecma
 _BINARY_TYPES: Final = re.compile(rb"image/|audio/|video/|font/|application/(?:pdf|zip|gzip|wasm|font|x-font|vnd\.ms-)")
 _FORM_LIKE: Final = re.compile(rb"[\w.%+\[\]-]+=[^\s]*\Z")
 _BOUNDARY: Final = re.compile(rb'boundary="?([^";]{1,70})', re.IGNORECASE)
-_PART_NAME: Final = re.compile(rb'[; ]name="?([^";\r\n]*)', re.IGNORECASE)
+_PART_NAME: Final = re.compile(rb'[; \t]name\*?[ \t]*=[ \t]*"?([^";\r\n]*)', re.IGNORECASE)
 
 
 class Bodies:
@@ -33,7 +33,7 @@ class Bodies:
         self._counts = counts
         self._json = JsonBodies(values)
         #: "": it is written as it is
-        self._known: dict[tuple[bytes, tuple[bytes, ...], bytes, bool], tuple[bytes, str]] = {}
+        self._known: dict[tuple[bytes, bytes, tuple[bytes, ...], bytes, bool], tuple[bytes, str]] = {}
         self._depth = 0
         values.nested = self._nested
 
@@ -44,13 +44,15 @@ class Bodies:
         """
         media, codings = block.content
         if codings:
-            if _BINARY_TYPES.match(media):
+            if _BINARY_TYPES.match(media) and not media.endswith((b"xml", b"json")):
                 return body
         elif media not in _JSON and not _may_hold_secrets(media, body):
             return body
         if holes:
             return self._filler(body, "gap")
-        key = (media, codings, body, cut)
+        # What parts a multipart body stands in the field, behind its type.
+        parted = heads.field(head, b"content-type") or b"" if media.startswith(b"multipart/") else b""
+        key = (media, parted, codings, body, cut)
         known = self._known.get(key)
         if known is None:
             known = self._masked(head, body, media, codings, cut)
@@ -134,8 +136,7 @@ class Bodies:
                 value = inner.decode("utf-8", "surrogateescape")
                 new = self._values.secret(value).encode("utf-8", "surrogateescape")
             elif is_file or b"content-type:" in part_head.lower():
-                media = content.media_type(b"\n" + part_head.strip(b"\r\n"))
-                new = self._part(media, inner)
+                new = self._part(b"\n" + part_head.strip(b"\r\n"), inner)
             else:
                 value = inner.decode("utf-8", "surrogateescape")
                 new = self._values.plain(value).encode("utf-8", "surrogateescape")
@@ -146,12 +147,21 @@ class Bodies:
         parts[-1] = ending + FILLER * (len(parts[-1]) - len(ending))
         return (b"--" + match.group(1)).join(parts)
 
-    def _part(self, media: bytes, inner: bytes) -> bytes:
+    def _part(self, head: bytes, inner: bytes) -> bytes:
+        media = content.media_type(head)
         if not _may_hold_secrets(media, inner):
             return inner
         kind = _kind(media, inner)
         if kind == "json":
             return self._json.masked(inner, cut=False)
+        if kind == "multipart":
+            if self._depth >= _MAX_NESTED:
+                return FILLER * len(inner)
+            self._depth += 1
+            try:
+                return self._multipart(head, inner, cut=False)
+            finally:
+                self._depth -= 1
         return self._heads.pairs(inner) if kind == "form" else self._text(inner, cut=False)
 
     def _filler(self, body: bytes, reason: str) -> bytes:
@@ -172,7 +182,7 @@ def _kind(media: bytes, text: bytes) -> str:
 
 def _may_hold_secrets(media: bytes, body: bytes) -> bool:
     """False for what is binary by its type, or by its bytes where the type does not tell."""
-    if _BINARY_TYPES.match(media) and not media.endswith(b"xml"):
+    if _BINARY_TYPES.match(media) and not media.endswith((b"xml", b"json")):
         return False
     if content.is_json(media, body) or content.is_form(media) or media.startswith(b"multipart/"):
         return True

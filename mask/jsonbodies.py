@@ -25,10 +25,11 @@ _WORD: Final = frozenset((string.ascii_letters + string.digits + "_+/.~-%!$*").e
 _WORDS: Final = bytes(
     0x40 if c in b"@=>:{[" or c > 127 else 0x77 if c in _WORD else 0x22 if c == 0x22 else 0x20 for c in range(256)
 )
-_NUMBERS: Final = bytes(0x30 if c in b"0123456789 ().-" else 0x20 for c in range(256))
+_NUMBERS: Final = bytes(0x30 if c in b"0123456789 ().-+" else 0x20 for c in range(256))
 _LONG_WORD: Final = b"w" * shapes.MIN_ENTROPY_LENGTH
-_LONG_NUMBER: Final = b"0" * 10
+_LONG_NUMBER: Final = b"0" * 9  # a plus and eight digits
 _SCHEMES: Final = (b"bearer", b"basic")
+_NESTS: Final = ("{", "[")  # JSON in a string: what becomes of it hangs on how deep it stands, so it is not remembered
 #: What stands bare, and is long enough for a card.
 _BARE: Final = bytes(0x20 if c in b' \t\n\r\v\f"{}[],:' else 0x78 for c in range(256))
 _LONG_BARE: Final = b"x" * _MIN_CARD
@@ -156,7 +157,7 @@ class JsonBodies:
         name = jsontext.unquoted(raw)
         new = self._values.plain(name)
         made = (self._values.names.secret(name), None if new == name else jsontext.quoted(new))
-        if len(raw) <= MAX_CACHED_LENGTH:
+        if len(raw) <= MAX_CACHED_LENGTH and name[:1] not in _NESTS:
             if len(self._keys) >= MAX_CACHED:
                 self._keys.clear()
             self._keys[raw] = made
@@ -166,7 +167,7 @@ class JsonBodies:
         value = jsontext.unquoted(raw)
         new = self._values.plain(value)
         made = None if new == value else jsontext.quoted(new)
-        if len(raw) <= MAX_CACHED_LENGTH:
+        if len(raw) <= MAX_CACHED_LENGTH and value[:1] not in _NESTS:
             if len(self._plain) >= MAX_CACHED:
                 self._plain.clear()
             self._plain[raw] = made

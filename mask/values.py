@@ -23,6 +23,8 @@ _IN_TEXT: Final = re.compile(
     rf"""
       \b(?P<scheme>(?:bearer|basic)\s{{1,3}})(?P<credential>[^\s"'<>,;]+)
     | name=["']?(?P<input>[\w.-]{{1,64}})["']?[^<>]{{0,100}}?value=["']?(?P<of_input>)
+    | <(?:[\w.-]{{1,64}}:)?(?P<element>[A-Za-z_][\w.-]{{0,63}})(?:\s[^<>]{{0,1000}})?>\s{{0,3}}
+      (?:<!\[CDATA\[)?(?=[^<>\s])(?P<of_element>)
     | (?P<name>[A-Za-z_][\w-]{{0,63}})\\?["']?\s{{0,3}}[:=>]\s{{0,3}}\\?["']?(?=[^"'&,;<>\n(){{}}\\])(?P<value>)
     | (?P<email>[A-Za-z0-9._%+'-]{{1,64}}@[A-Za-z0-9-]{{1,63}}(?:\.[A-Za-z0-9-]{{1,63}}){{1,8}})
     | (?P<phone>\+\d(?:[ ().-]{{0,2}}\d){{7,14}}|(?<!\d)\(?\d{{3}}\)?[ .-]\d{{3}}[ .-]\d{{4}}(?!\d))
@@ -33,7 +35,11 @@ _IN_TEXT: Final = re.compile(
 )
 # What follows a secret name, up to what ends it. Matched only there: names are everywhere, and looking ahead from each
 # of them would take time that grows with the square of the text.
-_REST: Final = {"value": re.compile(r"[^\"'&,;<>\n(){}\\]*"), "of_input": re.compile(r"[^\"'<>]*")}
+_REST: Final = {
+    "value": re.compile(r"[^\"'&,;<>\n(){}\\]*"),
+    "of_input": re.compile(r"[^\"'<>]*"),
+    "of_element": re.compile(r"[^<\]]*"),
+}
 
 #: ISO 8601 and RFC 3339, so frequent, and so often new, that they are told before anything is looked up.
 _TIME: Final = re.compile(
@@ -42,7 +48,8 @@ _TIME: Final = re.compile(
 
 # What all of these have in common with few other strings.
 _MAYBE: Final = re.compile(
-    rf"[@:=>]|\d[\d ().-]{{8,}}\d|[{_W.replace('=', '')}]{{16}}|(?:bearer|basic)\s", re.IGNORECASE
+    rf"[@:=>]|(?:\+\d[\d ().-]{{6}}|\d[\d ().-]{{8}})[\d ().-]*\d|[{_W.replace('=', '')}]{{16}}|(?:bearer|basic)\s",
+    re.IGNORECASE,
 )
 
 
@@ -86,7 +93,8 @@ class Values:
         if found is not None:
             return found
         made = self._plain(value)
-        if len(value) <= MAX_CACHED_LENGTH:
+        # What becomes of JSON in a string hangs on how deep it stands.
+        if len(value) <= MAX_CACHED_LENGTH and value[0] not in "{[":
             if len(self._known) >= MAX_CACHED:
                 self._known.clear()
             self._known[value] = made
@@ -138,13 +146,18 @@ class Values:
                     parts += (text[kept : match.start()], self.tokens.token(match.group("name")))
                     kept = match.end("name")
                 continue
-            if group == "of_input" and not self.names.secret(match.group("input")):
-                at = match.end("input")
-                continue
+            if group in ("of_input", "of_element"):
+                named = group.removeprefix("of_")
+                if not self.names.secret(match.group(named)):
+                    at = match.end(named)
+                    continue
             if group in _REST:
                 rest = _REST[group].match(text, start)
                 assert rest is not None
                 end, old = rest.end(), rest.group()
+            if group == "of_element":  # what else it says
+                parts += (text[kept : match.end("element")], self.text(text[match.end("element") : start]))
+                kept = start
             new = self._of_text(group, old, match)
             if new != old:
                 parts += (text[kept:start], new)
@@ -162,7 +175,7 @@ class Values:
             if len(old) >= 8 and not old.isalpha():
                 return self.credential(scheme, old)[len(scheme) :]
             return old
-        if group in ("value", "of_input"):
+        if group in _REST:
             return self.secret(old.rstrip()) + old[len(old.rstrip()) :]
         if group != "word":
             return self.tokens.token(old) if self.looks_secret(old) else old

@@ -108,6 +108,17 @@ PLACES = {
     "gzip": post(JSON + b"Content-Encoding: gzip\r\n", gzip.compress(json.dumps({"a": SECRET}).encode())),
     "gzip that is none": post(JSON + b"Content-Encoding: gzip\r\n", json.dumps({"a": SECRET}).encode()),
     "unknown coding": post(JSON + b"Content-Encoding: br\r\n", SECRET.encode()),
+    "gzip, folded": post(JSON + b"Content-Encoding:\r\n gzip\r\n", gzip.compress(json.dumps({"a": SECRET}).encode())),
+    "gzip of the transfer": exchange(
+        response=b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+        answer=gzip.compress(f'<input name="x" value="{SECRET}">'.encode()),
+    ),
+    "svg in gzip": exchange(
+        response=b"HTTP/1.1 200 OK\r\nContent-Type: image/svg+xml\r\nContent-Encoding: gzip\r\n\r\n",
+        answer=gzip.compress(f"<svg><text>{SECRET}</text></svg>".encode()),
+    ),
+    "json of a binary kind": post(b"Content-Type: application/vnd.ms-user+json\r\n", json.dumps({"a": SECRET}).encode()),
+    "three types": post(b"Content-Type: image/png\r\n" * 2 + JSON, json.dumps({"a": SECRET}).encode()),
     "utf-16": post(JSON, json.dumps({"a": SECRET}).encode("utf-16")),
     "interim": exchange(
         **{"response": f"HTTP/1.1 200 OK\r\nX-A: {SECRET}\r\n\r\n".encode()},
@@ -128,6 +139,56 @@ def test_a_secret_is_nowhere(name: str) -> None:
     assert after.request.body_bytes == before.request.body_bytes
     length = head.field(after.request.head, b"content-length")
     assert length is None or int(length) == len(after.request.body)
+
+
+#: Where only the name of the field tells that a value is a secret.
+NAMED = {
+    "xml": (b"text/xml", b'<a:password xsi:type="string">hunter2</a:password>'),
+    "xml, its attributes": (b"text/xml", b'<password token="hunter2">other</password>'),
+    "xml, character data": (b"text/xml", b"<password>\n <![CDATA[hunter2]]></password>"),
+    "xml, plain": (b"text/xml", b"<a><user>ann</user><password>hunter2</password></a>"),
+    "parameter with blanks": (
+        b"multipart/form-data; boundary=x",
+        b'--x\r\nContent-Disposition: form-data;\tname = "password"\r\n\r\nhunter2\r\n--x--\r\n',
+    ),
+    "parameter in another character set": (
+        b"multipart/form-data; boundary=x",
+        b"--x\r\nContent-Disposition: form-data; name*=UTF-8''password\r\n\r\nhunter2\r\n--x--\r\n",
+    ),
+    "parts in parts": (
+        b"multipart/form-data; boundary=x",
+        b"--x\r\nContent-Type: multipart/mixed; boundary=y\r\n\r\n"
+        b'--y\r\nContent-Disposition: form-data; name="password"\r\n\r\nhunter2\r\n--y--\r\n\r\n--x--\r\n',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_only_its_name_tells_is_masked(name: str) -> None:
+    media, body = NAMED[name]
+    after = masked(post(b"Content-Type: " + media + b"\r\n", body)).request.body
+    assert b"hunter2" not in after and (b"ann" in after) == (b"ann" in body)
+    kept = body.replace(b"password", b"size").replace(b"token", b"unit").replace(b"hunter2", b"large")
+    assert b"large" in masked(post(b"Content-Type: " + media + b"\r\n", kept)).request.body  # the control
+
+
+def test_parts_in_parts_end_somewhere() -> None:
+    body = b"password=hunter2"
+    for depth in range(2000):
+        body = b"--%d\r\nContent-Type: multipart/mixed; boundary=%d\r\n\r\n" % (depth, depth - 1) + body
+        body += b"\r\n--%d--\r\n" % depth
+    after = masked(post(b"Content-Type: multipart/mixed; boundary=1999\r\n", body)).request.body
+    assert b"hunter2" not in after and len(after) == len(body)
+
+
+@pytest.mark.parametrize("digits", ["12345678", "123456789", "1234567890"])
+def test_a_phone_number_with_a_plus_is_masked_everywhere(digits: str) -> None:
+    phone = f"+{digits}"
+    e = exchange(
+        f"POST /a/{phone}?b=%2B{digits} HTTP/1.1\r\nContent-Type: application/json\r\n\r\n".encode(),
+        json.dumps({"a": phone, "b": f"call {phone} now"}).encode(),
+    )
+    assert digits not in text_of(masked(e))
 
 
 def test_trailers_and_interim_answers_are_masked() -> None:

@@ -14,18 +14,24 @@ import zstandard
 
 MAX_DECODED_BYTES: Final = 32 << 20  # a few kilobytes can decode into gigabytes
 _TYPE: Final = re.compile(rb"\ncontent-type[ \t]*:[ \t]*([^\r\n;]*)", re.IGNORECASE)
-_ENCODING: Final = re.compile(rb"\ncontent-encoding[ \t]*:([^\r\n]*)", re.IGNORECASE)
+_ENCODING: Final = re.compile(rb"\ncontent-encoding[ \t]*:((?:[^\r\n]|\r?\n[ \t])*)", re.IGNORECASE)
+_TRANSFER: Final = re.compile(rb"\ntransfer-encoding[ \t]*:((?:[^\r\n]|\r?\n[ \t])*)", re.IGNORECASE)
 _KNOWN: Final = (b"gzip", b"x-gzip", b"deflate", b"zstd")
 
 
 def codings_of(head: bytes) -> tuple[bytes, ...]:
-    """The content codings in the order in which they were put on, in lower case, without identity."""
-    at = head.lower().find(b"\ncontent-encoding")  # most heads have none, and looking so is ten times faster
-    found = _ENCODING.findall(head, at) if at >= 0 else ()
+    """The codings of a body in the order in which they were put on, in lower case: those of the content, then those of
+    its transfer (RFC 9112 section 7), but for chunked, which is off already, and identity."""
+    low = head.lower()
+    found: list[bytes] = []
+    for name, field in ((b"\ncontent-encoding", _ENCODING), (b"\ntransfer-encoding", _TRANSFER)):
+        at = low.find(name)  # most heads have none, and looking so is ten times faster
+        if at >= 0:
+            found += field.findall(low, at)
     if not found:
         return ()
-    codings = (part.strip().lower() for value in found for part in value.split(b","))
-    return tuple(coding for coding in codings if coding not in (b"", b"identity"))
+    codings = (part.strip() for value in found for part in value.split(b","))
+    return tuple(coding for coding in codings if coding not in (b"", b"identity", b"chunked"))
 
 
 def decoded(body: bytes, codings: tuple[bytes, ...]) -> tuple[bytes, bool] | None:
@@ -69,8 +75,8 @@ def media_type(head: bytes) -> bytes:
         return b""
     media = match.group(1).rstrip().lower()
     at = low.find(b"\ncontent-type", match.end())
-    other = _TYPE.search(head, at) if at >= 0 else None
-    return media if other is None or other.group(1).rstrip().lower() == media else b""
+    others = _TYPE.findall(low, at) if at >= 0 else ()
+    return media if all(other.rstrip() == media for other in others) else b""
 
 
 def is_json(media: bytes, body: bytes) -> bool:
