@@ -424,6 +424,7 @@ def test_only_a_batch_of_a_known_version_can_be_an_end_mark(tmp_path: Path, fron
 
 def test_a_reader_that_was_forgotten_keeps_no_descriptor(tmp_path: Path) -> None:
     make(tmp_path / "a.lf")
+    gc.collect()  # what other tests forgot
     before = len(os.listdir("/dev/fd"))
     for _ in range(5):
         LogReader(tmp_path / "a.lf").read()
