@@ -34,6 +34,13 @@ def sketch_of(values: list[int]) -> Sketch:
     return builder.freeze()
 
 
+def test_every_bucket_has_an_end() -> None:
+    """Latencies of 9 and of 17 minutes lie where the logarithm of a bucket's end is rounded."""
+    for index in range(sketch.bucket_of(1), sketch.bucket_of(2**63 - 1)):
+        beyond = sketch._bound(index)
+        assert sketch.bucket_of(beyond) > index >= sketch.bucket_of(beyond - 1)
+
+
 def worst_error(values: list[int], found: Sketch) -> float:
     worst = 0.0
     for q in QUANTILES:

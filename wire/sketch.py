@@ -81,7 +81,7 @@ _first_after: Final[dict[int, int]] = {}  # bucket -> the least value beyond it,
 def _bound(index: int) -> int:
     """The least value beyond a bucket, as `bucket_of` has it: not where the power lies, but where its rounding does."""
     near = int(2.0 ** ((index + 1) / _FACTOR))
-    around = range(max(1, near - (near >> 40) - 2), near + (near >> 40) + 2)
+    around = range(max(1, near - (near >> 40) - 2), near + (near >> 40) + 3)
     found = _first_after[index] = around[bisect_left(around, index + 1, key=bucket_of)]
     return found
 
