@@ -57,6 +57,11 @@ def run(
     return _Drill(plan, settings, spawn, _nobody if on_event is None else on_event).run()
 
 
+def share_of_open(most: int, workers: int) -> int:
+    """How many shots each of so many workers may have open, that they do not exceed the plan's cap together."""
+    return max(most // workers, 1)
+
+
 def _nobody(event: Event) -> None:
     """Listens to a drill that nobody watches."""
 
@@ -209,7 +214,7 @@ class _Drill:
             spread_ns=spread_ns,
             laps=laps,
             max_rate=max_rate,
-            max_open=max(plan.caps.open_shots // workers, 1),
+            max_open=share_of_open(plan.caps.open_shots, workers),
             timeout_ns=plan.timeout_ns,
             lease_ns=LEASE_NS,
             key_id=settings.key_id,
@@ -251,7 +256,11 @@ class _Drill:
                     fleet=fleet,
                     aggregator=Following(site, aggregator, production),
                     store=store,
-                    guard=Guard(plan.thresholds, max_open=plan.caps.open_shots, workers=names),
+                    guard=Guard(
+                        plan.thresholds,
+                        max_open=share_of_open(plan.caps.open_shots, len(names)) * len(names),
+                        workers=names,
+                    ),
                     watch=watch if plan.isolation is not None else None,
                     stop_asked=site.stop_asked(),
                     now=self.now,

@@ -92,7 +92,7 @@ class LocalSite:
         self.names = tuple(f"w{index}" for index in range(plan.workers))
 
     def conductor(self) -> Conductor:
-        return Conductor(FileBus(self._run_dir), self._run_id, self._now)
+        return Conductor(FileBus(self._run_dir), self._run_id, self._now, restamp=True)
 
     def stop_asked(self) -> StopAsked:
         return StopAsked(FileBus(self._run_dir), self._run_id)

@@ -162,7 +162,10 @@ def _share(limit: str, text: str, metric: str) -> float:
     if not limit.endswith("%"):
         number = limit.strip()
         raise ConfigError(f"threshold {text!r}: {metric} are a share, as in {metric} < 2%; did you mean {number}%?")
-    return float(limit.rstrip("% ")) / 100
+    try:
+        return float(limit.rstrip("% ")) / 100
+    except ValueError:
+        raise ConfigError(f"threshold {text!r}: {limit} is no share, as in {metric} < 2.5%") from None
 
 
 def _what_was_meant(text: str) -> str:

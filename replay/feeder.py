@@ -31,7 +31,7 @@ from replay.orders import Orders
 from replay.schedule import Item, Planned, Schedule
 from replay.settings import AHEAD_NS, BEAT_NS, GRACE_NS, MS_NS, SECOND_NS, SLICE_NS, WorkerSettings
 from replay.steps import Timeline
-from wire.records import Beat, Failure, Manifest, ShotKey
+from wire.records import Beat, Failure, Manifest, ShotKey, Verdict
 
 #: Shots that are claimed and have no outcome yet; no slice is made above it.
 MAX_IN_FLIGHT: Final = 50_000
@@ -73,6 +73,7 @@ class Feeder:
         self._flights: dict[int, _Flight] = {}
         self._parked: dict[int, list[int]] = {}  # producer -> shots that wait for it
         self._serial = 0
+        self._end_told = False
         self._traces = render.Traces(random.Random(os.urandom(32)))
         self._made_ns = 0
         self._late_before_ns = 0
@@ -183,7 +184,12 @@ class Feeder:
             if self._schedule.finished or (end_ns is not None and until >= end_ns):
                 self._ended = True
                 break
-        if self._ended and not self._parked:
+        self._tell_end()
+
+    def _tell_end(self) -> None:
+        """No shot follows, also none that waited."""
+        if self._ended and not self._parked and not self._stopping and not self._end_told:
+            self._end_told = True
             self._link.end()
 
     def _slice(self, planned: list[Planned]) -> bool:
@@ -240,7 +246,7 @@ class Feeder:
         need, produces = NOTHING, False
         if self._identities.any:
             who = (item.stamped.session_id, shot.copy, shot.lap)
-            need = self._identities.need(who, item)
+            need = self._identities.need(who, item, serial)
             produces = self._identities.produce(who, item, serial)
         flight = _Flight(key, item, produces)
         self._flights[serial] = flight
@@ -302,7 +308,8 @@ class Feeder:
             outcome = self._books.outcome(
                 flight.key, failure, sent_ns=sent, first_byte_ns=first, done_ns=done,
                 pool_wait_ns=wait + self._held_ns.pop(serial, 0), status=status, bytes_out=out, bytes_in=received,
-                verdict=compare(flight.item.stamped.baseline, status, received, tolerance=tolerance),
+                verdict=compare(flight.item.stamped.baseline, status, received, tolerance=tolerance)
+                if failure is Failure.NONE else Verdict.NONE,
             )  # fmt: skip
             if self._exemplars is not None:
                 self._exemplars.consider(outcome, partial(self._head_of, flight), self._heads.pop(serial, b""))
@@ -310,6 +317,7 @@ class Feeder:
                 # Values that an answer did not give are failed now, so that nobody waits for them.
                 self._identities.failed(flight.who, flight.item, serial)
                 self._release(serial)
+        self._tell_end()
 
     def _head_of(self, flight: _Flight) -> bytes:
         """What was sent, without what is new in every shot: trace context and marker."""
@@ -335,7 +343,7 @@ class Feeder:
             flight = self._flights.get(serial)
             if flight is None:
                 continue
-            need = self._identities.need(flight.who, flight.item)
+            need = self._identities.need(flight.who, flight.item, serial)
             if need.failed:
                 self._shed(serial, Failure.SHED_FLOW)
             elif need.wait_for and need.wait_for != producer and need.wait_for in self._flights:
@@ -345,8 +353,6 @@ class Feeder:
                 self._held_ns[serial] = ready - flight.key.due_ns
                 self._fire(serial, flight, ready)
         self._link.send_shots()
-        if self._ended and not self._parked and not self._stopping:
-            self._link.end()
 
     def _abandon(self, failure: Failure) -> None:
         """No further result will come."""

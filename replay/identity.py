@@ -103,8 +103,9 @@ class Identities:
                 taken.append((number, place, tuple(values)))
         return Binding(tuple(handed), tuple(taken)) if handed or taken else _UNBOUND
 
-    def need(self, who: Who, item: Item) -> Need:
-        """Whether all values that a request sends back are there yet."""
+    def need(self, who: Who, item: Item, serial: int) -> Need:
+        """Whether all values that shot `serial` sends back are there yet. It waits for earlier shots alone: what itself
+        or a later one hands out anew (a rolling cookie) it had from elsewhere when it was recorded."""
         sinks = self.binding(item).sinks
         table = self._tables.get(who) if sinks else None
         if not table:
@@ -113,7 +114,7 @@ class Identities:
         for number, _, values in sinks:
             for text in values:
                 value = table.get((number, text))
-                if value is None or value.live is not None:
+                if value is None or value.live is not None or value.producer >= serial:
                     continue
                 if value.failed:
                     return Need(0, True)

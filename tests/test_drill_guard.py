@@ -4,6 +4,7 @@ import pytest
 from test_analytics_windows import START, outcome, panes_of
 
 from analytics.windows import tallies
+from drill.app import share_of_open
 from drill.guard import Cause, Guard, Observation
 from drill.thresholds import Grade, judge, parse_threshold
 from wire.records import Beat, Failure, Kind
@@ -256,3 +257,8 @@ def test_production_that_was_never_seen_stops_it_too():
     decisions = [trace.second(20) for _ in range(18)]
     assert [d.cause for d in decisions if d] == [Cause.BLIND]
     assert decisions.index(next(d for d in decisions if d)) == 16
+
+
+@pytest.mark.parametrize(("most", "workers", "each"), [(100, 3, 33), (2000, 4, 500), (2, 4, 1)])
+def test_the_cap_is_reached_when_each_worker_has_reached_its_share(most: int, workers: int, each: int) -> None:
+    assert share_of_open(most, workers) == each

@@ -52,6 +52,7 @@ def test_the_shops_plan_is_short_and_says_all(recording):
         ("steps: []", "at least one step"),
         ("stepps: []\nsteps: []", "did you mean 'steps'?"),
         ("steps: [{load: 1x, for: 1s}]\nthresholds:\n  - p95 < 1s over 5s\n  - p59x < 3", "plan.yaml:6:5: threshold"),
+        ("steps: [{load: 1x, for: 1s}]\nthresholds: [errors < 2.5.1% over 5s]", "2.5.1% is no share"),
         ("steps: [{load: 1x, for: 1s}]\nthresholds: [production p90 < 1s over 5s]", "needs to see production"),
         ("steps: [{load: 1x, for: 1s}]\ncaps: {rate: 20, open: 5}", "plan.yaml:4:8: "),
         ("steps: [{load: 1x, for: 1s}]\ncaps: {rate: 20/s, open: 0}", "at least 1"),

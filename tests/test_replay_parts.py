@@ -105,15 +105,15 @@ def test_a_live_value_stands_for_the_recorded_one_in_its_own_copy_only() -> None
     one, two = (b"s", 0, 0), (b"s", 1, 0)
     for who, serial in ((one, 7), (two, 8)):
         assert identities.produce(who, login(), serial)
-        assert identities.need(who, me()) == (serial, False)
+        assert identities.need(who, me(), 99) == (serial, False)
     identities.answered(one, login(), 7, ANSWER, b'{"token":"live-1"}')
-    assert identities.need(one, me()) == (0, False)
-    assert identities.need(two, me()) == (8, False)
+    assert identities.need(one, me(), 99) == (0, False)
+    assert identities.need(two, me(), 99) == (8, False)
     assert b"Bearer live-1" in sent(identities, one, me())
     identities.answered(two, login(), 8, ANSWER, b'{"token":"live-2"}')
     assert b"Bearer live-2" in sent(identities, two, me())
     assert b"Bearer other" in sent(identities, one, me("other")), "what nobody handed out stays"
-    assert identities.need((b"t", 0, 0), me()) == (0, False)
+    assert identities.need((b"t", 0, 0), me(), 99) == (0, False)
 
 
 @pytest.mark.parametrize("nothing", ["", ".", ".."])
@@ -125,7 +125,7 @@ def test_nothing_is_no_value(nothing: str) -> None:
     gone = Item(exchange(2, 1, method="DELETE", target="/orders/o-17", route="DELETE /orders/{id}"))
     identities.produce(who, made, 1)
     identities.answered(who, made, 1, ANSWER, b'{"id":"%s"}' % nothing.encode())
-    assert identities.need(who, gone).failed
+    assert identities.need(who, gone, 2).failed
     assert sent(identities, who, gone).startswith(b"DELETE /orders/o-17 ")
 
 
@@ -134,11 +134,28 @@ def test_a_producer_that_fails_fails_its_consumers_until_another_produces() -> N
     who = (b"s", 0, 0)
     identities.produce(who, login(), 1)
     identities.answered(who, login(), 1, b"HTTP/1.1 500 X\r\n\r\n", b"")
-    assert identities.need(who, me()).failed
+    assert identities.need(who, me(), 3).failed
     identities.produce(who, login(5), 2)
-    assert identities.need(who, me()) == (2, False)
+    assert identities.need(who, me(), 3) == (2, False)
     identities.failed(who, login(5), 2)
-    assert identities.need(who, me()).failed
+    assert identities.need(who, me(), 3).failed
+
+
+def test_nobody_waits_for_what_itself_or_a_later_one_hands_out() -> None:
+    """A rolling cookie: each answer hands out what its request sent."""
+    flow = Flow("GET /page", Place(PlaceKind.COOKIE, "sid"), "GET /page", Place(PlaceKind.COOKIE, "sid"))
+    identities, who = Identities([flow]), (b"s", 0, 0)
+    fields = [("Set-Cookie", "sid=recorded; Path=/")]
+    page = [
+        Item(
+            exchange(n, n, target="/page", route="GET /page", fields=[("Cookie", "sid=recorded")], answer_fields=fields)
+        )
+        for n in range(3)
+    ]
+    for serial in (1, 2, 3):
+        identities.produce(who, page[serial - 1], serial)
+    assert identities.need(who, page[0], 1) == (0, False)
+    assert identities.need(who, page[1], 2) == (1, False)  # the control: what an earlier one hands out is waited for
 
 
 def test_lists_go_by_position_and_what_was_there_before_stays() -> None:
