@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,6 +8,7 @@ import pytest
 from livefire_shadow import (
     AUDIT,
     PRODUCTION,
+    Context,
     IsolationViolation,
     LostContext,
     Marker,
@@ -112,3 +114,30 @@ def test_where_threads_inherit_the_context_nothing_is_set_up(monkeypatch: pytest
     for set_up in set_ups:
         with pytest.raises(RuntimeError, match="-X thread_inherit_context=0"):
             set_up()
+
+
+def test_a_consumer_binds_each_piece_of_work_to_the_request_that_it_is_of() -> None:
+    """It was started by a request of production, whose state it has; without `bind` all its work would be production's."""
+
+    async def main() -> list[str]:
+        done: list[str] = []
+        queue: asyncio.Queue[tuple[Context, bool]] = asyncio.Queue()
+
+        async def consume() -> None:
+            while True:
+                context, bound = await queue.get()
+                with bind(context) if bound else contextlib.nullcontext():
+                    done.append(run_id())
+                queue.task_done()
+
+        with bind(PRODUCTION):
+            consumer = asyncio.create_task(consume())
+            await asyncio.sleep(0)
+        for bound in (True, False):
+            with bind(STRESS):
+                queue.put_nowait((current(), bound))
+        await queue.join()
+        consumer.cancel()
+        return done
+
+    assert asyncio.run(main()) == ["run-7", ""]

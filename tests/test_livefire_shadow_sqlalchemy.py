@@ -257,3 +257,29 @@ def test_statement_heads(statement: str, head: str, writes: bool) -> None:
 def test_a_value_never_stands_in_a_head(value: str) -> None:
     quoted = value.replace("'", "''")
     assert head_of(f"UPDATE t SET a = '{quoted}'") == "UPDATE t"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("postgresql://app@db/shop", "postgresql://app@db:5432/shop", True),
+        ("postgresql://app@DB/shop", "postgresql://other@db/shop", True),
+        ("postgresql:///shop?host=db", "postgresql://db/shop", True),
+        ("postgresql://localhost/shop", "postgresql://127.0.0.1/shop", True),
+        ("mysql://db/shop", "mariadb://db:3306/shop", True),
+        ("sqlite:///file:/tmp/a%20b.db?uri=true", "sqlite:////tmp/a b.db", True),
+        ("postgresql://db/shop", "postgresql://db/shop_shadow", False),
+        ("postgresql://db/shop", "postgresql://db:5433/shop", False),
+        ("postgresql://db/shop", "postgresql://db2/shop", False),
+        ("sqlite:///a.db", "sqlite:///b.db", False),
+    ],
+)
+def test_a_database_is_the_same_however_it_is_written(one: str, other: str, same: bool) -> None:
+    from types import SimpleNamespace
+
+    from sqlalchemy import make_url
+
+    from livefire_shadow.sqlalchemy_routing import _database
+
+    found = [_database(SimpleNamespace(url=make_url(url))) for url in (one, other)]
+    assert (found[0] == found[1]) is same

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import Dialect
@@ -182,10 +183,21 @@ def _url(engine: Engine) -> str:
     return engine.url.set(query={}).render_as_string(hide_password=True)
 
 
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "oracle": 1521}
+_THIS_HOST = frozenset(("localhost", "127.0.0.1", "::1"))
+
+
 def _database(engine: Engine) -> tuple[object, ...]:
+    """The same for the same database, however it is written."""
     url = engine.url
-    if url.get_backend_name() == "sqlite":
-        if not url.database or ":memory:" in url.database:
+    backend, name = url.get_backend_name(), url.database or ""
+    if backend == "sqlite":
+        if not name or ":memory:" in name or url.query.get("mode") == "memory":
             return (id(engine),)
-        return ("sqlite", os.path.realpath(url.database))
-    return (url.get_backend_name(), url.host, url.port, url.database)
+        if name.startswith("file:"):
+            name = unquote(name.removeprefix("file:").removeprefix("//localhost").partition("?")[0])
+        return ("sqlite", os.path.realpath(name))
+    backend = "mysql" if backend == "mariadb" else backend
+    host = str(url.host or url.query.get("host") or "localhost").lower()
+    port = str(url.port or url.query.get("port") or _PORTS.get(backend, ""))
+    return (backend, "localhost" if host in _THIS_HOST else host, port, name, url.query.get("unix_socket"))
