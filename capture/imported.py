@@ -36,6 +36,7 @@ class Imported:
         self._heap: list[tuple[int, int, Entry, str]] = []
         self._heap_bytes = 0
         self._count = 0
+        self._last_ns = self._ties = 0
         self.ready = Ready(self._ledgers)
 
     @property
@@ -70,6 +71,8 @@ class Imported:
         _, _, entry, source = heapq.heappop(self._heap)
         self._heap_bytes -= _weight(entry)
         self._entries.emitted += 1
+        self._ties = self._ties + 1 if entry.request_start_ns == self._last_ns > 0 else 0
+        self._last_ns = entry.request_start_ns
         account = self._ledgers.account
         for note in entry.notes:
             account.note(note)
@@ -89,6 +92,8 @@ class Imported:
             self._recording_id, entry.client, entry.server, f"{source}\0{entry.connection or entry.place}", 0
         )
         head = entry.request.head
+        # Logs tell whole seconds; what is put in order of time later stays in the order of the file.
+        start_ns = entry.request_start_ns + self._ties
         return Exchange(
             exchange_id(connection, entry.place),
             self._sessions.of(head, head.lower(), entry.client, connection),
@@ -97,10 +102,10 @@ class Imported:
             entry.server,
             entry.request,
             entry.response,
-            entry.request_start_ns,
-            entry.request_end_ns or entry.request_start_ns,
-            entry.response_start_ns if entry.response is not None else 0,
-            entry.response_end_ns if entry.response is not None else 0,
+            start_ns,
+            max(entry.request_end_ns, start_ns),
+            max(entry.response_start_ns, start_ns) if entry.response is not None and entry.response_start_ns else 0,
+            max(entry.response_end_ns, start_ns) if entry.response is not None and entry.response_end_ns else 0,
             protocol=entry.protocol,
             faults=entry.faults,
         )

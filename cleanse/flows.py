@@ -55,8 +55,9 @@ class _Session:
 class FlowLearner:
     """Give it the exchanges in the order of their requests, each with its route."""
 
-    def __init__(self, min_support: int = 2) -> None:
-        self._min_support = min_support
+    def __init__(self, min_support: int = 2, max_body: int = 64 << 10) -> None:
+        """`max_body`: so much is kept of a recorded answer's body; what stands behind it cannot be found when fired."""
+        self._min_support, self._max_body = min_support, max_body
         self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
         self._sources: dict[tuple[str, Place], _Source] = {}
         self._named: list[tuple[str, Place]] = []
@@ -76,7 +77,8 @@ class FlowLearner:
                 self._sink(session, route, *found)
         response = exchange.response
         if response is not None and response.status < 400:
-            values = [v for v in places.values_of_response(response.head, response.body) if is_candidate(v[1])]
+            body = response.body[: self._max_body]
+            values = [v for v in places.values_of_response(response.head, body) if is_candidate(v[1])]
             if values:
                 session.pending.append((exchange.response_start_ns or start_ns, route, values))
 

@@ -42,7 +42,7 @@ class Pipeline:
         self._sieve = Sieve(settings, from_ns, until_ns)
         self._ledger = self.account.ledger(LEDGER)
         self._learner = RouteLearner(settings.routes, settings.rename)
-        self._flow_learner = FlowLearner(settings.min_support)
+        self._flow_learner = FlowLearner(settings.min_support, settings.max_baseline_bytes)
         self._table: RouteTable | None = None
         self._matcher: RouteMatcher | None = None
 

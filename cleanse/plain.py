@@ -80,7 +80,7 @@ def _kind(line: bytes) -> int:
     if name == b"close":  # which a `Connection: close` would name
         return _ODD
     if name == b"transfer-encoding":
-        return _CODED
+        return _CODED if found[2].lower() == b"chunked" else _ODD
     if name == _MARKER:
         return _MARKED
     return _GONE if name in HOP_BY_HOP else _KEPT
@@ -163,13 +163,14 @@ def row(exchange: Exchange, route_of: Callable[[bytes, bytes], str], max_body: i
     latency = began - start if began > start else 0
     answer = response.body[:max_body]
     digest = hashlib.sha256(answer).digest() if answer else b""
+    length = response.body_bytes if response.truncated_bytes >= 0 else -1  # a log does not tell it
     return (
         exchange.exchange_id,
         exchange.session_id or exchange.connection_id,
         route_of(method, path),
         start,
         (head, body, request.body_bytes, framing, 0, 0, b""),
-        (response.status, latency, response.head, answer, response.body_bytes, digest),
+        (response.status, latency, response.head, answer, length, digest),
         0,
         0,
         _UNSAFE[method],

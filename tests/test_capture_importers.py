@@ -106,6 +106,16 @@ def test_a_line_of_the_combined_format_is_an_exchange_without_bodies(tmp_path: P
     assert get.session_id != post.session_id  # another agent
 
 
+def test_lines_of_one_second_stay_in_their_order(tmp_path: Path) -> None:
+    """Whatever sorts by time later breaks ties by ids, which are hashes."""
+    lines = "".join(LINE.replace("/a?b=1", f"/{letter}") for letter in "abcdefghijklmnop")
+    found, _ = imported(tmp_path, lines)
+    found.sort(key=lambda e: (e.request_start_ns, e.exchange_id))
+    assert [e.request.head.split(b" ")[1].decode() for e in found] == [f"/{letter}" for letter in "abcdefghijklmnop"]
+    assert found[-1].request_start_ns - found[0].request_start_ns == 15
+    assert all(e.request_start_ns <= e.request_end_ns <= e.response_start_ns <= e.response_end_ns for e in found)
+
+
 def test_a_post_of_a_log_is_not_cleansed_into_an_empty_one(tmp_path: Path) -> None:
     imported(tmp_path, LINE + POST, "--host-header", "shop.test")
     result = run(tmp_path, "cleanse", str(tmp_path / "out.lf"), "--to", str(tmp_path / "clean.lf"), "--json")

@@ -118,6 +118,10 @@ DROPS = [
     ("unfinished", False, {"faults": (Fault.UNFINISHED,), "response": None}),
     ("truncated", False, {"request": Request(b"POST / HTTP/1.1\r\n\r\n", b"a", 9, truncated_bytes=8)}),
     ("unreplayable", False, {"request": Request(b"CONNECT a:443 HTTP/1.1\r\n\r\n")}),
+    (
+        "unreplayable", False,
+        {"request": Request(b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", b"\x1f", 1, Framing.CHUNKED)},
+    ),
     ("unreplayable", False, {"response": Response(101, b"HTTP/1.1 101 X\r\n\r\n")}),
     ("no_time", False, {"request_start_ns": 0, "request_end_ns": 0, "response_start_ns": 0}),
 ]  # fmt: skip
@@ -143,7 +147,7 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path: Path) -> None:
     assert [s.exchange_id for s in read(tmp_path / "clean.lf")[0]] == [e.exchange_id for e in good]
     lines = summary_lines(result)
     assert lines[0] == f"kept 20 of {20 + len(DROPS)} exchanges in 5 sessions, 1 route, 0 flows"
-    assert lines[1].startswith("left out: 3 ambiguous, 2 gap, 2 opaque, 2 unreplayable, 1 health")
+    assert lines[1].startswith("left out: 3 ambiguous, 3 unreplayable, 2 gap, 2 opaque, 1 health")
 
 
 def test_without_rules_nothing_but_the_unusable_is_left_out(tmp_path: Path) -> None:

@@ -220,6 +220,20 @@ def test_what_can_be_a_value_that_is_handed_out(value: str, can: bool) -> None:
     assert is_candidate(value) is can
 
 
+@pytest.mark.parametrize(("before", "learns"), [(0, True), (70_000, False)])
+def test_what_stands_behind_the_part_of_an_answer_that_is_kept_is_no_source(before: int, learns: bool) -> None:
+    """Who fires has no more of the recorded answer, and would find nothing in its place."""
+    learner = FlowLearner()
+    for n in range(6):
+        token = f"{n:09d}token"
+        given = {"filler": "f" * before, "token": token}
+        for number, e in enumerate(
+            (exchange(n, 2 * n, "POST /login", given=given), exchange(n, 2 * n + 1, "POST /me", sent={"token": token}))
+        ):
+            learner.add(e, e.session_id, ("POST /login", "POST /me")[number], e.request_start_ns)
+    assert bool(learner.flows("r").flows) is learns
+
+
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     import cleanse.flows as module
 

@@ -101,7 +101,8 @@ FEW = st.sampled_from([0] * 9 + [1])
 TIMES = st.sampled_from([1000] * 4 + [0, -5, 7, 2000])
 RESPONSES = st.builds(
     Response, st.sampled_from([200, 101, 404, 503]), st.just(b"HTTP/1.1 200 OK\r\n\r\n"),
-    st.sampled_from([b"", b"{}", b"x" * 40]), st.integers(0, 9), missing_bytes=FEW, truncated_bytes=FEW,
+    st.sampled_from([b"", b"{}", b"x" * 40]), st.integers(0, 9), missing_bytes=FEW,
+    truncated_bytes=st.sampled_from([0] * 9 + [1, -1]),
 )  # fmt: skip
 EXCHANGES = st.builds(
     Exchange, st.binary(min_size=2, max_size=2), st.sampled_from([b"s1", b"s2", b"s3", b""]), st.just(b"c"),

@@ -89,6 +89,8 @@ def test_a_live_value_cannot_end_its_header_line() -> None:
     assert b"\r\nX-Admin" not in head
     cookie, _ = substitute(JSON_HEAD, b"", at(PlaceKind.COOKIE, "other"), lambda value: "a; admin=1\r\n")
     assert read_request(at(PlaceKind.COOKIE, "admin"), cookie, b"") == []
+    twice, _ = substitute(JSON_HEAD, b"", at(PlaceKind.COOKIE, "sid"), lambda value: "a%41b")
+    assert read_request(at(PlaceKind.COOKIE, "sid"), twice, b"") == ["a%41b"]
 
 
 def test_a_number_stays_a_number() -> None:

@@ -45,7 +45,7 @@ _AUTHORIZATION: Final = frozenset({b"authorization", b"proxy-authorization"})
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9_-]{0,30} +)(\S+)\Z")
 _KNOWN_SCHEME: Final = re.compile(r"((?:bearer|basic|token|apikey|api-key|key|jwt) +)(\S+)\Z", re.IGNORECASE)
 _PART: Final = re.compile(r"(.+?)(?:\[(\d+)\]|\?(.*))\Z", re.DOTALL)
-_BAD_IN_COOKIE: Final = re.compile(r'[\x00-\x20",;\\\x7f-\U0010ffff]')
+_BAD_IN_COOKIE: Final = re.compile(r'[\x00-\x20",;%\\\x7f-\U0010ffff]')
 
 
 # ---------------------------------------------------------------------------- listing

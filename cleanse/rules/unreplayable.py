@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cleanse.settings import CleanseSettings
-from wire.records import Exchange
+from wire.head import field
+from wire.records import Exchange, Framing
 
 
 def rule(settings: CleanseSettings) -> Callable[[Exchange], str | None] | None:
@@ -17,6 +18,10 @@ def _reason(exchange: Exchange) -> str | None:
         return "unreplayable"
     if exchange.response is not None and exchange.response.status == 101:
         return "unreplayable"
+    if exchange.request.framing is Framing.CHUNKED:
+        found = field(exchange.request.head, b"transfer-encoding") or b""
+        if any(coding.strip().lower() not in (b"chunked", b"identity", b"") for coding in found.split(b",")):
+            return "unreplayable"  # coded for its transfer, and the field that says so is of one connection only
     return None if started_ns(exchange) else "no_time"
 
 
