@@ -65,6 +65,8 @@ class ProductionReader:
         )
 
     def _reason_to_skip(self, exchange: Exchange) -> str:
+        if exchange.request_start_ns <= 0:
+            return "no_time"
         if exchange.request_start_ns < self.since_ns:
             return "before"
         if self.until_ns is not None and done_ns(exchange) > self.until_ns:

@@ -50,6 +50,7 @@ class Tail:
     ) -> None:
         """`recording`: it is what is followed. `beside`: recordings of what went on beside the run, and their buses."""
         self._bus, self._store, self._run_id, self._recording = bus, store, run_id, recording
+        self._beside_buses = [of for _, of in beside]
         self._waiting, self._beside = list(beside), list[Beside]()  # until the run has started; since then
         self.started_ns: int | None = None
         self._loads: dict[int, float] = {}
@@ -196,4 +197,5 @@ class Tail:
         for reader in self._others:
             reader.close()
         self._store.close()
-        self._bus.close()
+        for bus in (self._bus, *self._beside_buses):
+            bus.close()

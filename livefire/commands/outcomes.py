@@ -18,13 +18,13 @@ from livefire.settings import Resolved
 from livefire.tables import counted, table
 from wire import topics
 from wire.codec import RecordType
-from wire.records import Outcome
+from wire.records import Failure, Outcome
 
 
 @click.command("outcomes")
 @click.argument("run", required=False)
 @click.option("--json", "as_json", is_flag=True, help="An outcome a line.")
-@click.option("--failed", is_flag=True, help="Only those without an answer.")
+@click.option("--failed", is_flag=True, help="Only those without a whole answer.")
 @click.pass_obj
 def command(resolved: Resolved, run: str | None, as_json: bool, failed: bool) -> None:
     """What became of every shot of a run: the latest, unless another is named.
@@ -38,17 +38,19 @@ def command(resolved: Resolved, run: str | None, as_json: bool, failed: bool) ->
         click.echo(f"livefire: {problem}", err=True)
     for line in damage_of(folder):
         click.echo(f"livefire: {line}", err=True)
-    found = (outcome for outcome in outcomes_of(folder) if not failed or outcome.status == 0)
+    found = (outcome for outcome in outcomes_of(folder) if not failed or outcome.failure is not Failure.NONE)
     if as_json:
         for outcome in found:
             sys.stdout.write(json.dumps(outcome_json(outcome)) + "\n")
         return
     counts: Counter[tuple[str, str, str]] = Counter()
     for outcome in found:
-        became = f"{outcome.status}" if outcome.status else outcome.failure.value or "none"
+        became = outcome.failure.value or (f"{outcome.status}" if outcome.status else "none")
         counts[outcome.route, became, outcome.verdict.value] += 1
     rows = [(route, became, verdict, n) for (route, became, verdict), n in sorted(counts.items())]
-    click.echo(f"run {folder.name}: {counted(sum(counts.values()), 'shot')}{' without an answer' if failed else ''}")
+    click.echo(
+        f"run {folder.name}: {counted(sum(counts.values()), 'shot')}{' without a whole answer' if failed else ''}"
+    )
     if not rows:
         return
     click.echo(table(("route", "became", "answer is", "count"), rows, left=3))
