@@ -23,7 +23,8 @@ class RunCounter:
     """Counts in one store. It connects when it counts, and holds no connection in between."""
 
     def __init__(self, url: str, run_column: Mapping[str, str]) -> None:
-        """`run_column`: table -> the column that holds the run. Raises ConfigError for a URL that is none."""
+        """`run_column`: table, or schema.table -> the column that holds the run. Raises ConfigError for a URL that is
+        none."""
         try:
             import sqlalchemy
             from sqlalchemy.pool import NullPool
@@ -52,7 +53,9 @@ class RunCounter:
         try:
             with self._engine.connect() as connection:
                 for name, run_column in self._run_column.items():
-                    query = select(func.count()).select_from(table(name)).where(column(run_column) == run_id)
+                    schema, _, bare = name.rpartition(".")
+                    of = table(bare, schema=schema or None)
+                    query = select(func.count()).select_from(of).where(column(run_column) == run_id)
                     found[name] = int(connection.execute(query).scalar_one())
         except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error) as error:
             cause = getattr(error, "orig", None) or error

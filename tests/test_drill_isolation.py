@@ -263,6 +263,7 @@ def test_without_an_isolation_section_it_depends_on_what_is_fired():
 
 
 def test_the_counter_can_only_read(stores):
+    assert RunCounter(stores.pair.production, {"main.orders": "run"}).count("run-none") == {"main.orders": 0}
     counter = RunCounter(stores.pair.production, {"orders": "run"})
     assert counter.count("another run") == {"orders": 1}
     with pytest.raises(CountError, match="readonly"), counter._engine.begin() as connection:
