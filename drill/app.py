@@ -24,7 +24,7 @@ from drill.guard import Decision, Guard
 from drill.isolation import IsolationProof, IsolationReport, Proof, mocked_calls
 from drill.load import Load, LoadRun
 from drill.plan import Plan
-from drill.pressure import Pressure, arithmetics, thin_thresholds
+from drill.pressure import Pressure, arithmetics, share_of_open, thin_thresholds
 from drill.proof_watch import ProofWatch
 from drill.result import Canary, DrillResult, ThirdPartyResult, account_of
 from drill.run_files import route_table
@@ -55,11 +55,6 @@ def run(
     Raises ConfigError, BusError or StoreError before the first shot for what no drill can be made of.
     """
     return _Drill(plan, settings, spawn, _nobody if on_event is None else on_event).run()
-
-
-def share_of_open(most: int, workers: int) -> int:
-    """How many shots each of so many workers may have open, that they do not exceed the plan's cap together."""
-    return max(most // workers, 1)
 
 
 def _nobody(event: Event) -> None:

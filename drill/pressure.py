@@ -133,3 +133,8 @@ def thin_thresholds(plan: Plan, steps: tuple[Arithmetic, ...]) -> list[str]:
                 f"{lowest.load:g}x: there it is judged on the whole step"
             )
     return lines
+
+
+def share_of_open(most: int, workers: int) -> int:
+    """How many shots each of so many workers may have open, that they do not exceed the plan's cap together."""
+    return max(most // workers, 1)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+import msgspec
+
 from bus.ports import Bus, Reader, Writer
+from replay.settings import WorkerSettings
 from wire import codec, topics
 from wire.codec import RecordType
 from wire.records import Claim, End, Failure, Kind, Manifest, Outcome, ShotKey, Verdict
@@ -104,6 +107,17 @@ def unsettled(claims: Reader, outcomes: Reader | None) -> tuple[list[ShotKey], i
             if name_of(shot) not in done:
                 left.append(shot)
     return left, last_due
+
+
+def manifest_of(settings: WorkerSettings, topic: str, created_ns: int) -> Manifest:
+    """Settings of the run without what is secret."""
+    shown = msgspec.to_builtins(settings)
+    for secret in ("key_hex", "mask_hex", "security"):
+        del shown[secret]
+    return Manifest(
+        topic, settings.worker, settings.run_id, created_ns, "livefire replay", settings=shown,
+        inputs=(settings.recording,),
+    )  # fmt: skip
 
 
 def claimed(bus: Bus) -> int:

@@ -31,7 +31,7 @@ from replay.orders import Orders
 from replay.schedule import Item, Planned, Schedule
 from replay.settings import AHEAD_NS, BEAT_NS, GRACE_NS, MS_NS, SECOND_NS, SLICE_NS, WorkerSettings
 from replay.steps import Timeline
-from wire.records import Beat, Failure, Manifest, ShotKey, Verdict
+from wire.records import Beat, Failure, ShotKey, Verdict
 
 #: Shots that are claimed and have no outcome yet; no slice is made above it.
 MAX_IN_FLIGHT: Final = 50_000
@@ -392,14 +392,3 @@ class Feeder:
             answered, open_shots, ages[0] if ages else 0, lag, cpu, last, state, reason, ages,
         )  # fmt: skip
         self._beats.write_records((record,), first_ns=now, last_ns=now)
-
-
-def manifest_of(settings: WorkerSettings, topic: str, created_ns: int) -> Manifest:
-    """Settings of the run without what is secret."""
-    shown = msgspec.to_builtins(settings)
-    for secret in ("key_hex", "mask_hex", "security"):
-        del shown[secret]
-    return Manifest(
-        topic, settings.worker, settings.run_id, created_ns, "livefire replay", settings=shown,
-        inputs=(settings.recording,),
-    )  # fmt: skip

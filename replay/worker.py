@@ -20,10 +20,10 @@ from replay import accounts, pipes, targets
 from replay.amplify import Draws
 from replay.app import anchor_ns
 from replay.away import patiently
-from replay.book import Books, end_partition
+from replay.book import Books, end_partition, manifest_of
 from replay.clock import clock_of
 from replay.exemplars import Exemplars
-from replay.feeder import Feeder, manifest_of
+from replay.feeder import Feeder
 from replay.firerlink import FirerLink
 from replay.hearing import FLEET, FleetControl, began_ns
 from replay.identity import Identities

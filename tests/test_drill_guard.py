@@ -4,8 +4,8 @@ import pytest
 from test_analytics_windows import START, outcome, panes_of
 
 from analytics.windows import tallies
-from drill.app import share_of_open
 from drill.guard import Cause, Guard, Observation
+from drill.pressure import share_of_open
 from drill.thresholds import Grade, judge, parse_threshold
 from wire.records import Beat, Failure, Kind
 

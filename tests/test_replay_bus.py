@@ -19,10 +19,10 @@ from bus.ports import Bus, BusAway, BusHeld
 from replay import summary
 from replay.amplify import Draws
 from replay.away import Away, patiently
-from replay.book import Books, name_of, records_of, write_outcomes
+from replay.book import Books, manifest_of, name_of, records_of, write_outcomes
 from replay.conductor import Conductor
 from replay.exemplars import Exemplars
-from replay.feeder import Feeder, manifest_of
+from replay.feeder import Feeder
 from replay.hearing import FLEET, FleetControl
 from replay.home import Home
 from replay.identity import Identities

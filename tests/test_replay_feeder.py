@@ -12,8 +12,8 @@ from bus.logfile import FileBus
 from livefire.commands.outcomes import outcomes_of
 from replay import pipes, summary
 from replay.amplify import Draws
-from replay.book import Books
-from replay.feeder import Feeder, manifest_of
+from replay.book import Books, manifest_of
+from replay.feeder import Feeder
 from replay.identity import Identities
 from replay.recording import Recording
 from replay.schedule import Schedule
