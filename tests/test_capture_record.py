@@ -227,7 +227,8 @@ def test_who_tails_the_file_sees_exchanges_soon(kind: str, server: Counting, tmp
     settings, port = settings_for(kind, server, file)
     with recording(settings):
         get(port, ["/now"])
-        until(lambda: exchanges(file))  # while it records: nothing waits for an end or for more traffic
+        until(lambda: exchanges(file))
+        assert len(exchanges(file)) == 1  # while it records: nothing waits for an end or for more traffic
 
 
 @pytest.mark.parametrize("kind", BOTH)

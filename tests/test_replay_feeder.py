@@ -44,46 +44,9 @@ class Handed:
         self.said.append("end")
 
 
-@pytest.mark.parametrize(
-    ("behind_ns", "late"), [(0, 0), (SECOND - 250 * MS, 0), (SECOND + 30 * MS, 30), (60 * SECOND, 100)]
-)
-def test_what_is_too_late_when_it_is_made_is_claimed_and_booked_and_not_handed_over(
-    tmp_path: Path, behind_ns: int, late: int
-) -> None:
-    """Otherwise a feeder that fell behind renders for ever what the firer sheds for ever."""
-    settings = WorkerSettings(
-        run_id="r1", run_dir=str(tmp_path), worker="w0", index=0, workers=1, recording="", target="http://t", key_id="k",
-        key_hex="00" * 32,
-    )  # fmt: skip
-    bus = FileBus(tmp_path)
-    books = Books(bus, manifest_of(settings, topics.CLAIMS, 1), "r1", "w0", settings.kind)
-    recording = Recording(make_clean(tmp_path / "clean.lf", even(100, 1000.0)))
-    timeline = Timeline()
-    timeline.add(Step(BASE, 0, 1.0))
-    schedule = Schedule(
-        recording.stamped, timeline, Draws(0, 1, 0), speed=1.0, spread_ns=0, laps=1, lap_ns=SECOND, skip_unsafe=False
-    )
-    link: Any = Handed()
-    beats = bus.writer(topics.BEATS, "w0", manifest_of(settings, topics.BEATS, 1))
-    now = BASE + behind_ns
-    feeder = Feeder(settings, bus, link, schedule, timeline, Identities(()), None, books, beats, b"t", lambda: now)
-    feeder._orders.lease_ns = feeder._lease_told = BASE + 100 * SECOND
-    feeder._make(now)
-    assert len(link.shots) == 100 - late
-    assert len({first for _, first in link.shots}) == 100 - late
-    books.flush(now, force=True)
-    found, _ = summary.read(tmp_path)
-    assert found.planned == 100
-    assert found.failures == ({"shed_late": late} if late else {})
-    books.close(now)
-    beats.close()
-
-
-JSON = [("Content-Type", "application/json")]
-OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
-
-
-def feeder_of(folder: Path, exchanges: list[Any], flows: list[Flow]) -> tuple[Feeder, Handed, Books]:
+def feeder_of(
+    folder: Path, exchanges: list[Any], flows: list[Flow], *, now: int = BASE
+) -> tuple[Feeder, Handed, Books]:
     settings = WorkerSettings(
         run_id="r1", run_dir=str(folder), worker="w0", index=0, workers=1, recording="", target="http://t", key_id="k",
         key_hex="00" * 32,
@@ -99,10 +62,32 @@ def feeder_of(folder: Path, exchanges: list[Any], flows: list[Flow]) -> tuple[Fe
     link: Any = Handed()
     beats = bus.writer(topics.BEATS, "w0", manifest_of(settings, topics.BEATS, 1))
     identities = Identities(recording.flows())
-    feeder = Feeder(settings, bus, link, schedule, timeline, identities, None, books, beats, b"t", lambda: BASE)
+    feeder = Feeder(settings, bus, link, schedule, timeline, identities, None, books, beats, b"t", lambda: now)
     feeder._orders.lease_ns = feeder._lease_told = BASE + 100 * SECOND
-    feeder._make(BASE)
+    feeder._make(now)
     return feeder, link, books
+
+
+@pytest.mark.parametrize(
+    ("behind_ns", "late"), [(0, 0), (SECOND - 250 * MS, 0), (SECOND + 30 * MS, 30), (60 * SECOND, 100)]
+)
+def test_what_is_too_late_when_it_is_made_is_claimed_and_booked_and_not_handed_over(
+    tmp_path: Path, behind_ns: int, late: int
+) -> None:
+    """Otherwise a feeder that fell behind renders for ever what the firer sheds for ever."""
+    now = BASE + behind_ns
+    _, link, books = feeder_of(tmp_path, even(100, 1000.0), [], now=now)
+    assert len(link.shots) == 100 - late
+    assert len({first for _, first in link.shots}) == 100 - late
+    books.flush(now, force=True)
+    found, _ = summary.read(tmp_path)
+    assert found.planned == 100
+    assert found.failures == ({"shed_late": late} if late else {})
+    books.close(now)
+
+
+JSON = [("Content-Type", "application/json")]
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
 
 
 def result(serial: int, *, status: int = 200, failure: Failure = Failure.NONE, received: int = 2) -> bytes:
@@ -148,8 +133,7 @@ def test_the_end_is_told_once_and_behind_the_last_shot(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_broke_off_is_no_answer_that_differs(tmp_path: Path) -> None:
-    _, _, books = feeder_parts = feeder_of(tmp_path, even(3, 1000.0), [])
-    feeder = feeder_parts[0]
+    feeder, _, books = feeder_of(tmp_path, even(3, 1000.0), [])
     feeder._results(result(1, received=2) + result(2, failure=Failure.RESET, received=1) + result(3, status=500))
     books.flush(BASE, force=True)
     verdicts = {outcome.exchange_id: outcome.verdict for outcome in outcomes_of(tmp_path)}
