@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import KafkaAdminClient
+from kafka.net.compat import KafkaNetClient
 
 from bus import kafka_layout as layout
 from bus.address import KafkaAddress, KafkaSecurity
@@ -28,6 +29,7 @@ _SPENT: Final = (
     kafka_errors.ProducerFencedError,
 )
 _FETCH_BYTES: Final = 2 << 20  # a partition; one message may be larger, and comes whole all the same
+_Client = TypeVar("_Client")
 
 
 class Gone(BusError):
@@ -75,6 +77,26 @@ def client_options(address: KafkaAddress, security: KafkaSecurity, words: Words)
         "request_timeout_ms": 5000,
         **security_options(security),
     }
+
+
+def connected(make: Callable[..., _Client], **options: Any) -> _Client:
+    """What `make` makes of the options. Raises the driver's errors.
+
+    A first connection that fails leaves the driver's thread and its descriptors behind: an agent that asks again and
+    again while no broker answers would gather them until its host has none left. So they are closed here.
+    """
+    begun: list[KafkaNetClient] = []
+
+    def client(**config: Any) -> KafkaNetClient:
+        begun.append(KafkaNetClient(**config))
+        return begun[-1]
+
+    try:
+        return make(**options, kafka_client=client)
+    except BaseException:
+        for one in begun:
+            one.close()
+        raise
 
 
 def told(address: KafkaAddress, error: Exception, words: Words, *, sasl: bool = False, met: bool = True) -> BusError:
@@ -158,7 +180,7 @@ class Link:
     def _describe(self, names: Sequence[str]) -> None:
         self._words.forget()
         with self._talk():
-            admin = KafkaAdminClient(**self._options)
+            admin = connected(KafkaAdminClient, **self._options)
             try:
                 found = admin.describe_topics(list(names))
             finally:
@@ -188,7 +210,8 @@ class Link:
             if self._producer is None:
                 self._words.forget()
                 with self._talk():
-                    self._producer = KafkaProducer(
+                    self._producer = connected(
+                        KafkaProducer,
                         **self._options,
                         metrics_enabled=False,
                         allow_auto_create_topics=False,
@@ -243,7 +266,8 @@ class Link:
         if self._consumer is None:
             self._words.forget()
             with self._talk():
-                self._consumer = KafkaConsumer(
+                self._consumer = connected(
+                    KafkaConsumer,
                     **self._options,
                     metrics_enabled=False,
                     group_id=None,

@@ -13,7 +13,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from bus import kafka_layout as layout
 from bus.address import KafkaAddress, KafkaSecurity
-from bus.kafka_link import client_options, told
+from bus.kafka_link import client_options, connected, told
 from bus.kafka_words import Words
 from bus.ports import BusAway, BusError
 
@@ -73,7 +73,7 @@ class Topics:
         options = client_options(address, security or KafkaSecurity(), self._words)
         self._sasl = "sasl_mechanism" in options
         with self._talk():
-            self._admin = KafkaAdminClient(**options)
+            self._admin = connected(KafkaAdminClient, **options)
 
     @contextlib.contextmanager
     def _talk(self) -> Iterator[None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -199,6 +201,41 @@ def test_no_broker_at_all_is_told_in_one_line(address: KafkaAddress) -> None:
     nobody = KafkaBus(KafkaAddress(("127.0.0.1:9",), "livefire"), "run-1")
     assert bounded(lambda: nobody.partitions(topics.RAW)).startswith("kafka://127.0.0.1:9/livefire: no broker answers")
     nobody.close()
+
+
+_ASKING = """
+import gc, os, threading
+from bus.address import KafkaAddress
+from bus.kafka import KafkaBus
+from bus.kafka_topics import Topics
+from bus.ports import BusAway
+from wire import topics
+
+def held():
+    gc.collect()  # the driver leaves the sockets of refused connections to it
+    return len(os.listdir("/proc/self/fd")), [thread.name for thread in threading.enumerate()]
+
+address = KafkaAddress(("127.0.0.1:9",), "livefire")
+bus = KafkaBus(address, "run-1")
+asking = {
+    "partitions": lambda: bus.partitions(topics.RAW), "topics": lambda: Topics(address),
+    "producer": bus.link.producer, "consumer": bus.link.consumer,
+}
+before = None  # what is opened once and kept is opened by the first
+for name in ("partitions", *asking):
+    try:
+        asking[name]()
+    except BusAway:
+        before = before or (held()[0], ["MainThread"])
+        print(name, "ok" if held() == before else "is gathering", held())
+"""
+
+
+def test_asking_again_and_again_while_no_broker_answers_gathers_nothing() -> None:
+    """An agent does so for as long as its brokers are away. In a process of its own: here log records are kept, and
+    hold the sockets that they tell of."""
+    done = subprocess.run([sys.executable, "-c", _ASKING], capture_output=True, text=True, check=True)
+    assert done.stdout.count(" ok ") == 5 and "is gathering" not in done.stdout, done.stdout
 
 
 def test_two_clusters_in_one_process_have_words_of_their_own() -> None:
