@@ -92,13 +92,18 @@ def test_an_exchange_goes_over_tls_and_through_a_cleanser(safe: Safe, tmp_path: 
         bus.close()
 
 
-def _in_one_line(address: str, security: KafkaSecurity) -> BusError:
-    bus = open_bus(address, NAME, security)
-    with pytest.raises(BusError) as error:
-        bus.partitions(topics.RAW)
-    bus.close()
-    assert "\n" not in str(error.value) and PASSWORD not in str(error.value)
-    return error.value
+def _in_one_line(address: str, security: KafkaSecurity, says: str) -> BusError:
+    """What is told, as soon as it is `says`: a machine that is too busy for a first answer gives no verdict."""
+    for _ in range(8):
+        bus = open_bus(address, NAME, security)
+        with pytest.raises(BusError) as error:
+            bus.partitions(topics.RAW)
+        bus.close()
+        assert "\n" not in str(error.value) and PASSWORD not in str(error.value)
+        if says in str(error.value):
+            return error.value
+        assert isinstance(error.value, BusAway), error.value
+    raise AssertionError(f"{error.value}, not: {says}")
 
 
 @pytest.mark.parametrize(
@@ -115,11 +120,10 @@ def test_the_wrong_papers_are_one_line(safe: Safe, plain: bool, change: str, say
         "stranger": KafkaSecurity(ca=safe.stranger, mechanism="SCRAM-SHA-256", user="anna", password=PASSWORD),
         "password": KafkaSecurity(ca=safe.ca, mechanism="SCRAM-SHA-256", user="anna", password="another"),
     }[change]
-    error = _in_one_line(safe.plain if plain else safe.address, security)
-    assert says in str(error) and "kafka_security" in str(error) and not isinstance(error, BusAway)
+    error = _in_one_line(safe.plain if plain else safe.address, security, says)
+    assert "kafka_security" in str(error) and not isinstance(error, BusAway)
 
 
 def test_without_tls_at_a_port_that_wants_it(safe: Safe) -> None:
     """The brokers hang up and say nothing: that may be an end of theirs, so it stays a bus that is away."""
-    error = _in_one_line(safe.address, KafkaSecurity())
-    assert isinstance(error, BusAway) and "TLS" in str(error)
+    assert isinstance(_in_one_line(safe.address, KafkaSecurity(), "does it want TLS"), BusAway)
