@@ -133,6 +133,11 @@ class Fleet:
         said = lambda: "\n".join(p.err() + p.out() for p in self.processes)  # noqa: E731
         until(lambda: len(self.target.requests()) >= count, 40, "no load", said)
 
+    def beats_as(self, worker: str, **said: Any) -> bool:
+        """Whether the worker's latest beat says this. One whose stream begins anew has none for a moment."""
+        beat = self.beats().get(worker)
+        return beat is not None and all(getattr(beat, name) == value for name, value in said.items())
+
     def beats(self) -> dict[str, Beat]:
         """The latest that each worker said on the scope `fleet`."""
         bus = open_bus(self.address, FLEET)

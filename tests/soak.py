@@ -92,6 +92,10 @@ def _at_most(most: int, fault: Fault) -> Fault:
     return lambda count, seed: fault(min(count, most), seed)
 
 
+def _rarer(share: int, fault: Fault) -> Fault:
+    return lambda count, seed: fault(-(-count // share), seed)
+
+
 def _in_rounds(most: int, fault: Fault) -> Fault:
     """So many at a time on one ground: what hours of load leave behind would be all that is tried in the end."""
 
@@ -140,7 +144,8 @@ FAULTS: dict[str, Fault] = {
     "broker of a recorder dies and comes back": fault_record_bus.outages,
     "disk under a recorder's spool is full": _linux(fault_record_bus.full_spools),
     "kill -9: Faust cleanser": _in_rounds(20, fault_cleanse.cleanser_kills),
-    **{name: _at_most(25, _in_rounds(5, fault)) for name, fault in fault_fleet.FAULTS.items()},  # each is a whole drill
+    # Each is a whole drill; the same processes are killed one by one above.
+    **{name: _rarer(2, _at_most(25, _in_rounds(5, fault))) for name, fault in fault_fleet.FAULTS.items()},
     "recorder's disk is full": _linux(_each(fault_record.full_disk, 4)),
     "disk under a ring of segments is full": _where(
         fault_record_disk.mount_error, _each(fault_record_disk.full_ring, 4)

@@ -264,7 +264,7 @@ def test_a_broker_that_is_away_ends_the_load_by_the_lease_and_loses_nothing(
         assert result["account"]["balanced"] and result["account"]["unknown"] == 0, result["account"]
         assert problems_of(fleet, result["run_id"]) == []
         assert max(request["at_ns"] for request in target.requests()) == last_ns, "load came back"
-        until(lambda: fleet.beats()["w0"].state == "idle", 30, "it does not stand by again", worker.err)
+        until(lambda: fleet.beats_as("w0", state="idle"), 30, "it does not stand by again", worker.err)
 
 
 def test_a_broker_that_is_away_for_a_moment_ends_nothing(tmp_path: Path, target: Target, broker: Kafka) -> None:

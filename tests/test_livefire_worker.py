@@ -248,4 +248,4 @@ def test_it_leaves_when_it_is_let_go(tmp_path: Path, how: str) -> None:
             worker.process.terminate()
         assert worker.ended(30) == 0
         again = fleet.worker("w0")  # its name is free
-        until(lambda: fleet.beats()["w0"].pid == again.pid, 20, "it does not stand by", again.err)
+        until(lambda: fleet.beats_as("w0", pid=again.pid), 20, "it does not stand by", again.err)
