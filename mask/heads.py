@@ -208,23 +208,17 @@ class Heads:
         return b" ".join((method, masked, version)).rstrip() + line[len(bare) :], "target"
 
     def _line(self, line: bytes) -> tuple[bytes, str]:
-        name, colon, value = line.partition(b":")
-        low = name.strip().lower()
-        end_at = len(line) - 1 if line[-1:] == b"\r" else len(line)
-        if colon and low in self._allowed and not _CONTROL.search(line, 0, end_at):
-            return line, ""
         bare = line.rstrip(b"\r")
-        if not bare.strip():
-            return line, ""
         name, colon, value = bare.partition(b":")
         value = value.strip()
-        if not colon:
-            return self._token_line(line)
         if not value:
-            return line, ""
+            return (line, "") if colon or not bare.strip() else self._token_line(line)
         end = line[len(bare) :]
         if _CONTROL.search(value):
             return name + b": " + _bytes(self._values.tokens.token(_text(value))) + end, "header"
+        low = name.strip().lower()
+        if low in self._allowed:
+            return line, ""
         if low == b"cookie":
             return name + b": " + b";".join(self._cookie(part) for part in value.split(b";")) + end, "cookie"
         if low == b"set-cookie":
@@ -234,8 +228,6 @@ class Heads:
                 for part in attributes
             ]
             return name + b": " + b";".join((self._cookie(pair), *written)) + end, "cookie"
-        if low in self._allowed:
-            return line, ""
         if low in URL_HEADERS:
             return name + b": " + self.target(value) + end, "target"
         prefix, credential = split_scheme(low, _text(value))
