@@ -66,6 +66,14 @@ def not_a_bus(address: str) -> BusError:
     return BusError(f"{address}: a bus is a folder or kafka://host:port[,host:port...][/prefix]")
 
 
+def folder_of(address: str) -> Path:
+    """Raises BusError for the home of nobody."""
+    try:
+        return Path(address).expanduser()
+    except RuntimeError:
+        raise BusError(f"{address}: there is no user of that name") from None
+
+
 def open_bus(address: str, scope: str, security: KafkaSecurity | None = None) -> Bus:
     """The bus of one owner's data: a run's id, a recording's name, `fleet`. Raises BusError for a bad address.
 
@@ -81,4 +89,4 @@ def open_bus(address: str, scope: str, security: KafkaSecurity | None = None) ->
         return KafkaBus(parse_kafka(address), scope, security or KafkaSecurity())
     if "://" in address:
         raise not_a_bus(address)
-    return FileBus(Path(address).expanduser() / scope)
+    return FileBus(folder_of(address) / scope)

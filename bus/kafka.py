@@ -48,9 +48,8 @@ class KafkaBus:
         name = layout.kafka_topic(self.link.address.prefix, topic)
         return name, self.link.count(name, self.streams.topic)
 
-    @staticmethod
-    def _place(name: str, count: int, entry: Entry, where: str) -> TopicPartition:
-        if entry.partition >= count:
+    def _place(self, name: str, count: int, entry: Entry, where: str) -> TopicPartition:
+        if entry.partition >= count and entry.partition >= (count := self.link.counted_anew(name)):
             raise BusError(f"{where}: should lie in partition {entry.partition} of {name}, which has {count}")
         return TopicPartition(name, entry.partition)
 

@@ -6,7 +6,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -16,12 +15,12 @@ from kafka.net.compat import KafkaNetClient
 
 from bus import kafka_layout as layout
 from bus.address import KafkaAddress, KafkaSecurity
+from bus.kafka_security import security_options
 from bus.kafka_words import Words
 from bus.ports import BusAway, BusError
 
 CONNECT_S: Final = 3.0  # for a first connection
 ANSWER_S: Final = 1.0  # what a reader waits for one answer of the broker
-_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _SPENT: Final = (
     kafka_errors.OutOfOrderSequenceNumberError,
     kafka_errors.UnknownProducerIdError,
@@ -34,37 +33,6 @@ _Client = TypeVar("_Client")
 
 class Gone(BusError):
     """What should be read is not there any more."""
-
-
-def security_options(security: KafkaSecurity) -> dict[str, Any]:
-    """The driver's options. Raises BusError for what cannot be read or does not fit together."""
-    for path in (security.ca, security.cert, security.key, security.password_file):
-        if path and not Path(path).expanduser().is_file():
-            raise BusError(f"kafka_security: there is no file {path}")
-    tls = security.tls or bool(security.ca or security.cert)
-    options: dict[str, Any] = {}
-    if tls:
-        for name, path in (("cafile", security.ca), ("certfile", security.cert), ("keyfile", security.key)):
-            if path:
-                options[f"ssl_{name}"] = str(Path(path).expanduser())
-    if not security.mechanism:
-        if security.user:
-            raise BusError(f"kafka_security: a user, and no mechanism: one of {', '.join(_MECHANISMS)}")
-        return {**options, "security_protocol": "SSL" if tls else "PLAINTEXT"}
-    if security.mechanism not in _MECHANISMS:
-        raise BusError(f"kafka_security: mechanism is {security.mechanism!r}, not one of {', '.join(_MECHANISMS)}")
-    password = security.password
-    if security.password_file:
-        password = Path(security.password_file).expanduser().read_text("utf-8").rstrip("\r\n")
-    if not security.user or not password:
-        raise BusError(f"kafka_security: {security.mechanism} needs user, and password_file or password")
-    return {
-        **options,
-        "security_protocol": "SASL_SSL" if tls else "SASL_PLAINTEXT",
-        "sasl_mechanism": security.mechanism,
-        "sasl_plain_username": security.user,
-        "sasl_plain_password": password,
-    }
 
 
 def client_options(address: KafkaAddress, security: KafkaSecurity, words: Words) -> dict[str, Any]:
@@ -176,6 +144,11 @@ class Link:
         if topic not in self._counts:
             self._describe([name for name in (topic, also) if name and name not in self._counts])
         return self._counts[topic]
+
+    def counted_anew(self, topic: str) -> int:
+        """The same, asked of the brokers again: topics grow."""
+        del self._counts[topic]
+        return self.count(topic)
 
     def _describe(self, names: Sequence[str]) -> None:
         self._words.forget()

@@ -13,7 +13,7 @@ from kafka import TopicPartition
 
 from bus import kafka_layout as layout
 from bus.kafka_layout import Entry
-from bus.ports import BusError, Message
+from bus.ports import BusError, BusGone, Message
 from wire import codec
 from wire.codec import RecordType
 from wire.records import Manifest
@@ -52,7 +52,8 @@ class KafkaReader:
 
     def _entry(self) -> Entry:
         known = self._bus.streams.get(self.key)
-        assert known is not None
+        if known is None:
+            raise BusGone(f"{self}: no such partition: the directory does not hold it any more")
         return known.entry
 
     def _go(self, offset: int) -> None:

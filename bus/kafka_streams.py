@@ -13,7 +13,7 @@ from kafka import TopicPartition
 
 from bus import kafka_layout as layout
 from bus.kafka_layout import Entry, Known
-from bus.kafka_link import Link
+from bus.kafka_link import Gone, Link
 from bus.ports import BusError
 
 _WRITE_S = 2.0
@@ -43,7 +43,15 @@ class Streams:
         if end is None:
             end = self._link.end(self._at)
         while self._position < end:
-            records, self._position = self._link.fetch(self._at, self._position)
+            try:
+                records, self._position = self._link.fetch(self._at, self._position)
+            except Gone:  # who only writes seldom looks: retention has passed its place
+                beginning = self._link.beginning(self._at)
+                if beginning <= self._position:
+                    raise
+                self._position = beginning
+                self._forget(beginning)
+                continue
             for record in records:
                 self._apply(record)
             self._applied += len(records)

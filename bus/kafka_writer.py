@@ -24,6 +24,9 @@ WRITE_S: Final = 2.0  # how long a write waits for its acknowledgement
 _OUTSTANDING_BYTES: Final = 16 << 20
 #: A writer trusts its hold for less long than others wait before they take it.
 _TRUST_S: Final = layout.HOLD_MS / 1000 - 0.5
+#: How long renewals alone are trusted. They are written also when the directory gives the stream to another, as it does
+#: when the brokers' clock is set forward, so now and then it is read.
+_LOOK_S: Final = 5.0
 
 
 class _Sent:
@@ -52,6 +55,8 @@ class KafkaWriter(BatchWriter):
         self._pending: deque[_Sent] = deque()
         self._answered: list[tuple[bytes, int]] = []  # message, offset: what a call that ended in BusAway had written
         self._held_until = since + _TRUST_S
+        self._look_until = since + _LOOK_S
+        self._renewal: Any = None  # the latest, as a future
         self._ended = False
         self._closed = False
         self._closing = threading.Lock()
@@ -69,11 +74,13 @@ class KafkaWriter(BatchWriter):
         def written(_: Any) -> None:
             # It counts only while the hold is sure: a stream that another has taken is not got back by renewing.
             if time.monotonic() <= self._held_until:
-                self._held_until = max(self._held_until, since + _TRUST_S)
+                self._held_until = max(self._held_until, min(since + _TRUST_S, self._look_until))
 
+        if self._renewal is not None and not self._renewal.is_done:
+            return  # while no broker answers one waits, not one a second
         with self._closing:  # nothing may follow the entry that releases
             if not self._closed:
-                post(self.key, self.entry()).add_callback(written)
+                self._renewal = post(self.key, self.entry()).add_callback(written)
 
     def _be_sure(self) -> None:
         """Raises BusHeld when the stream is another's by now, BusAway when that cannot be told."""
@@ -84,7 +91,7 @@ class KafkaWriter(BatchWriter):
             self._closed = True
             self._bus.dropped(self)
             raise BusHeld(f"{self}: another process has taken over; what this one wrote last is not read")
-        self._held_until = since + _TRUST_S
+        self._held_until, self._look_until = since + _TRUST_S, since + _LOOK_S
 
     # -- writing
 

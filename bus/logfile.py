@@ -68,12 +68,17 @@ class FileBus:
             return False
         except BlockingIOError:
             return True
+        except OSError as error:
+            raise _unusable(self.path(topic, partition), error) from None
         return False
 
     def discard(self, topic: str, partition: str) -> None:
         if self.held(topic, partition):
             raise BusHeld(f"{self.path(topic, partition)}: another process is writing this file")
-        self.path(topic, partition).unlink(missing_ok=True)
+        try:
+            self.path(topic, partition).unlink(missing_ok=True)
+        except OSError as error:
+            raise _unusable(self.path(topic, partition), error) from None
 
     def offset_at(self, topic: str, partition: str, since_ns: int) -> int:
         """The first batch with a record of that time or later."""
@@ -106,9 +111,18 @@ class FileBus:
         """Nothing is kept open here; readers and writers have their own files."""
 
     def partitions(self, topic: str) -> list[str]:
-        names = (entry.name for entry in os.scandir(self.root)) if self.root.is_dir() else ()
+        try:
+            names = os.listdir(self.root)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise _unusable(self.root, error) from None
         found = (name[:-3].partition("-") for name in names if name.endswith(".lf"))
         return sorted(partition for of, _, partition in found if of == topic and is_partition(partition))
+
+
+def _unusable(path: Path, error: OSError) -> BusError:
+    return BusError(f"{path}: cannot be used: {os.strerror(error.errno or 0).lower()}")
 
 
 def account_of(path: Path) -> Account:

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from wire.codec import RecordType
 from wire.records import End, Manifest
 
 _LARGE = 64 << 10  # bytes of a message that is not copied to be one write with its header
+_LOOK_S = 0.05  # who only asks whether a file has a writer locks it for microseconds
 _UNCOUNTED = (RecordType.MANIFEST, RecordType.END, RecordType.ACCOUNT)
 
 
@@ -52,14 +54,21 @@ class LogWriter(BatchWriter):
         try:
             if not stat.S_ISREG(os.fstat(self._fd).st_mode):
                 raise BusError(f"{path}: cannot be written: not a plain file")
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise BusHeld(f"{path}: another process is writing this file") from None
+            self._lock()
             self._open_end(manifest)
         except BaseException:
             self.close()
             raise
+
+    def _lock(self) -> None:
+        deadline = time.monotonic() + _LOOK_S
+        while True:
+            try:
+                return fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                if time.monotonic() >= deadline:
+                    raise BusHeld(f"{self.path}: another process is writing this file") from None
+                time.sleep(_LOOK_S / 10)
 
     def _open_end(self, manifest: Manifest) -> None:
         size = os.fstat(self._fd).st_size

@@ -6,6 +6,7 @@ memory is sorted there; beyond that sorted runs are written as log files and mer
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import operator
 from collections.abc import Callable, Iterator
@@ -47,6 +48,7 @@ class Sorter(Generic[T]):
         self._runs: list[Path] = []
         self._sorted = True
         self.count = 0
+        self._clear()  # what one that was killed left would be taken for a part of these runs
 
     def add(self, record: T, tag: int) -> None:
         self._held.append(Entry(self._time_of(record), record.exchange_id, tag, record))
@@ -95,12 +97,17 @@ class Sorter(Generic[T]):
 
     def close(self) -> None:
         """Remove the runs."""
-        for run in self._runs:
-            run.unlink(missing_ok=True)
-        if self._runs:
-            self._folder.rmdir()
+        self._clear()
         self._runs.clear()
         self._held.clear()
+
+    def _clear(self) -> None:
+        if not self._folder.is_dir():
+            return
+        for run in self._folder.glob("run-*.lf"):
+            run.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something else is in it, or it is not ours
+            self._folder.rmdir()
 
 
 def _write(writer: LogWriter, part: list[Entry[T]]) -> None:

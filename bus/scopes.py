@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Protocol
 
-from bus.address import KafkaSecurity, is_kafka, not_a_bus, parse_kafka
+from bus.address import KafkaSecurity, folder_of, is_kafka, not_a_bus, parse_kafka
 from bus.logfile import FileBus
+from bus.ports import BusError
 
 
 class Scopes(Protocol):
@@ -25,7 +27,7 @@ def open_scopes(address: str, security: KafkaSecurity | None = None) -> Scopes:
         return KafkaScopes(parse_kafka(address), security or KafkaSecurity())
     if "://" in address:
         raise not_a_bus(address)
-    return FileScopes(Path(address).expanduser())
+    return FileScopes(folder_of(address))
 
 
 class FileScopes:
@@ -36,11 +38,13 @@ class FileScopes:
         self._having: dict[str, set[tuple[str, int]]] = {}  # topic -> names and inodes of folders
 
     def of(self, topic: str) -> list[str]:
-        if not self._root.is_dir():
-            return []
+        try:
+            entries = list(os.scandir(self._root)) if self._root.is_dir() else []
+        except OSError as error:
+            raise BusError(f"{self._root}: cannot be used: {os.strerror(error.errno or 0).lower()}") from None
         known, found = self._having.get(topic, set()), set()
-        with os.scandir(self._root) as entries:
-            for entry in entries:
+        for entry in entries:
+            with contextlib.suppress(BusError):  # lost+found, where the folder is a disk's own
                 one = entry.name, entry.inode()
                 if one in known or (entry.is_dir() and FileBus(entry.path).partitions(topic)):
                     found.add(one)

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
+
 from bus.logfile import FileBus, LogReader, LogWriter
 from bus.ports import BusError, BusFull, BusHeld
 from wire import codec
@@ -131,6 +133,8 @@ class Lane:
         self._tail: LogWriter | None = None
         self._head: LogReader | None = None
         self._taken = self._peeked = 0  # offsets in the head: behind what `pop` let go, behind what `peek` gave
+        self._peeked_damage = 0
+        self.damaged = 0  # runs of bytes that could not be read, and so went with their segments
         self._mark_file = -1
         self._mark_path = path = spool.files.path(topic, partition).with_suffix(".mark")
         try:
@@ -145,7 +149,11 @@ class Lane:
         except OSError as error:
             self.close()
             raise BusError(f"{path}: cannot be written: {os.strerror(error.errno or 0).lower()}") from None
-        self._find()
+        try:
+            self._find()
+        except BaseException:
+            self.close()
+            raise
         self._number = max(self._sizes, default=(self.mark.segment - 1) if self.mark else -1) + 1
         spool.lanes.append(self)
 
@@ -215,6 +223,7 @@ class Lane:
             size, ends = 0, False
             self._head.seek(self._taken)
             self._peeked = self._taken
+            damaged = self._head.corrupt_frames
             while size < _CHUNK_BYTES and len(messages) < most and not ends and (found := self._head.read(1)):
                 data = found[0].data
                 kind = glance.type if (glance := codec.glance(data)) is not None else 0
@@ -225,8 +234,12 @@ class Lane:
                     messages.append(data)
                     size += len(data)
                 self._peeked = found[0].next_offset
-            if messages and (manifest := self._head.manifest) is not None:
+            self._peeked_damage = self._head.corrupt_frames - damaged
+            if messages:
+                # Without a manifest it is not known whose they are: not this process's, whose books go on.
+                manifest = self._head.manifest or msgspec.structs.replace(self.manifest, created_ns=1)
                 return Waiting(messages, manifest, ends)
+            self.damaged += self._peeked_damage
             self._drop_head(number)
         return None
 
@@ -234,8 +247,13 @@ class Lane:
         """What `peek` gave last is on the bus. True when its segment is all there: `mark_at` may let it go."""
         assert self._head is not None
         self._taken = self._peeked
+        self.damaged += self._peeked_damage
         self._head.seek(self._taken)
-        return not self._head.read(1)
+        damaged = self._head.corrupt_frames
+        if self._head.read(1):
+            return False
+        self.damaged += self._head.corrupt_frames - damaged
+        return True
 
     def mark_at(self, mark: Mark) -> None:
         """Everything before `mark.segment` is on the bus; those files are removed."""

@@ -8,6 +8,7 @@ one is preceded by an increment that closes its books.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Final
 import msgspec
 
 from bus.batchwriter import BatchWriter
-from bus.ports import Bus, BusAway, BusError, BusFull, BusHeld, Writer
+from bus.ports import Bus, BusAway, BusError, BusFull, BusHeld, Reader, Writer
 from bus.spool import Lane, Mark, Spool
 from wire import codec
 from wire.account import Increment
@@ -60,6 +61,7 @@ class SpooledWriter(BatchWriter):
         self._books = _Books()
         self._found: deque[bytes] = deque()  # digests of what is on the bus and may be in the spool, too
         self._chunk: list[bytes] | None = None  # being sent: comes again as it is until it is acknowledged
+        self._told_damaged = 0
         self._covers = 0  # how many of the lane's messages that is
         self._doubtful: bytes | None = None  # being sent, and kept nowhere else
         self.ended = False
@@ -91,13 +93,20 @@ class SpooledWriter(BatchWriter):
                 self._lane.mark_at(self._mark(self._lane.next_segment))
                 return self._books.next
             except (BusAway, BusFull) as error:
-                self._doubtful = data if self._chunk is not None else None
+                if self._chunk is None:
+                    self._doubtful = None
+                elif self._doubtful is None:
+                    self._doubtful = data
                 if isinstance(error, BusFull):
                     raise
                 self._spool.went_away(began_ns)
-        self._lane.append(data)
-        if self._doubtful == data:
+        if self._doubtful is not None:  # before what comes now, and only once
+            doubtful = self._doubtful
+            self._lane.append(doubtful)
             self._covers, self._doubtful = 1, None
+            if doubtful == data:
+                return self._books.next
+        self._lane.append(data)
         return self._books.next
 
     @property
@@ -163,6 +172,7 @@ class SpooledWriter(BatchWriter):
                 raise BusHeld(f"{error} (each recorder has a name of its own)") from None
             raise BusAway(str(error)) from None
         except BusAway:
+            self._held_ns = 0
             raise
         except BusError:
             if first is not None and self._bus.whole(self.topic, self.partition):
@@ -174,13 +184,13 @@ class SpooledWriter(BatchWriter):
             self._writer.close()
             self._writer = None
             raise
+        self._held_ns = 0
         self._spool.came_back()
 
     def _catch_up(self) -> None:
         """Read the end of the stream: the books of who wrote last, and what has arrived of the spool."""
-        mark = self._lane.mark
+        reader, mark = self._reader()
         books, found = _Books(mark), deque[bytes]()
-        reader = self._bus.reader(self.topic, self.partition, mark.last if mark is not None else 0)
         try:
             while messages := reader.read():
                 found_manifest = reader.manifest
@@ -198,6 +208,14 @@ class SpooledWriter(BatchWriter):
             reader.close()
         self._books = books
         self._found = found if self._lane.waiting else deque()
+
+    def _reader(self) -> tuple[Reader, Mark | None]:
+        """From the lane's mark on, and the mark. One behind the stream's end is of a stream that is gone, as topics
+        are that were made anew: then all is read."""
+        if self._lane.mark is not None:
+            with contextlib.suppress(BusError):
+                return self._bus.reader(self.topic, self.partition, self._lane.mark.last), self._lane.mark
+        return self._bus.reader(self.topic, self.partition), None
 
     def _send(self, messages: Sequence[bytes], manifest: Manifest, *, last: bool = False) -> None:
         """Raises BusAway: what was sent comes again as it was, before anything else."""
@@ -226,6 +244,10 @@ class SpooledWriter(BatchWriter):
             else:
                 self._found.clear()  # they arrive in order: what follows is not there either
                 news.append(data)
+        if self._lane.damaged > self._told_damaged:
+            note = Increment({}, {"damaged_frames": self._lane.damaged - self._told_damaged})
+            news.insert(0, codec.encode((), RecordType.ACCOUNT, increment=note))
+            self._told_damaged = self._lane.damaged
         if (news or last) and self._books.writer_ns != manifest.created_ns and self._books.wrote:
             blind_ns = max(0, manifest.created_ns - self._books.last_ns) if self._books.last_ns else 0
             closing = self._closing({name: count for name, count in self._books.in_flight.items() if count}, blind_ns)

@@ -30,7 +30,8 @@ class TopicReader:
     def poll(self) -> list[Message]:
         """What is there now; [] when there is nothing new. Raises BusAway as readers do: nothing is lost by it."""
         with self._bus.glance():
-            for partition in self._bus.partitions(self._topic):
+            listed = self._bus.partitions(self._topic)
+            for partition in listed:
                 if partition in self._readers or partition in self._refused:
                     continue
                 if self._accept is not None and not self._accept(partition):
@@ -40,11 +41,16 @@ class TopicReader:
                 with contextlib.suppress(BusGone):  # discarded since it was listed
                     offset = self._bus.offset_at(topic, partition, since_ns) if since_ns else 0
                     self._readers[partition] = self._bus.reader(topic, partition, offset)
-            for reader in self._readers.values():
-                if not reader.ended:
-                    self._polled.extend(reader.read())
-                    if reader.ended:
-                        reader.close()  # who listens for weeks hears of many that are over
+            for partition, reader in list(self._readers.items()):
+                if reader.ended:
+                    continue
+                found = reader.read()
+                self._polled.extend(found)
+                # Who listens for weeks hears of many that are over, or were discarded without an end.
+                if reader.ended:
+                    reader.close()
+                elif not found and partition not in listed:
+                    self._readers.pop(partition).close()
         polled = list(self._polled)
         self._polled.clear()
         return polled

@@ -210,7 +210,7 @@ class StreamResult(msgspec.Struct, frozen=True):
 def _faust_app(link: Link, group: str, worker: str, folder: str, security: KafkaSecurity | None) -> Any:
     import faust
 
-    from bus.kafka_link import security_options
+    from bus.kafka_security import security_options
 
     if not logging.getLogger().isEnabledFor(logging.DEBUG):
         for driver in ("aiokafka", "faust", "mode"):  # an outage would fill the user's terminal with repeats

@@ -154,6 +154,8 @@ class FlowLearner:
     def flows(self, recording_id: str) -> Flows:
         learned: list[Flow] = []
         for (route, place), combinations in self._combinations.items():
+            if not places.is_text(place.name):
+                continue
             accepted = {
                 source: own
                 for source in {source for combination in combinations for source in combination}
@@ -162,7 +164,8 @@ class FlowLearner:
             for source in _cover(combinations, accepted):
                 support, examples = accepted[source]
                 source_route, source_place = self._named[source]
-                learned.append(Flow(source_route, source_place, route, place, support, examples))
+                if places.is_text(source_place.name):
+                    learned.append(Flow(source_route, source_place, route, place, support, examples))
         learned.sort(key=lambda f: (f.sink_route, f.sink.kind, f.sink.name, -f.support, f.source_route, f.source.name))
         return Flows(recording_id, tuple(learned))
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from mask import shapes, tokens
 from wire.config import ConfigError
-from wire.places import segments_of
+from wire.places import is_text, segments_of
 from wire.records import Route, RouteTable
 from wire.routes import is_variable
 
@@ -68,7 +68,7 @@ class RouteLearner:
         if len(node.children) >= MAX_CHILDREN:
             _merge_children(node, list(node.children))
             node.full = True
-        if node.full or self._nodes >= MAX_NODES or varies(segment) or is_variable(segment):
+        if node.full or self._nodes >= MAX_NODES or varies(segment) or is_variable(segment) or not is_text(segment):
             if node.variable is None:
                 node.variable = _Node()
             node.lengths.add(len(segment))

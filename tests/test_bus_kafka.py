@@ -15,16 +15,17 @@ import pytest
 from click.testing import CliRunner
 from kafka import TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+from kafka.future import Future
 
 from bus import kafka_layout as layout
-from bus import kafka_reader
+from bus import kafka_reader, kafka_writer
 from bus.address import KafkaAddress, KafkaSecurity, open_bus, parse_kafka
 from bus.kafka import KafkaBus
 from bus.kafka_foreign import foreign_messages
 from bus.kafka_link import Link
 from bus.kafka_reader import KafkaReader
 from bus.kafka_topics import Topics, Wanted
-from bus.ports import BusError, BusHeld, Reader
+from bus.ports import BusError, BusGone, BusHeld, Reader
 from livefire.cli import cli
 from wire import codec, topics
 from wire.records import Drop, End, Manifest
@@ -152,6 +153,86 @@ def test_a_writer_that_lost_its_stream_is_told_and_not_read(bus: KafkaBus, addre
     second.end(End("run-1", "w0", 2, 0, 0))
     assert other.reader(topics.OUTCOMES, "w0", reader.next_offset).read(), "the end mark"
     other.close()
+
+
+def test_a_writer_that_still_renews_what_it_lost_is_told(
+    bus: KafkaBus, address: KafkaAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the brokers' clock was set forward: its renewals are written, and mean nothing."""
+    monkeypatch.setattr(kafka_writer, "_LOOK_S", 0.5)
+    first = bus.writer(topics.OUTCOMES, "w0", manifest())
+    other = KafkaBus(address, bus.scope)
+    monkeypatch.setattr(other.streams, "held", lambda key: False)
+    second = other.writer(topics.OUTCOMES, "w0", manifest())
+    deadline = time.monotonic() + 30
+    with pytest.raises(BusHeld, match="taken over"):
+        while time.monotonic() < deadline:
+            first.write(coded(2))
+    second.write(coded(4))
+    assert numbers(other.reader(topics.OUTCOMES, "w0")) == [4]
+    other.close()
+
+
+def test_renewals_do_not_pile_up_while_no_broker_answers(bus: KafkaBus) -> None:
+    posted: list[Future] = []
+
+    def post(key: bytes, entry: layout.Entry) -> Future:
+        posted.append(Future())
+        return posted[-1]
+
+    writer = bus.writer(topics.OUTCOMES, "w0", manifest())
+    bus._stop.set()
+    assert bus._keeper is not None
+    bus._keeper.join()
+    for _ in range(3):
+        writer.renew(post)
+    assert len(posted) == 1
+    posted[0].success(None)
+    writer.renew(post)
+    assert len(posted) == 2
+
+
+def test_who_only_writes_outlives_the_retention_of_the_directory(bus: KafkaBus, address: KafkaAddress) -> None:
+    writer = bus.writer(topics.OUTCOMES, "w0", manifest())
+    directory = TopicPartition(layout.kafka_topic(address.prefix, layout.STREAMS), 0)
+    with contextlib.closing(KafkaAdminClient(bootstrap_servers=address.servers)) as admin:
+        bus.put(writer.key, writer.entry())
+        bus.put(writer.key, writer.entry())
+        admin.delete_records({directory: bus.link.end(directory) - 1})
+    writer._held_until = 0.0  # as after an outage
+    writer.write(coded(1))
+    assert bus.partitions(topics.OUTCOMES) == ["w0"]
+    assert numbers(bus.reader(topics.OUTCOMES, "w0")) == [1]
+
+
+def test_a_reader_of_a_stream_that_the_directory_forgot_is_told_so(bus: KafkaBus) -> None:
+    bus.writer(topics.OUTCOMES, "w0", manifest()).close()
+    reader = bus.reader(topics.OUTCOMES, "w0")
+    bus.streams._forget(1 << 60)
+    with pytest.raises(BusGone, match="the directory does not hold it any more"):
+        reader.seek(0)
+
+
+def test_partitions_that_a_topic_got_later_are_found(request: pytest.FixtureRequest) -> None:
+    server = request.getfixturevalue("kafka_server").address
+    address = KafkaAddress((server,), f"grows-{uuid.uuid4().hex[:8]}")
+    with Topics(address) as made:
+        made.create(Wanted(partitions=1))
+        with contextlib.closing(KafkaBus(address, "run-1")) as early:
+            assert early.partitions(topics.RAW) == [] and early.link.count(f"{address.prefix}.raw") == 1
+            with contextlib.closing(KafkaAdminClient(bootstrap_servers=address.servers)) as admin:
+                admin.create_partitions({f"{address.prefix}.raw": 4})
+            late = KafkaBus(address, "run-1")
+            deadline = time.monotonic() + 30
+            while late.link.count(f"{address.prefix}.raw") != 4:
+                assert time.monotonic() < deadline
+                late.link.counted_anew(f"{address.prefix}.raw")
+            names = [f"a.{number}" for number in range(12)]
+            for name in names:
+                late.writer(topics.RAW, name, manifest(name, topics.RAW)).write(coded(int(name[2:])))
+            assert [numbers(early.reader(topics.RAW, name)) for name in names] == [[number] for number in range(12)]
+            late.close()
+        made.delete()
 
 
 def test_a_hold_is_renewed_while_nothing_is_written(bus: KafkaBus, address: KafkaAddress) -> None:

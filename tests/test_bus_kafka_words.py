@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
+from pathlib import Path
 
 import pytest
 from kafka.errors import KafkaTimeoutError
 
-from bus.address import parse_kafka
+from bus.address import KafkaSecurity, parse_kafka
 from bus.kafka_link import told
+from bus.kafka_security import security_options
 from bus.kafka_words import Words
-from bus.ports import BusAway
+from bus.ports import BusAway, BusError
 
 ADDRESS = parse_kafka("kafka://127.0.0.1:9")
 HUNG_UP = "Connection failed: KafkaConnectionError: socket disconnected"
@@ -73,3 +76,19 @@ def test_an_alert_of_tls_that_is_taken_for_a_frame_is_told_as_what_it_is() -> No
         error = told(ADDRESS, KafkaTimeoutError("x"), words, met=False)
         assert isinstance(error, BusAway)
         assert ("does it want TLS" in str(error)) is says, error
+
+
+def test_papers_that_cannot_be_used_are_told_before_any_broker_is_asked(tmp_path: Path) -> None:
+    """The driver says of them what it says of brokers that are away: who waits for those would wait for ever."""
+    (tmp_path / "empty.pem").write_bytes(b"")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\n")
+    empty, binary = str(tmp_path / "empty.pem"), str(tmp_path / "binary")
+    for security, says in (
+        (KafkaSecurity(ca=empty), f"kafka_security: {empty}: cannot be used: "),
+        (KafkaSecurity(cert=empty), f"kafka_security: {empty}: cannot be used: "),
+        (KafkaSecurity(tls=True, ca=str(tmp_path / "none.pem")), "kafka_security: there is no file "),
+        (KafkaSecurity(mechanism="PLAIN", user="a", password_file=binary), f"kafka_security: {binary}: is no text"),
+    ):
+        with pytest.raises(BusError, match=re.escape(says)) as error:
+            security_options(security)
+        assert not isinstance(error.value, BusAway) and "\n" not in str(error.value)

@@ -73,6 +73,8 @@ class AwayableBus(FileBus):
     def ask(self, when: str) -> None:
         if self.away == f"killed {when}":
             raise Killed
+        if self.away == "full":
+            raise BusFull(f"{self.root}: full")
         if self.away == when:
             raise BusAway(f"{self.root}: away")
 
@@ -349,6 +351,88 @@ def test_the_hold_of_a_killed_writer_is_waited_for_and_that_of_a_living_one_told
             now.writer.drain()
     now.writer.close()
     other.close()
+
+
+def test_between_two_short_holds_an_outage_does_not_make_one_long_one(folder: Path) -> None:
+    bus, clock = AwayableBus(folder / "bus"), [SECOND]
+    manifest = Manifest("raw", "a.0", "monday", 5, "test")
+    now = recorder(folder, bus, clock)
+    other = bus.writer("raw", "a.0", manifest)
+    now.write(0, 0)
+    other.close()
+    bus.away = "before"
+    for _ in range(20):
+        clock[0] += 10 * SECOND
+        assert not now.writer.drain()
+    bus.away = ""
+    other = bus.writer("raw", "a.0", manifest)
+    clock[0] += 10 * SECOND
+    assert not now.writer.drain()
+    other.close()
+    clock[0] += 10 * SECOND
+    assert now.writer.drain() and numbers(read_all(bus.reader("raw", "a.0"))) == [0]
+    now.writer.close()
+
+
+def test_a_mark_of_a_stream_that_is_gone_is_none(folder: Path) -> None:
+    """As when its topic was made anew."""
+    bus, clock = AwayableBus(folder / "bus"), [SECOND]
+    now = recorder(folder, bus, clock)
+    now.write(0, 0)
+    now.write(1, 0)
+    now.writer.close()
+    shutil.rmtree(folder / "bus")
+    now = recorder(folder, bus, clock, 6)
+    now.write(2, 0)
+    assert numbers(read_all(bus.reader("raw", "a.0"))) == [2] and not now.writer.waiting
+    now.writer.close()
+
+
+@pytest.mark.parametrize(("at", "kept", "damaged"), [("manifest", [0, 1, 2], 1), ("message", [0, 2], 1)])
+def test_damage_in_the_spool_costs_what_it_struck_and_is_counted(
+    at: str, kept: list[int], damaged: int, folder: Path
+) -> None:
+    bus, clock = AwayableBus(folder / "bus"), [SECOND]
+    now = recorder(folder, bus, clock)
+    bus.away = "before"
+    offsets = []
+    for number in range(3):
+        now.write(number, 0)
+        (segment,) = (folder / "spool").glob("*.lf")
+        offsets.append(segment.stat().st_size)
+    now.writer.close()
+    data = bytearray(segment.read_bytes())
+    data[60 if at == "manifest" else offsets[0] + 30] ^= 0x10
+    segment.write_bytes(data)
+    bus.away = ""
+    now = recorder(folder, bus, clock, 6)
+    clock[0] += 10 * SECOND
+    while not now.writer.drain():
+        pass
+    now.writer.end()
+    batches = read_all(bus.reader("raw", "a.0"))
+    assert numbers(batches) == kept
+    assert sum(batch.header.increment.notes.get("damaged_frames", 0) for batch in batches) == damaged
+    now.writer.close()
+
+
+def test_what_is_in_doubt_is_kept_before_what_comes_now(folder: Path) -> None:
+    """A bus that was full may have taken it, so it comes again, and nothing takes its place."""
+    bus, clock = AwayableBus(folder / "bus"), [SECOND]
+    now = recorder(folder, bus, clock)
+    now.write(1, 0)
+    bus.away = "full"
+    with pytest.raises(BusFull):
+        now.write(2, 0)
+    bus.away = "before"
+    now.write(3, 0)
+    bus.away = ""
+    clock[0] += 10 * SECOND
+    while not now.writer.drain():
+        pass
+    now.write(4, 0)
+    assert numbers(read_all(bus.reader("raw", "a.0"))) == [1, 2, 3, 4]
+    now.writer.close()
 
 
 def test_a_mark_that_is_damaged_costs_reading_alone(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -143,3 +144,42 @@ def test_a_folder_is_looked_into_until_it_has_the_topic(tmp_path: Path, monkeypa
     shutil.rmtree(tmp_path / "one")
     looked.clear()
     assert scopes.of("control") == ["two"] and looked == ["three"]
+
+
+def test_who_listens_for_months_keeps_nothing_of_what_was_discarded(tmp_path: Path) -> None:
+    bus = FileBus(tmp_path)
+    topic = TopicReader(bus, "control")
+    one = writer(bus, "a")
+    one.write_records([Drop("n", "late", False, 1)])
+    assert drops(topic) == [1]
+    one.write_records([Drop("n", "late", False, 2)])
+    one.close()
+    bus.discard("control", "a")
+    assert drops(topic) == [2] and not topic.readers
+    with writer(bus, "a") as again:
+        again.write_records([Drop("n", "late", False, 3)])
+        assert drops(topic) == [3]
+    topic.close()
+
+
+def test_a_folder_that_may_not_be_read_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As lost+found, where the bus is a disk of its own. Not by permissions: root reads all."""
+    real = os.listdir
+
+    def listdir(path: object) -> list[str]:
+        if str(path).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)  # type: ignore[arg-type,return-value]
+
+    monkeypatch.setattr("os.listdir", listdir)
+    writer(FileBus(tmp_path / "one"), "a").close()
+    (tmp_path / "lost+found").mkdir()
+    assert open_scopes(str(tmp_path)).of("control") == ["one"]
+    with pytest.raises(BusError, match=r"lost\+found: cannot be used: permission denied"):
+        FileBus(tmp_path / "lost+found").partitions("control")
+
+
+def test_the_home_of_nobody_is_no_bus() -> None:
+    for way in (lambda: open_scopes("~nobody-of-that-name/x"), lambda: open_bus("~nobody-of-that-name/x", "monday")):
+        with pytest.raises(BusError, match="~nobody-of-that-name/x: there is no user of that name"):
+            way()

@@ -13,6 +13,7 @@ import synthetic_trace
 from synthetic_trace import MS, START_NS
 
 from bus.logfile import LogReader, LogWriter, account_of
+from bus.order import Sorter
 from bus.ports import BusError
 from cleanse.app import cleanse, summary_lines
 from cleanse.settings import CleanseSettings, Drop
@@ -199,6 +200,39 @@ def test_little_memory_gives_the_same_file(tmp_path: Path) -> None:
     cleanse(raw, tmp_path / "b.lf", CleanseSettings(memory_bytes=60_000))
     assert read(tmp_path / "a.lf")[0] == read(tmp_path / "b.lf")[0]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.lf", "b.lf", "raw.lf"]
+
+
+@pytest.mark.parametrize("memory_bytes", [60_000, 192 << 20], ids=["runs again", "none this time"])
+def test_runs_that_a_killed_cleanse_left_are_no_part_of_the_next(tmp_path: Path, memory_bytes: int) -> None:
+    raw = write(tmp_path / "raw.lf", [exchange(n) for n in range(300)])
+    killed = Sorter[Exchange](60_000, tmp_path / "clean.lf.runs", lambda e: e.request_start_ns)
+    for number in range(300):
+        killed.add(exchange(1000 + number), 0)
+    assert len(list((tmp_path / "clean.lf.runs").iterdir())) > 5
+    result = cleanse(raw, tmp_path / "clean.lf", CleanseSettings(memory_bytes=memory_bytes))
+    assert [s.exchange_id for s in read(tmp_path / "clean.lf")[0]] == [exchange(n).exchange_id for n in range(300)]
+    assert result.account.balanced and result.account.ledgers["messages"].in_flight == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clean.lf", "raw.lf"]
+
+
+def test_what_is_not_utf_8_names_no_route_and_no_flow(tmp_path: Path) -> None:
+    """Scanners and old clients send such; it is replayed as it came."""
+    asked = [
+        b"GET /search/caf%%e9?t%%ff=key%dabc9 HTTP/1.1\r\nCookie: n\xe9=key%dabc9\r\n\r\n" % (n, n) for n in range(30)
+    ]
+    exchanges = []
+    for n, line in enumerate(asked):
+        told = Response(200, b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n", b'{"k":"key%dabc9"}' % n, 15)
+        session = (n + 1).to_bytes(16, "big")
+        exchanges += [exchange(2 * n, session_id=session, response=told),
+                      exchange(2 * n + 1, session_id=session, request=Request(line))]  # fmt: skip
+    raw = write(tmp_path / "raw.lf", exchanges)
+    result = cleanse(raw, tmp_path / "clean.lf")
+    assert result.exchanges == 60 and not result.flows.flows
+    assert {route.name for route in result.routes.routes} == {"GET /things/{id}", "GET /search/{id}"}
+    assert [s.request.head.split(b" ")[1] for s in read(tmp_path / "clean.lf")[0][1::2]] == [
+        line.split(b" ")[1] for line in asked
+    ]
 
 
 def test_a_file_that_is_still_written_is_read_as_far_as_it_goes(tmp_path: Path) -> None:

@@ -251,6 +251,13 @@ def test_a_batch_that_is_too_large_is_refused_when_it_is_written() -> None:
         codec.encode([Drop("a", "b", False, 1)], sources=(SourceRange("t", "p", 0, 1),) * 20_000)
 
 
+@pytest.mark.parametrize("drop", [Drop("caf\udce9", "", False, 1), Drop("a", "b", False, 1 << 64)])
+def test_what_no_message_can_hold_is_refused_when_it_is_written(drop: Drop) -> None:
+    with pytest.raises(CodecError, match="a batch of 1 drop records cannot be written") as caught:
+        codec.encode([drop])
+    assert caught.value.reason == "unwritable"
+
+
 def test_a_body_that_zstd_announces_too_large_is_not_decompressed() -> None:
     packed = zstandard.ZstdCompressor(level=1).compress(bytes((8 << 20) + 1))
     assert outcome_of(message(packed, RecordType.DROP, 1, compression=1)) == "too_large"

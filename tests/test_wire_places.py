@@ -156,6 +156,18 @@ def test_a_list_at_the_top_is_read() -> None:
     assert read_response(at(PlaceKind.JSON, "$"), head + b"", b"plain text") == []
 
 
+def test_half_of_a_surrogate_pair_in_an_answer_can_be_put_anywhere() -> None:
+    """It is no text, so it stays as it is written."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
+    (value,) = read_response(at(PlaceKind.JSON, "$.id"), head, b'{"id":"x\\ud83d"}')
+    assert value == "x\\ud83d"
+    assert read_response(at(PlaceKind.JSON, "$.id"), head, b'{"id":"x\\ud83d\\ude00"}') == ["x\U0001f600"]
+    asked = b"GET /a/1?b=2 HTTP/1.1\r\nCookie: c=3\r\nX-D: 4\r\nContent-Type: application/json\r\n\r\n"
+    for place in (at(PlaceKind.PATH, "1"), at(PlaceKind.QUERY, "b"), at(PlaceKind.COOKIE, "c"), at(PlaceKind.HEADER, "x-d"),
+                  at(PlaceKind.JSON, "$.e")):  # fmt: skip
+        assert read_request(place, *substitute(asked, b'{"e": 5}', place, lambda _: value)) == [value]
+
+
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),

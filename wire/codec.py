@@ -109,7 +109,7 @@ TYPE_OF: Final[dict[type[r.Record], RecordType]] = {cls: number for number, cls 
 class CodecError(Exception):
     """A message that is not a batch of this or an earlier version. `reason` is from a closed set:
 
-    truncated, foreign, future_version, unknown_type, corrupt, too_large.
+    truncated, foreign, future_version, unknown_type, corrupt, too_large; for what is to be written also unwritable.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -191,12 +191,17 @@ def encode(
 
     `compress=False` leaves that to `compressed`, for who has a better place for the work.
 
-    Raises CodecError (too_large) for more than `max_body_bytes`, or more than 64 KiB of sources and increment.
+    Raises CodecError: too_large for more than `max_body_bytes`, or more than 64 KiB of sources and increment;
+    unwritable for text that is not UTF-8 and numbers of more than 64 bits.
     """
     if type is None and not (records and isinstance(records[0], r.Record)):
         raise ValueError("a batch without records must name its type")
     number = type if type is not None else TYPE_OF[records[0].__class__]  # type: ignore[index]
-    body: bytes = _encoder.encode(records)
+    try:
+        body: bytes = _encoder.encode(records)
+    except (UnicodeEncodeError, OverflowError) as error:
+        what = f"{len(records)} {number.name.lower()} records"
+        raise CodecError("unwritable", f"a batch of {what} cannot be written: {error}") from None
     limit = max_body_bytes(number)
     if len(body) > limit:
         what = f"{len(records)} {number.name.lower()} records"

@@ -73,7 +73,9 @@ def unquoted(inner: bytes) -> str:
     if b"\\" not in inner:
         return inner.decode("utf-8", "surrogateescape")
     try:
-        return str(json.loads(b'"' + inner + b'"', strict=False))
+        text = str(json.loads(b'"' + inner + b'"', strict=False))
+        text.encode()  # half of a surrogate pair is no text: it could be written nowhere but here
+        return text
     except ValueError:
         return inner.decode("utf-8", "surrogateescape")
 

@@ -185,6 +185,11 @@ def split_scheme(name: bytes, value: str) -> tuple[str, str]:
     return (match.group(1), match.group(2)) if match else ("", value)
 
 
+def is_text(value: str) -> bool:
+    """Whether a name or a segment that was on the wire is UTF-8, and so can be written into a record."""
+    return value.isascii() or value.encode("utf-8", "replace").decode() == value
+
+
 def segments_of(path: bytes) -> list[str]:
     """The segments of a path, decoded: `/a/b%20c` -> ["a", "b c"]; `/` -> []."""
     inner = path[1:] if path.startswith(b"/") else path

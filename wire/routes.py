@@ -29,7 +29,7 @@ class RouteMatcher:
                 child = node.setdefault(key, {})
                 assert isinstance(child, dict)
                 node = child
-            node[_END] = route.name
+            node.setdefault(_END, route.name)
 
     def name(self, method: bytes, target: bytes) -> str:
         """`GET /orders/{id}`; `GET (other)` for what the table does not hold. A literal wins over a variable."""
