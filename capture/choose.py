@@ -38,6 +38,7 @@ def choose(settings: RecordSettings, refused: Callable[[str], OSError | None] = 
     pairs_of(settings.proxies)
     networks((*settings.hosts, *settings.not_hosts))  # a wrong word is told also where nothing may be captured
     wanted = settings.source
+    _refuse_selection(settings)
     listens = _listens(settings)
     if listens:
         if len(listens) > 1 or settings.proxies:
@@ -62,6 +63,20 @@ def choose(settings: RecordSettings, refused: Callable[[str], OSError | None] = 
     raise ConfigError(
         f"packets cannot be captured: {explained(error)}; without that right, record by proxy: --proxy LISTEN=UPSTREAM"
     )
+
+
+def _refuse_selection(settings: RecordSettings) -> None:
+    """What selects packets means nothing to who is sent whole streams; to record all the same would be a surprise."""
+    sent = [("--mirror", bool(settings.mirrors)), ("--socket", bool(settings.socket))]
+    if settings.source in ("given", "proxy"):
+        sent.append(("--proxy", bool(settings.proxies)))
+    by = [name for name, given in sent if given]
+    what = [("--port", settings.ports), ("--host", settings.hosts), ("--not-host", settings.not_hosts)]
+    if by and (named := [name for name, given in what if given]):
+        raise ConfigError(
+            f"{' and '.join(named)} with {by[0]}: they select packets of the wire; what comes to {by[0]} is recorded "
+            f"whole. Leave {'them' if len(named) > 1 else 'it'} out, or record from the wire"
+        )
 
 
 def _listens(settings: RecordSettings) -> list[tuple[str, Kind]]:

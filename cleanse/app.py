@@ -20,6 +20,7 @@ import msgspec
 
 from bus import kafka_layout as layout
 from bus.address import KafkaAddress, KafkaSecurity
+from bus.doubts import doubts_of
 from bus.kafka_layout import Entry
 from bus.logfile import LogReader
 from bus.order import Sorter
@@ -91,6 +92,7 @@ def cleanse(
             scale = manifest.scale * kept_share(kept_and_shed(captured.ledgers, captured.notes))
             manifest = msgspec.structs.replace(manifest, scale=scale, created_ns=time.time_ns())
             result = files.write(part, manifest, source, pipeline, sorter, settings, partitions)
+            result = msgspec.structs.replace(result, doubts=tuple(doubts_of(readers)))
             os.replace(part, to)
         except BaseException:
             part.unlink(missing_ok=True)

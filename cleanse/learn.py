@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from bus.doubts import doubts_of
 from bus.logfile import LogReader
 from bus.merge import Merge
 from bus.order import Sorter
@@ -36,6 +37,7 @@ class Lesson(msgspec.Struct, frozen=True):
     manifest: Manifest  # of the file to keep it in
     exchanges: int
     sessions: int
+    doubts: tuple[str, ...] = ()  # what is wrong with the files, in one line each
 
 
 def of_file(source: Path, folder: Path, settings: CleanseSettings, first: int | None = None) -> Lesson:
@@ -48,7 +50,9 @@ def of_file(source: Path, folder: Path, settings: CleanseSettings, first: int | 
             holds = "no recording yet" if manifest is None else f"{manifest.topic}, not a raw recording"
             raise BusError(f"{source}: holds {holds}")
         exchanges = chain.from_iterable(map(_in_file, readers))
-        return _lesson(islice(exchanges, first), manifest.owner_id, manifest, (source.name,), folder, settings)
+        lesson = _lesson(islice(exchanges, first), manifest.owner_id, manifest, (source.name,), folder, settings)
+        # With enough of them the rest is not read, and nothing is known of it.
+        return lesson if first else msgspec.structs.replace(lesson, doubts=tuple(doubts_of(readers)))
 
 
 def of_bus(

@@ -17,6 +17,7 @@ class CleanseResult(msgspec.Struct, frozen=True):
     sessions: int
     first_ns: int  # epoch ns at which offset 0 is
     last_offset_ns: int
+    doubts: tuple[str, ...] = ()  # what is wrong with the raw recording, in one line each
 
 
 def summary_lines(result: CleanseResult) -> list[str]:
@@ -30,8 +31,7 @@ def summary_lines(result: CleanseResult) -> list[str]:
     dropped = sorted((ledger.intentional | ledger.drops).items(), key=lambda item: (-item[1], item[0]))
     if dropped:
         lines.append("left out: " + ", ".join(f"{count:,} {reason}" for reason, count in dropped))
-    damaged = result.account.notes.get("damaged_frames", 0) + result.account.notes.get("unreadable_batches", 0)
-    if damaged:
+    if damaged := result.account.notes.get("unreadable_batches", 0):
         lines.append(f"the recording is damaged in {_count(damaged, 'place')}")
     return lines
 

@@ -36,6 +36,7 @@ def write_report(run_dir: Path, out: Path, extra: Sequence[Section] = ()) -> int
 
     Raises ConfigError, BusError or StoreError for a folder that holds no run, and without Bokeh.
     """
+    refuse_to_overwrite(out)
     page = report_html(read_run(run_dir), extra).encode()
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.name}.draft")
@@ -46,6 +47,17 @@ def write_report(run_dir: Path, out: Path, extra: Sequence[Section] = ()) -> int
         draft.unlink(missing_ok=True)
         raise
     return len(page)
+
+
+def refuse_to_overwrite(out: Path) -> None:
+    """Raises ConfigError where there is a file that is no page: a mistyped name must not cost a recording."""
+    try:
+        with out.open("rb") as file:
+            begins = file.read(64).lstrip().lower()
+    except OSError:
+        return  # there is none, or writing will tell
+    if begins and not begins.startswith(b"<!doctype html"):
+        raise ConfigError(f"{out}: exists, and is no report page; give the report another name")
 
 
 def report_html(data: ReportData, extra: Sequence[Section] = ()) -> str:

@@ -253,16 +253,18 @@ def verdict_of(
     doubts = _doubts(steps, decision, isolation, disposable, fidelity, enough_fidelity, workers_failed)
     if lost:
         doubts.append(f"the account does not balance: {abs(lost):,} shots {'lost' if lost > 0 else 'too many'}")
-    if doubts:
-        return Verdict(INCONCLUSIVE, "inconclusive", tuple(doubts))
-    if decision is not None:
-        return Verdict(STOPPED, f"stopped by the guard; capacity {capacity.said()}", (decision.said,))
     failed = [
         f"step {step.index + 1} ({step.load:g}x): {j.said()}"
         for step in steps
         for j in step.judgements
         if j.grade is Grade.FAIL
     ]
+    if doubts:
+        # What was seen all the same: it is no proof, and it is what people ask next.
+        stopped = [decision.said] if decision is not None and decision.said not in doubts else []
+        return Verdict(INCONCLUSIVE, "inconclusive", (*doubts, *stopped, *failed))
+    if decision is not None:
+        return Verdict(STOPPED, f"stopped by the guard; capacity {capacity.said()}", (decision.said,))
     if failed:
         return Verdict(FAILED, f"a threshold failed; capacity {capacity.said()}", tuple(failed))
     return Verdict(FINE, f"every step was held; capacity {capacity.said()}")

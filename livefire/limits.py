@@ -53,7 +53,7 @@ def limits_of(options: dict[str, Any]) -> dict[str, Any]:
             _pairs("--only-header", options["only_header"], ":", "X-User: 42"),
             _pairs("--only-cookie", options["only_cookie"], "=", "sid=5f2b9c"),
         ),
-        "max_cpu": options["max_cpu"] or 0.0,
+        "max_cpu": _cpu(options["max_cpu"]),
         "max_memory_bytes": _memory(options["max_memory"]),
         "max_rate": options["max_rate"] or 0.0,
         "kill_file": os.path.abspath(options["kill_file"]) if options["kill_file"] else "",
@@ -74,6 +74,14 @@ def _pairs(option: str, texts: tuple[str, ...], between: str, example: str) -> t
             raise UserError(f"{option} {text!r}: write a name and its value, as in {option} '{example}'")
         found.append((name.strip(), value.strip()))
     return tuple(found)
+
+
+def _cpu(share: float | None) -> float:
+    cores = os.cpu_count() or 1
+    if share is not None and share > cores:
+        meant = f"; did you mean {share:g}%?" if 1 <= share <= 100 * cores else ""
+        raise UserError(f"--max-cpu {share:.0%}: this machine has {cores} cores, of 100% each{meant}")
+    return share or 0.0
 
 
 def _memory(text: str | None) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from bus.doubts import doubts_of
 from bus.logfile import LogReader
 from bus.parts import parts_of
 from bus.ports import BusError
@@ -56,7 +57,6 @@ class Recording:
         self._cache: OrderedDict[tuple[int, int], tuple[codec.Batch, int]] = OrderedDict()
         self._cached_bytes = 0
         self.count = 0  # records
-        self._unfinished: list[str] = []
         if str(path) == "-":
             self._readers = [LogReader("stdin", stream=sys.stdin.buffer)]
         else:
@@ -101,26 +101,12 @@ class Recording:
                 except codec.CodecError as error:
                     self.unreadable.append(f"{reader.path}: at byte {message.offset}: {error.detail}")
         self.account.merge(account)
-        if self.end is None:
-            self._unfinished.append(f"{reader.path}: has no end mark: still being written, or its writer was killed")
         return manifest
 
     @property
     def warnings(self) -> list[str]:
         """One line for each thing that is wrong with the file."""
-        found = list(self.unreadable)
-        for reader in self._readers:
-            if reader.corrupt_frames:
-                found.append(
-                    f"{reader.path}: {reader.corrupt_frames} damaged places, "
-                    f"{reader.corrupt_bytes} bytes skipped; all else was read"
-                )
-            if reader.waiting_bytes:
-                found.append(
-                    f"{reader.path}: the last {reader.waiting_bytes} bytes are no whole frame "
-                    "(cut off, or still being written)"
-                )
-        return found + self._unfinished
+        return self.unreadable + doubts_of(self._readers)
 
     def exchanges(self) -> Iterator[Exchange]:
         """Exchanges of a raw recording, ordered by the first byte of the request."""

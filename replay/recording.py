@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from bus.doubts import doubts_of
 from bus.logfile import LogReader
 from bus.ports import BusError
 from replay.schedule import is_unsafe
@@ -28,7 +29,7 @@ class Survey(msgspec.Struct, frozen=True):
     unsafe: dict[str, int]  # by method
     lap_ns: int
     scale: float
-    whole: bool  # it has an end mark and no damage
+    doubts: tuple[str, ...] = ()  # what is wrong with the file, in one line each
     session_ns: int = 0  # nine of ten sessions are over after this long, in recording time
 
     @property
@@ -88,9 +89,9 @@ class Recording:
                 if is_unsafe(stamped):
                     method = head.method_of(stamped.request.head).decode("latin-1") or "?"
                     unsafe[method] = unsafe.get(method, 0) + 1
-            whole = reader.ended and not reader.corrupt_frames
+            doubts = tuple(doubts_of((reader,)))
         if not count:
-            raise ConfigError(f"{self.path}: holds no exchange to fire")
+            raise ConfigError("; ".join((f"{self.path}: holds no exchange to fire", *doubts)))
         lengths = sorted(sessions.values())
         return Survey(
             self.manifest.owner_id,
@@ -98,7 +99,7 @@ class Recording:
             unsafe,
             lap_length_ns(count, last),
             self.manifest.scale,
-            whole,
+            doubts,
             lengths[len(lengths) * 9 // 10],
         )
 

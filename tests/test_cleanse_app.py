@@ -239,7 +239,9 @@ def test_a_file_that_is_still_written_is_read_as_far_as_it_goes(tmp_path: Path) 
     raw = write(tmp_path / "raw.lf", [exchange(n) for n in range(10)], end=False)
     whole = raw.read_bytes()
     raw.write_bytes(whole[:-5])  # the last frame is on its way
-    assert cleanse(raw, tmp_path / "clean.lf").exchanges == 7
+    result = cleanse(raw, tmp_path / "clean.lf")
+    assert result.exchanges == 7
+    assert ["no whole frame" in result.doubts[0], "has no end mark" in result.doubts[1]] == [True, True]
 
 
 def test_damage_is_counted(tmp_path: Path) -> None:
@@ -250,7 +252,8 @@ def test_damage_is_counted(tmp_path: Path) -> None:
     result = cleanse(raw, tmp_path / "clean.lf")
     assert result.exchanges == 14 and result.account.balanced
     assert result.account.notes["damaged_frames"] == 1
-    assert summary_lines(result)[-1] == "the recording is damaged in 1 place"
+    (doubt,) = result.doubts
+    assert doubt.startswith(f"{raw}: 1 damaged place, ")
 
 
 def test_files_that_cannot_be_used_are_refused_in_one_line(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_step_is_held_for_its_time_after_its_ramp(recording):
 
 
 def test_a_step_above_the_cap_is_refused_before_the_first_shot(recording):
-    survey = Survey("rec", 300, {}, 10 * 10**9, 0.5, True)  # 30/s of half of production
+    survey = Survey("rec", 300, {}, 10 * 10**9, 0.5)  # 30/s of half of production
     steps = "steps: [{load: 1x, for: 10s}, {load: 4x, for: 10s}]\ncaps: {rate: 200/s, open: 10}"
     with pytest.raises(ConfigError, match=r"step 2 comes to 2 x 1 x 4 = 8x = 240 requests/s, above caps.rate 200/s"):
         arithmetics(plan_of(steps, recording), survey)
@@ -133,7 +133,7 @@ def test_a_step_above_the_cap_is_refused_before_the_first_shot(recording):
 
 
 def test_thresholds_that_a_window_cannot_feed_are_named(recording):
-    survey = Survey("rec", 280, {}, 10 * 10**9, 1.0, True)  # 28/s
+    survey = Survey("rec", 280, {}, 10 * 10**9, 1.0)  # 28/s
     text = (
         "steps: [{load: 1x, for: 9s}]\nthresholds: [p95 < 1s over 4s, p90 < 1s over 4s, errors < 1% over 2s, p99 < 1s]"
     )

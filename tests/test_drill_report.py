@@ -257,6 +257,16 @@ def test_a_plain_replay_has_a_report_too(tmp_path):
     assert "Latency" in text and "Windows" in text
 
 
+def test_only_a_page_is_written_over(tmp_path):
+    write_run(tmp_path, rate=3.0)
+    page, recording = tmp_path / "report.html", tmp_path / "monday.lf"
+    recording.write_bytes(b"LFLOG of a week")
+    with pytest.raises(ConfigError, match=r"monday\.lf: exists, and is no report page"):
+        write_report(tmp_path / RUN, recording)
+    assert recording.read_bytes() == b"LFLOG of a week"
+    assert write_report(tmp_path / RUN, page) == write_report(tmp_path / RUN, page)
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="holds no run"):
         write_report(tmp_path, tmp_path / "report.html")

@@ -101,6 +101,11 @@ def test_a_violation_outweighs_all_and_an_unproven_one_makes_it_inconclusive():
     assert verdict(steps, isolation=violated, decision=stop()).exit_code == 98
     unproven = IsolationReport(Proof.NOT_PROVEN, ("orders did not answer",))
     assert verdict(steps, isolation=unproven).exit_code == 96
+    # what was seen all the same is told behind what makes it no proof
+    told = verdict(steps, isolation=unproven, decision=stop()).reasons
+    assert (
+        "orders did not answer" in told[0] and told[1] == stop().said and told[2].startswith("step 1 (1x): p90 < 10ms")
+    )
     assert verdict(steps, isolation=unproven, disposable=True).exit_code == 99
 
 

@@ -379,6 +379,48 @@ def test_drill(stage: Stage, livefire: Callable[..., Said], tmp_path: Path, monk
     assert "link-local" in refused.err
 
 
+@pytest.mark.parametrize("what", ["replay", "drill"])
+def test_who_reads_what_is_told_does_not_end_what_acts(stage: Stage, tmp_path: Path, what: str) -> None:
+    """As in `livefire drill plan.yaml | head -1`: the verdict is the same, with all that was to be fired."""
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(
+        f"recording: {stage.clean}\ntarget: http://{stage.shop.at}\nspread: 100ms\nsteps: [{{load: 1x, for: 2s}}]\n"
+        "thresholds: [p50 < 1us]\n"
+    )
+    asked = {
+        "replay": ("replay", stage.clean, "--target", f"127.0.0.1:{free_port()}", "--skip-unsafe", "--speed", "5"),
+        "drill": ("drill", plan, "--disposable-target"),
+    }
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.Popen(stage.argv(*asked[what]), stdout=writer, stderr=writer)
+    os.close(writer)
+    assert process.wait(timeout=60) == {"replay": 96, "drill": 99}[what]
+
+
+def test_what_is_wrong_with_a_recording_is_told_by_all_who_use_it(
+    stage: Stage, livefire: Callable[..., Said], tmp_path: Path
+) -> None:
+    raw, clean = tmp_path / "cut.lf", tmp_path / "cut-clean.lf"
+    raw.write_bytes(stage.raw.read_bytes()[:-50])
+    clean.write_bytes(stage.clean.read_bytes()[:-50])
+    target = ("--target", f"http://{stage.shop.at}", "--speed", "5", "--skip-unsafe")
+    for path, said in (
+        (raw, livefire("cleanse", raw, "--to", tmp_path / "c.lf")),
+        (raw, livefire("learn", raw, "--to", tmp_path / "l.lf")),
+        (clean, livefire("replay", clean, *target)),
+    ):
+        assert said.code == 0 and f"livefire: {path}: has no end mark" in said.err, said
+    for whole in (livefire("cleanse", stage.raw, "--to", tmp_path / "w.lf"), livefire("replay", stage.clean, *target)):
+        assert whole.code == 0 and "end mark" not in whole.err, whole
+    data = bytearray(stage.clean.read_bytes())
+    data[2000:-200] = bytes(len(data) - 2200)
+    clean.write_bytes(data)
+    said = livefire("replay", clean, *target)
+    assert (said.code, len(said.err.splitlines())) == (2, 1), said
+    assert "holds no exchange to fire" in said.err and "damaged place" in said.err
+
+
 def test_mock(stage: Stage) -> None:
     port = free_port()
     mock = stage.start("mock", stage.raw, "--listen", f"127.0.0.1:{port}", "--server", stage.shop.at)
@@ -437,11 +479,15 @@ WRONG: list[tuple[str, str]] = [
     ("record --to x.lf --for 5", "'--for': '5' is not a duration: did you mean 5s?"),
     ("record --to x.lf --engine proxy", "--proxy LISTEN=UPSTREAM"),
     ("record --to x.lf --proxy nonsense", "write it as LISTEN=UPSTREAM"),
+    ("record --to x.lf --proxy 127.0.0.1:{port}=127.0.0.1:2 --not-host 127.0.0.1 --for 1s", "--not-host with --proxy"),
+    ("record --to x.lf --proxy 127.0.0.1:{port}=127.0.0.1:2 --max-cpu 2500 --for 1s", "this machine has"),
     ("record --to raw.lf --proxy 127.0.0.1:{port}=127.0.0.1:2 --for 1s", "raw.lf"),
     ("cleanse clean.lf --to x.lf", "is clean already"),
     ("cleanse raw.lf --to clean.lf", "exists already"),
     ("cleanse raw.lf --to x.lf --until noon", "2026-11-20T12:00:00Z"),
     ("cleanse raw.lf --to x.lf --server nonsense", "write ip:port"),
+    ("cleanse raw.lf --to x.lf --from 2026-11-20T12:00 --until 2026-11-20T11:00", "is not before"),
+    ("report --to raw.lf", "raw.lf: exists, and is no report page"),
     ("replay clean.lf", "target is missing"),
     ("replay raw.lf --target {shop} --skip-unsafe", "livefire cleanse raw.lf"),
     ("replay clean.lf --target {shop}", "--disposable-target"),

@@ -85,7 +85,7 @@ def test_what_is_right_is_not_told_wrong(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same options, with values that can be meant."""
-    line = "record --unmasked --to x.lf --mirror 127.0.0.1:0 --for 50ms --port 8080 --max-cpu 50% --sample 20%"
+    line = "record --unmasked --to x.lf --vxlan 127.0.0.1:0 --for 50ms --port 8080 --max-cpu 50% --sample 20%"
     code, _, err = said_to(f"{line} --max-memory 1GB --max-disk 3MB --host ::1", monkeypatch, capsys)
     assert code == 0 and "account balanced" in err, err
 

@@ -36,7 +36,7 @@ def test_the_file_can_be_replayed(tmp_path: Path) -> None:
     assert fetched is not None and told[-1].waiting_for == () and told[-1].streams == told[-1].ended == 12
     recording = Recording(tmp_path / "clean.lf")
     survey = recording.survey()
-    assert (survey.exchanges, survey.recording_id, survey.whole, survey.scale) == (40, NAME, True, 0.5)
+    assert (survey.exchanges, survey.recording_id, survey.doubts, survey.scale) == (40, NAME, (), 0.5)
     assert recording.manifest == fetched.manifest
     assert (recording.manifest.hosts, recording.manifest.servers) == (("agent-0", "agent-1"), ("10.1.0.1:8080",))
     assert account_of(tmp_path / "clean.lf").as_json() == fetched.account.as_json()

@@ -50,6 +50,6 @@ def _statuses(drop: Drop) -> range:
     text = str(drop.status).lower()
     if re.fullmatch(r"[1-9]\d\d|0", text):
         return range(int(text), int(text) + 1)
-    if re.fullmatch(r"[1-9]xx", text):
+    if re.fullmatch(r"[1-5]xx", text):
         return range(int(text[0]) * 100, int(text[0]) * 100 + 100)
     raise ConfigError(f"drop {drop.name!r}: status {drop.status!r} is neither as 404 nor as 5xx (0 = no answer)")

@@ -73,6 +73,8 @@ def command(
     settings = settings_of(rules, server)
     from_ns = time_ns("--from", since) if since else None
     until_ns = time_ns("--until", until) if until else None
+    if from_ns is not None and until_ns is not None and from_ns >= until_ns:
+        raise UserError(f"--from {since} is not before --until {until}: nothing began then")
     if recording is None:
         for option, value in (("--to", to), ("--json", as_json)):
             if value:
@@ -90,6 +92,8 @@ def command(
     result = app.cleanse(recording, to, settings, until_ns=until_ns, from_ns=from_ns)
     for line in app.summary_lines(result):
         click.echo(line, err=as_json)
+    for line in result.doubts:
+        click.echo(f"livefire: {line}", err=True)
     for line in learned(result.flows)[:_FLOWS]:
         click.echo(f"  {line}", err=as_json)
     if not result.exchanges:

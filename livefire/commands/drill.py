@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
 import msgspec
 
 from drill.plan import load_plan
+from drill.report import refuse_to_overwrite
 from livefire.drilling import drill_and_tell, report_of, tell_account, tell_proof
 from livefire.errors import UserError
 from livefire.options import on_bus
+from livefire.pipes import outlive_readers
 from livefire.settings import Resolved
 from livefire.story import Story
 from livefire.supervisor import Supervisor, terminate_as_interrupt
@@ -55,8 +58,11 @@ def command(
     asked = load_plan(plan, variables, on_bus=bool(resolved.settings.bus))
     if workers is not None:
         asked = msgspec.structs.replace(asked, workers=workers)
+    if report is not None:
+        refuse_to_overwrite(report)
     terminate_as_interrupt()
-    story = Story(click.get_text_stream("stderr") if as_json else None)
+    outlive_readers()
+    story = Story(sys.stderr if as_json else None)
     with Supervisor() as supervisor:
         result = drill_and_tell(
             asked,

@@ -80,6 +80,8 @@ def command(
         f"{counted(lesson.exchanges, 'exchange')} in {counted(lesson.sessions, 'session')}",
         err=as_json,
     )
+    for line in lesson.doubts:
+        click.echo(f"livefire: {line}", err=True)
     for line in learned(known.flows):
         click.echo(f"  {line}", err=as_json)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from drill.pressure import arithmetic
 from drill.run_files import StopAsked
 from livefire import errors, keyring
 from livefire.options import Duration, Positive, Rate
+from livefire.pipes import outlive_readers
 from livefire.settings import Resolved
 from livefire.story import Story
 from livefire.supervisor import Supervisor, terminate_as_interrupt
@@ -105,7 +107,7 @@ def command(
         refuse_unsafe(survey, recording)
     if accounts is not None:
         seeded.load(accounts)  # for its errors
-    ring, _ = keyring.load_or_make(resolved.settings.keys_path)
+    ring, made = keyring.load_or_make(resolved.settings.keys_path)
     run_id = ids.ulid(time.time_ns())
     settings = ReplaySettings(
         recording=recording,
@@ -126,7 +128,12 @@ def command(
         skip_unsafe=skip_unsafe,
     )
     terminate_as_interrupt()
-    story = Story(click.get_text_stream("stderr"))
+    outlive_readers()
+    story = Story(sys.stderr)
+    if made:
+        story.line(f"livefire: made a key file, {resolved.settings.keys_path}: services that keep stress apart need it")
+    for line in survey.doubts:
+        story.line(f"livefire: {line}")
     fired = survey.exchanges - (survey.unsafe_count if skip_unsafe else 0)
     if survey.lap_ns and fired:
         recorded = fired / (survey.lap_ns / 1e9)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from analytics.app import aggregate
-from drill.report import write_report
+from drill.report import refuse_to_overwrite, write_report
 from livefire import runs
 from livefire.settings import Resolved
 from livefire.tables import size
@@ -23,6 +23,8 @@ def command(resolved: Resolved, run: str | None, to: Path | None) -> None:
     \b
     livefire report --to report.html
     """
+    if to is not None:
+        refuse_to_overwrite(to)
     folder = runs.find(resolved.settings.runs_path, run)
     if problem := runs.settle(folder, resolved.settings):
         click.echo(f"livefire: {problem}", err=True)

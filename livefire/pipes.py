@@ -1,0 +1,40 @@
+"""Output that nobody reads any more, as of `livefire drill plan.yaml | head -1`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import IO, Any
+
+
+class _Patient:
+    """A text stream that goes on into nothing when its reader is gone."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._let_go()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())  # what is buffered still goes there
+        os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def outlive_readers() -> None:
+    """For commands that act and end with a verdict: who reads what they print must not end them."""
+    sys.stdout, sys.stderr = _Patient(sys.stdout), _Patient(sys.stderr)
