@@ -109,7 +109,7 @@ class _Drill:
         self._write(RUN_FILE, self._asked())
         for step in self.steps:
             self.tell(EventKind.ARITHMETIC, step.line(), **msgspec.structs.asdict(step))
-        for line in thin_thresholds(self.plan, self.steps):
+        for line in (*self.survey.doubts, *thin_thresholds(self.plan, self.steps)):
             self.tell(EventKind.NOTE, line)
         mocks = self._mocks()
         self.proof.begin()

@@ -154,7 +154,7 @@ class JsonBodies:
         return b'"'.join(pieces)
 
     def _key(self, raw: bytes) -> tuple[bool, bytes | None]:
-        name = jsontext.unquoted(raw)
+        name = jsontext.decoded(raw)
         new = self._values.plain(name)
         made = (self._values.names.secret(name), None if new == name else jsontext.quoted(new))
         if len(raw) <= MAX_CACHED_LENGTH and name[:1] not in _NESTS:
@@ -164,7 +164,7 @@ class JsonBodies:
         return made
 
     def _string(self, raw: bytes) -> bytes | None:
-        value = jsontext.unquoted(raw)
+        value = jsontext.decoded(raw)
         new = self._values.plain(value)
         made = None if new == value else jsontext.quoted(new)
         if len(raw) <= MAX_CACHED_LENGTH and value[:1] not in _NESTS:
@@ -174,7 +174,7 @@ class JsonBodies:
         return made
 
     def _secret(self, raw: bytes) -> bytes | None:
-        return jsontext.quoted(self._values.secret(jsontext.unquoted(raw))) if raw else None
+        return jsontext.quoted(self._values.secret(jsontext.decoded(raw))) if raw else None
 
     def _bare(self, raw: bytes, secret: bool, malformed: bool, at_cut: bool) -> bytes | None:
         """A number; or what is no JSON, such as the rest of a string whose beginning is lost."""

@@ -413,6 +413,9 @@ def test_what_is_wrong_with_a_recording_is_told_by_all_who_use_it(
         assert said.code == 0 and f"livefire: {path}: has no end mark" in said.err, said
     for whole in (livefire("cleanse", stage.raw, "--to", tmp_path / "w.lf"), livefire("replay", stage.clean, *target)):
         assert whole.code == 0 and "end mark" not in whole.err, whole
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(f"recording: {clean}\ntarget: http://{stage.shop.at}\nsteps: [{{load: 1x, for: 1s}}]\n")
+    assert f"{clean}: has no end mark" in livefire("drill", plan, "--disposable-target").out
     data = bytearray(stage.clean.read_bytes())
     data[2000:-200] = bytes(len(data) - 2200)
     clean.write_bytes(data)
@@ -507,6 +510,7 @@ WRONG: list[tuple[str, str]] = [
     ("windows NOPE", "no run 'NOPE'"),
     ("windows --over 1s --every 2s", "--over 1s is less than --every 2s"),
     ("windows --over 5", "did you mean 5s?"),
+    ("windows --over 0s", "--over 0s: a window has a length above 0"),
     ("stop NOPE", "no run 'NOPE'"),
     ("mock raw.lf --listen nonsense", "write host:port"),
     ("mock raw.lf --listen {at} --server {at}", "already in use"),

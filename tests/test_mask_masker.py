@@ -585,3 +585,13 @@ def test_a_time_is_no_secret(text: str) -> None:
     assert values.plain(text) == text == values._plain(text)
     assert text not in values._known
     assert values.plain(text + " anna@mail.example") != text + " anna@mail.example"
+
+
+def test_half_of_a_surrogate_pair_hides_nothing() -> None:
+    """It is no text, but what stands beside it is looked at as it is meant, also where the end is missing."""
+    body = rb'{"\ud83dp\u0061ssword": "hunter2", "b": "\ud83d \u0061nn@mail.example", "c": '
+    for e in (post(JSON, body + b"1}"), exchange(b"POST /a HTTP/1.1\r\n" + JSON + b"\r\n", body)):
+        for cut in (0, 9):
+            request = msgspec.structs.replace(e.request, truncated_bytes=cut)
+            after = masked(msgspec.structs.replace(e, request=request)).request.body
+            assert b"hunter2" not in after and b"mail.example" not in after

@@ -69,13 +69,23 @@ def scalars(text: bytes) -> Iterator[Scalar]:
 
 
 def unquoted(inner: bytes) -> str:
-    """The text of a string, given without its quotes. Escapes that mean nothing are kept as they are written."""
+    """The text of a string, given without its quotes. Escapes that mean nothing are kept as they are written, and so
+    is a string with half of a surrogate pair: that is no text, and could be put nowhere else."""
+    text = decoded(inner)
+    if b"\\" in inner and not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return inner.decode("utf-8", "surrogateescape")
+    return text
+
+
+def decoded(inner: bytes) -> str:
+    """The same with halves of surrogate pairs decoded, too: for who looks at it and writes JSON again."""
     if b"\\" not in inner:
         return inner.decode("utf-8", "surrogateescape")
     try:
-        text = str(json.loads(b'"' + inner + b'"', strict=False))
-        text.encode()  # half of a surrogate pair is no text: it could be written nowhere but here
-        return text
+        return str(json.loads(b'"' + inner + b'"', strict=False))
     except ValueError:
         return inner.decode("utf-8", "surrogateescape")
 

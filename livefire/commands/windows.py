@@ -46,6 +46,9 @@ def command(
     livefire windows --json | head -3
     livefire windows --store clickhouse://db:9000/livefire 01K8...
     """
+    for option, text in (("--over", over), ("--every", every)):
+        if text and not config.duration_ns(text):
+            raise ConfigError(f"{option} {text}: a window has a length above 0")
     every, over = every or over or "10s", over or every or "10s"
     if config.duration_ns(over) < config.duration_ns(every):
         raise ConfigError(f"--over {over} is less than --every {every}: what falls between windows would be missing")
