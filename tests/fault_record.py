@@ -169,7 +169,6 @@ def _at_the_end(
 def full_disk(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
     """The file may not grow any more: what finds no room is shed and counted. Room comes back, or it ends with a line."""
     file, noise = folder / "live.lf", random.Random(seed)
-    limit = 60_000 + noise.randrange(60_000)
     comes_back = bool(seed % 2)
     problems: list[str] = []
     with Target(folder) as target:
@@ -177,6 +176,10 @@ def full_disk(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
         asked = [*arguments("proxy", file, target.port, listen), "--unmasked"]  # masked noise is none
         with Front(folder, *asked) as recorder:
             ready(recorder)
+            begun = file.stat().st_size
+            _ask(listen, noise)  # a batch that is there: on a busy machine the first could be larger than the room
+            until(lambda: file.stat().st_size > begun, 30, "it does not begin")
+            limit = file.stat().st_size + 30_000 + noise.randrange(60_000)
             _, most = resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE)
             resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (limit, most))
             deadline = time.monotonic() + 4.0  # the writer holds 2 s
