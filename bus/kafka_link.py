@@ -147,7 +147,7 @@ class Link:
 
     def counted_anew(self, topic: str) -> int:
         """The same, asked of the brokers again: topics grow."""
-        del self._counts[topic]
+        self._counts.pop(topic, None)
         return self.count(topic)
 
     def _describe(self, names: Sequence[str]) -> None:
