@@ -11,6 +11,7 @@ import click
 
 from livefire import VERSION, logs, settings
 from livefire.errors import INTERRUPTED, USER_ERRORS, UserError, line_of, usage_line
+from livefire.pipes import outlive_readers
 from wire.config import suggestion
 
 #: Every command and its module; loaded when it is used, so that `livefire show` does not wait for a web framework.
@@ -39,6 +40,9 @@ COMMANDS: Final[dict[str, str]] = {
     "doctor": "livefire.commands.doctor",
     "demo": "livefire.commands.demo",
 }
+
+#: Those that end when nobody reads them any more. All others do something, which must not end with its words.
+_ONLY_PRINT: Final = frozenset({"show", "windows", "outcomes", "export"})
 
 #: One line each, so that `livefire --help` loads no command.
 SUMMARIES: Final[dict[str, str]] = {
@@ -117,6 +121,8 @@ def cli(
     livefire drill plan.yaml
     """
     options = {"runs": runs, "keys": keys, "bus": bus, "log_level": log_level, "log_format": log_format}
+    if context.invoked_subcommand not in _ONLY_PRINT:
+        outlive_readers()
     resolved = settings.resolve(os.environ, options)
     context.obj = resolved
     logs.configure(resolved.settings.log_level, resolved.settings.log_format)

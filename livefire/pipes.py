@@ -1,4 +1,4 @@
-"""Output that nobody reads any more, as of `livefire drill plan.yaml | head -1`."""
+"""Output that nobody reads any more, as of `livefire record ... 2>&1 | head -1`."""
 
 from __future__ import annotations
 
@@ -36,5 +36,6 @@ class _Patient:
 
 
 def outlive_readers() -> None:
-    """For commands that act and end with a verdict: who reads what they print must not end them."""
-    sys.stdout, sys.stderr = _Patient(sys.stdout), _Patient(sys.stderr)
+    """For commands that do something: who reads what they print must not end it, nor change what they end with."""
+    if not isinstance(sys.stdout, _Patient):
+        sys.stdout, sys.stderr = _Patient(sys.stdout), _Patient(sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 import pytest
 from pcap_build import Conversation, write
 
+from bus.logfile import LogReader
 from livefire import cli
 from livefire.story import Story
 from livefire_shadow.marker import HEADER
@@ -396,6 +398,33 @@ def test_who_reads_what_is_told_does_not_end_what_acts(stage: Stage, tmp_path: P
     process = subprocess.Popen(stage.argv(*asked[what]), stdout=writer, stderr=writer)
     os.close(writer)
     assert process.wait(timeout=60) == {"replay": 96, "drill": 99}[what]
+
+
+def test_a_recorder_whose_words_nobody_reads_records_on(stage: Stage, tmp_path: Path) -> None:
+    """As when its terminal is gone."""
+    recorded, port = tmp_path / "on.lf", free_port()
+    reader, writer = os.pipe()
+    arguments = ("record", "--proxy", f"127.0.0.1:{port}={stage.shop.at}", "--to", recorded)
+    process = subprocess.Popen(stage.argv(*arguments), stdout=writer, stderr=writer)
+    os.close(writer)
+    with open(reader) as words:
+        assert words.readline().startswith("recording by proxy")
+    for number in range(12):  # it says something every five seconds
+        with contextlib.closing(
+            http.client.HTTPConnection(stage.shop.at.partition(":")[0], port, timeout=20)
+        ) as client:
+            client.request("GET", f"/on/{number}")
+            assert client.getresponse().read()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            raise AssertionError(f"it ended with {process.wait(0.6)}")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 0
+    with LogReader(recorded) as log:
+        while log.read():
+            pass
+        assert log.ended
+    found = subprocess.run(stage.argv("show", recorded, "--json"), capture_output=True, text=True, check=True).stdout
+    assert [json.loads(line)["target"] for line in found.splitlines()] == [f"/on/{number}" for number in range(12)]
 
 
 def test_what_is_wrong_with_a_recording_is_told_by_all_who_use_it(

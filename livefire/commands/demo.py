@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -48,7 +49,7 @@ def command(
     if not path.exists():
         raise UserError(f"{path}: no such file; the demo runs from a checkout, or name a system: --system FILE")
     terminate_as_interrupt()
-    story = Story(click.get_text_stream("stderr") if as_json else None)
+    story = Story(sys.stderr if as_json else None)
     settings = DemoSettings(path.resolve(), folder, resolved.settings.runs_path, engine)
     shared = resolved.settings
     demo: Demo

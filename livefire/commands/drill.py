@@ -14,7 +14,6 @@ from drill.report import refuse_to_overwrite
 from livefire.drilling import drill_and_tell, report_of, tell_account, tell_proof
 from livefire.errors import UserError
 from livefire.options import on_bus
-from livefire.pipes import outlive_readers
 from livefire.settings import Resolved
 from livefire.story import Story
 from livefire.supervisor import Supervisor, terminate_as_interrupt
@@ -61,7 +60,6 @@ def command(
     if report is not None:
         refuse_to_overwrite(report)
     terminate_as_interrupt()
-    outlive_readers()
     story = Story(sys.stderr if as_json else None)
     with Supervisor() as supervisor:
         result = drill_and_tell(

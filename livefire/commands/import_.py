@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -73,7 +74,7 @@ def command(
     if host_header is not None and choice.format in ("capture", "goreplay", "har"):
         raise UserError(f"--host-header is for logs: a {choice.format} file has the Host of each request")
     masker, key = masker_for(resolved, unmasked, mask)
-    story = Story(click.get_text_stream("stderr"))
+    story = Story(sys.stderr)
     written, unit = 0, choice.format if choice.format in _UNITS else "log"
 
     def progress(read: int, exchanges: int) -> None:
@@ -150,7 +151,7 @@ def _of_kafka(
     if len(files) != 1 or not is_kafka(files[0]) or "/" not in files[0].removeprefix("kafka://").rstrip("/"):
         raise UserError("--format goreplay reads one topic: kafka://host:port/topic")
     masker, key = masker_for(resolved, unmasked, mask)
-    story = Story(click.get_text_stream("stderr"))
+    story = Story(sys.stderr)
     written = 0
 
     def progress(messages: int, exchanges: int) -> None:

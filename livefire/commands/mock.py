@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from bus.address import open_bus
@@ -45,7 +47,7 @@ def command(
         latency_factor=0.0 if no_latency else 1.0,
         stdin_guard=stdin_guard,
     )
-    story = Story(click.get_text_stream("stderr"))
+    story = Story(sys.stderr)
     shadow = ShadowSettings.from_env("mock", {"LIVEFIRE_SHADOW_KEYS": ring.shadow_keys()})
     bus = resolved.settings.bus
 

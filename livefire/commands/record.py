@@ -115,7 +115,7 @@ def command(
         stop.with_stdin()
     if mine := place():
         return tell(account=record(placed(settings, mine), masker, key, stop.with_stdin(), tell))
-    story = Story(click.get_text_stream("stderr"))
+    story = Story(sys.stderr)
     first: Progress | None = None
     latest: Progress | None = None
     told = away = False

@@ -16,7 +16,6 @@ from drill.pressure import arithmetic
 from drill.run_files import StopAsked
 from livefire import errors, keyring
 from livefire.options import Duration, Positive, Rate
-from livefire.pipes import outlive_readers
 from livefire.settings import Resolved
 from livefire.story import Story
 from livefire.supervisor import Supervisor, terminate_as_interrupt
@@ -128,7 +127,6 @@ def command(
         skip_unsafe=skip_unsafe,
     )
     terminate_as_interrupt()
-    outlive_readers()
     story = Story(sys.stderr)
     if made:
         story.line(f"livefire: made a key file, {resolved.settings.keys_path}: services that keep stress apart need it")
