@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -18,19 +19,20 @@ from bus.logfile import FileBus, LogReader
 from bus.ports import Bus, BusError, Message, Reader
 from wire import codec, topics
 from wire.codec import RecordType
-from wire.records import Beat, Exchange, Outcome, Pane, SourceRange
+from wire.records import Beat, Exchange, Failure, Outcome, Pane, SourceRange
 
 PANES_FILE: Final = "panes.db"
 
 
 class Progress(msgspec.Struct):
-    """Of all polls so far; `last_sent_ns` is of stress and canary shots alone."""
+    """Of all polls so far; `last_sent_ns` is of stress and canary shots alone, `failures` of stress."""
 
     outcomes: int = 0
     production: int = 0
     unreadable: int = 0
     last_sent_ns: int = 0
     shed: int = 0
+    failures: Counter[Failure] = msgspec.field(default_factory=Counter)
 
 
 class _Portion(NamedTuple):
@@ -150,6 +152,7 @@ class Aggregator:
                 if message.topic != topics.RAW:  # of which the outcomes are production's
                     fresh.last_sent_ns = max(fresh.last_sent_ns, last_sent_ns)
         panes = builder.take()
+        fresh.failures = builder.failures
         fresh.shed = sum(pane.shed for pane in panes)
         sources = []
         for messages in found:
@@ -189,6 +192,7 @@ class Aggregator:
         so_far.production += fresh.production
         so_far.unreadable += fresh.unreadable
         so_far.shed += fresh.shed
+        so_far.failures += fresh.failures
         so_far.last_sent_ns = max(so_far.last_sent_ns, fresh.last_sent_ns)
 
     @property

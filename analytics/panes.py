@@ -13,6 +13,7 @@ were made of parts of a second are simply added: late outcomes are one more incr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
@@ -111,6 +112,7 @@ class PaneBuilder:
     def __init__(self) -> None:
         # By run, step and kind first, because neighbours share them: only the rest is looked up for each.
         self._groups: dict[tuple[str, int, str], _Group] = {}
+        self.failures: Counter[Failure] = Counter()  # of stress shots, since it was made: panes do not tell them apart
 
     def add(self, outcome: Outcome) -> None:
         self.add_all((outcome,))
@@ -136,6 +138,8 @@ class PaneBuilder:
                 here = group.setdefault(second, {})
             if outcome.failure is not _ANSWERED:
                 _add_failed(outcome, here, group)
+                if kind is Kind.STRESS:
+                    self.failures[outcome.failure] += 1
                 continue
             status, route, done_ns = outcome.status, outcome.route, outcome.done_ns or due_ns
             try:

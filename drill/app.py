@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from analytics.app import PANES_FILE, Aggregator
+from analytics.app import PANES_FILE, Aggregator, Progress
 from analytics.panes import NS
 from analytics.production import ProductionReader
 from analytics.store_sqlite import PaneStore
@@ -24,7 +24,7 @@ from drill.guard import Decision, Guard
 from drill.isolation import IsolationProof, IsolationReport, Proof, mocked_calls
 from drill.load import Load, LoadRun
 from drill.plan import Plan
-from drill.pressure import Pressure, arithmetics, share_of_open, thin_thresholds
+from drill.pressure import Pressure, arithmetics, refuse_unknown_routes, share_of_open, thin_thresholds
 from drill.proof_watch import ProofWatch
 from drill.result import Canary, DrillResult, ThirdPartyResult, account_of
 from drill.run_files import route_table
@@ -82,6 +82,7 @@ class _Drill:
         self.recording = Recording(self.site.recording)
         self.survey = self.recording.survey()
         self.steps = arithmetics(plan, self.survey)
+        refuse_unknown_routes(plan, self.survey, route_table(self.site.recording))
         self.unsafe = self.survey.unsafe_count > 0
         if self.unsafe and plan.isolation is None and not settings.disposable_target:
             kinds = ", ".join(f"{count} {method}" for method, count in sorted(self.survey.unsafe.items()))
@@ -109,7 +110,7 @@ class _Drill:
         self._write(RUN_FILE, self._asked())
         for step in self.steps:
             self.tell(EventKind.ARITHMETIC, step.line(), **msgspec.structs.asdict(step))
-        for line in (*self.survey.doubts, *thin_thresholds(self.plan, self.steps)):
+        for line in (*self.survey.doubts, *thin_thresholds(self.plan, self.survey, self.steps)):
             self.tell(EventKind.NOTE, line)
         mocks = self._mocks()
         self.proof.begin()
@@ -123,11 +124,12 @@ class _Drill:
             store = stack.enter_context(PaneStore(self.run_dir / PANES_FILE))
             if report.verdict is Proof.VIOLATED or (report.verdict is Proof.NOT_PROVEN and self._needs_proof):
                 self.tell(EventKind.STOPPED, "no load is fired")
-                return self._result(store, LoadRun((), None, 0, self.now(), {}, report), report, canary, mocks, 0)
-            load, last_sent_ns = self._load(store, canary)
+                nothing = LoadRun((), None, 0, self.now(), {}, report)
+                return self._result(store, nothing, report, canary, mocks, Progress())
+            load, booked = self._load(store, canary)
             report = self._last_proof()
             self._tell_isolation(report, "after the load")
-            return self._result(store, load, report, canary, mocks, last_sent_ns)
+            return self._result(store, load, report, canary, mocks, booked)
 
     @property
     def _needs_proof(self) -> bool:
@@ -219,7 +221,7 @@ class _Drill:
             allow_unsafe=self.unsafe,  # there is a proof by now, or the target is disposable
         )
 
-    def _load(self, store: PaneStore, canary: Canary) -> tuple[LoadRun, int]:
+    def _load(self, store: PaneStore, canary: Canary) -> tuple[LoadRun, Progress]:
         plan, site = self.plan, self.site
         aggregator, production = self._aggregators(store)
         conductor = site.conductor()
@@ -270,12 +272,11 @@ class _Drill:
         if problem := site.leave(conductor):
             self.tell(EventKind.NOTE, problem)
         aggregator.drain()  # also what a worker booked that was ended when our patience was
-        last_sent_ns = aggregator.progress.last_sent_ns
         self._notes(store, load, aggregator)
         if load.decision is not None and load.steps:
-            self._tell_stop(load.decision, last_sent_ns)
+            self._tell_stop(load.decision, aggregator.progress.last_sent_ns)
         aggregator.close()
-        return load, last_sent_ns
+        return load, aggregator.progress
 
     def _aggregators(self, store: PaneStore) -> tuple[Aggregator, Aggregator | None]:
         """Of the workers' books, which also reads the live recording where that is a file, and of one on a bus."""
@@ -332,14 +333,14 @@ class _Drill:
 
     def _result(
         self, store: PaneStore, load: LoadRun, report: IsolationReport, canary: Canary, mocks: Mapping[str, Any],
-        last_sent_ns: int,
+        booked: Progress,
     ) -> DrillResult:  # fmt: skip
         panes = store.panes(self.run_id)
         steps = tuple(judge_step(step, panes, self.plan.thresholds, load.decision) for step in load.steps)
         if load.isolation is not None and load.isolation.verdict is Proof.VIOLATED:
             report = load.isolation if report.verdict is not Proof.VIOLATED else report
         fidelity = fidelity_of(steps)
-        account = account_of(panes, claimed(FileBus(self.run_dir)))
+        account = account_of(panes, claimed(FileBus(self.run_dir)), booked.failures)
         verdict = verdict_of(
             steps=steps,
             decision=load.decision,
@@ -349,6 +350,7 @@ class _Drill:
             enough_fidelity=self.settings.enough_fidelity,
             workers_failed=load.workers_failed,
             lost=account.lost,
+            failures=booked.failures,
         )
         result = DrillResult(
             run_id=self.run_id,
@@ -368,7 +370,7 @@ class _Drill:
             ended_ns=load.ended_ns,
             decision=load.decision,
             decision_ns=load.decision.at_ns if load.decision else 0,
-            last_sent_ns=last_sent_ns,
+            last_sent_ns=booked.last_sent_ns,
         )
         self._write(RESULT_FILE, result.as_dict())
         self.tell(EventKind.RESULT, verdict.headline, exit_code=verdict.exit_code, reasons=list(verdict.reasons))

@@ -20,9 +20,12 @@ from typing import Protocol
 
 import msgspec
 
+from analytics.windows import ALL_ROUTES
 from drill.plan import Plan
+from drill.thresholds import Source
 from replay.recording import Survey
-from wire.config import ConfigError
+from wire.config import ConfigError, suggestion
+from wire.records import RouteTable
 
 
 class _Step(Protocol):
@@ -121,13 +124,29 @@ def arithmetics(plan: Plan, survey: Survey) -> tuple[Arithmetic, ...]:
     return made
 
 
-def thin_thresholds(plan: Plan, steps: tuple[Arithmetic, ...]) -> list[str]:
+def refuse_unknown_routes(plan: Plan, survey: Survey, table: RouteTable) -> None:
+    """Raises ConfigError for a threshold of a route that nothing is fired at: it would never be judged. Of production
+    the routes of the recording's table are known, too."""
+    fired = list(survey.routes)
+    seen = [*fired, *(route.name for route in table.routes)]
+    for threshold in plan.thresholds:
+        known = fired if threshold.source is Source.STRESS else seen
+        if threshold.route != ALL_ROUTES and threshold.route not in known:
+            raise ConfigError(
+                f"{plan.source}: threshold {threshold.text!r}: the recording has no route {threshold.route!r}"
+                f"{suggestion(threshold.route, known)}"
+            )
+
+
+def thin_thresholds(plan: Plan, survey: Survey, steps: tuple[Arithmetic, ...]) -> list[str]:
     """A line for each threshold of which a window cannot hold enough samples at the lowest load."""
     lines = []
     lowest = min(steps, key=lambda step: step.rate)
     for threshold in plan.thresholds:
-        expected = threshold.over_s * (lowest.rate if threshold.source == "stress" else lowest.recorded_rate)
-        if threshold.over_s and threshold.route == "*" and expected < threshold.samples_needed:
+        rate = lowest.rate if threshold.source is Source.STRESS else lowest.recorded_rate
+        share = 1.0 if threshold.route == ALL_ROUTES else survey.routes.get(threshold.route, 0) / survey.exchanges
+        expected = threshold.over_s * rate * share
+        if threshold.over_s and expected < threshold.samples_needed:
             lines.append(
                 f"{threshold.text}: needs {threshold.samples_needed} samples, about {expected:.0f} come at "
                 f"{lowest.load:g}x: there it is judged on the whole step"

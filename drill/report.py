@@ -116,7 +116,7 @@ def _cards(data: ReportData) -> str:
     if "capacity" not in result:
         return ""
     cards = [
-        _capacity_card(result["capacity"], bool(data.steps)),
+        _capacity_card(result["capacity"], bool(data.steps), result["exit_code"]),
         _stop_card(result),
         _isolation_card(result["isolation"]),
     ]
@@ -124,14 +124,16 @@ def _cards(data: ReportData) -> str:
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
-def _capacity_card(capacity: dict[str, Any], loaded: bool) -> str:
+def _capacity_card(capacity: dict[str, Any], loaded: bool, exit_code: int) -> str:
     if not loaded:
         return tables.card("Capacity", "not measured", "no load was fired", "doubt")
     if capacity["step"] is None:
         return tables.card("Capacity", "not found", capacity["said"], "doubt")
     at_least = "" if capacity["limited"] else "at least "
     note = f"{capacity['load']:g}x production was held" + ("; the next step was not" if capacity["limited"] else "")
-    return tables.card("Capacity", f"{at_least}{capacity['rate']:,.0f}/s", note, "good")
+    if exit_code in _MOODS and exit_code != VIOLATED:
+        return tables.card("Capacity", f"{at_least}{capacity['rate']:,.0f}/s", note, "good")
+    return tables.card("Capacity", f"{at_least}{capacity['rate']:,.0f}/s", f"{note}; no proof, see above", "doubt")
 
 
 def _stop_card(result: dict[str, Any]) -> str:

@@ -7,6 +7,8 @@ from html import escape
 from typing import Any
 
 from analytics.windows import Window
+from replay.summary import TOLD
+from wire.records import Failure
 
 Cell = str | int | float | None
 
@@ -167,7 +169,8 @@ def account_table(account: Mapping[str, Any]) -> str:
     made = [(a, b, Html(f'<span class="faint">{escape(c)}</span>')) for a, b, c in rows]
     balance = tag("balanced", "good") if account["balanced"] else tag("not balanced", "bad")
     line = f"<p>planned = sent + shed + unknown, sent = answered + failed: {balance}</p>"
-    return table(("shots", "count", ""), made, last_left=True) + line
+    why = ", ".join(f"{count:,} {TOLD[Failure(failure)]}" for failure, count in account.get("failures", {}).items())
+    return table(("shots", "count", ""), made, last_left=True) + line + (f"<p>{why}</p>" if why else "")
 
 
 def isolation_tables(isolation: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from analytics.windows import ALL_ROUTES, Tally, tallies
 from drill.guard import Decision
 from drill.isolation import IsolationReport
 from drill.verdict import Capacity, Fidelity, StepResult, Verdict, figures
-from wire.records import Kind, Pane
+from wire.records import Failure, Kind, Pane
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -26,6 +27,7 @@ class Account(msgspec.Struct, frozen=True):
     failed: int
     shed: int
     unknown: int
+    failures: dict[str, int] = {}  # by `wire.records.Failure`, the most frequent first: why shots failed, or were shed
 
     @property
     def lost(self) -> int:
@@ -37,9 +39,11 @@ class Account(msgspec.Struct, frozen=True):
         return self.lost == 0 and self.sent == self.answered + self.failed
 
 
-def account_of(panes: list[Pane], claimed: int) -> Account:
+def account_of(panes: list[Pane], claimed: int, failures: Mapping[Failure, int]) -> Account:
     t = tallies(panes, -(1 << 40), 1 << 40).get((Kind.STRESS, ALL_ROUTES), Tally())
-    return Account(claimed, t.finished, t.completed, t.failed, t.shed, t.unknown)
+    by_count = sorted(failures, key=lambda failure: (-failures[failure], failure))
+    why = {failure.value: failures[failure] for failure in by_count}
+    return Account(claimed, t.finished, t.completed, t.failed, t.shed, t.unknown, why)
 
 
 class Canary(msgspec.Struct, frozen=True):

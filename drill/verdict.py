@@ -13,7 +13,8 @@ from drill.guard import Cause, Decision
 from drill.isolation import IsolationReport, Proof
 from drill.pressure import Arithmetic
 from drill.thresholds import Grade, Judgement, Threshold, judge, judge_age
-from wire.records import Kind, Pane
+from replay.summary import TOLD
+from wire.records import Failure, Kind, Pane
 
 FINE: Final = 0
 INCONCLUSIVE: Final = 96
@@ -208,7 +209,8 @@ def capacity_of(steps: Sequence[StepResult]) -> Capacity:
 
 
 class Fidelity(msgspec.Struct, frozen=True):
-    """At the step nearest to 1x: the share of answers that were the recorded ones, and of shots that were sent."""
+    """At the step nearest to 1x: the share of answers that were the recorded ones, and of shots that were sent. Of a
+    step that was cut short all count as sent: what the stop held back says nothing of the load before it."""
 
     step: int | None = None
     same: float | None = None  # None: nothing was answered
@@ -224,7 +226,8 @@ def fidelity_of(steps: Sequence[StepResult]) -> Fidelity:
     if found is None or not found.stress.completed:
         return Fidelity(found.index if found else None)
     t = found.stress
-    return Fidelity(found.index, 1 - t.differing / t.completed, 1 - t.shed / max(t.offered, t.shed, 1))
+    sent = 1.0 if found.cut else 1 - t.shed / max(t.offered, t.shed, 1)
+    return Fidelity(found.index, 1 - t.differing / t.completed, sent)
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -244,13 +247,15 @@ def verdict_of(
     fidelity: Fidelity,
     enough_fidelity: float,
     workers_failed: Mapping[str, str],
+    failures: Mapping[Failure, int],
     lost: int = 0,
 ) -> Verdict:
-    """`lost`: shots that were claimed and have no outcome, or, below 0, outcomes that nobody claimed."""
+    """`lost`: shots that were claimed and have no outcome, or, below 0, outcomes that nobody claimed. `failures`: why
+    shots of the whole load failed, or were shed."""
     capacity = capacity_of(steps)
     if isolation.verdict is Proof.VIOLATED:
         return Verdict(VIOLATED, "isolation is violated", isolation.violations)
-    doubts = _doubts(steps, decision, isolation, disposable, fidelity, enough_fidelity, workers_failed)
+    doubts = _doubts(steps, decision, isolation, disposable, fidelity, enough_fidelity, workers_failed, failures)
     if lost:
         doubts.append(f"the account does not balance: {abs(lost):,} shots {'lost' if lost > 0 else 'too many'}")
     failed = [
@@ -278,6 +283,7 @@ def _doubts(
     fidelity: Fidelity,
     enough_fidelity: float,
     workers_failed: Mapping[str, str],
+    failures: Mapping[Failure, int],
 ) -> list[str]:
     doubts = []
     if decision is not None and decision.cause in (Cause.WORKER, Cause.ASKED, Cause.BLIND, Cause.BUS):
@@ -287,8 +293,15 @@ def _doubts(
         doubts.append(isolation.said())
     if not steps:
         return [*doubts, "no load was fired"]
-    if fidelity.same is None:
-        doubts.append("nothing was answered at the lowest load")
+    # Of what went out in a ramp nothing is judged: it is neither this step's load nor the one before.
+    all_ramp = [s for s in steps if not s.cut and s.begun_ns < s.start_ns and not (s.stress.offered or s.stress.shed)]
+    doubts.extend(
+        f"step {s.index + 1} ({s.load:g}x): ended before its load was reached: make it longer, or its ramp shorter"
+        for s in all_ramp
+    )
+    if fidelity.same is None and not any(s.index == fidelity.step for s in all_ramp):
+        why = ", ".join(f"{failures[what]:,} {TOLD[what]}" for what in sorted(failures, key=lambda f: -failures[f]))
+        doubts.append("nothing was answered at the lowest load" + (f"; of all shots {why}" if why else ""))
     elif fidelity.score is not None and fidelity.score < enough_fidelity:
         doubts.append(
             f"fidelity {fidelity.score:.0%} is below {enough_fidelity:.0%}: at {steps[fidelity.step or 0].load:g}x "
@@ -300,7 +313,7 @@ def _doubts(
         f"step {s.index + 1} ({s.load:g}x): {s.offered_rate:,.0f}/s were offered of {s.planned_rate:,.0f}/s planned: "
         f"it is shorter than the recorded sessions, or fires a quiet part of them; make it longer"
         for s in steps
-        if s.reached < MIN_REACHED and not s.cut
+        if s.reached < MIN_REACHED and not s.cut and s not in all_ramp
     )
     if all(step.held is None for step in steps) and steps[0].judgements:
         doubts.append("no threshold had enough samples")

@@ -26,7 +26,9 @@ from livefire.story import Story
 from livefire.supervisor import Supervisor
 from livefire.tables import counted, table
 from replay import targets
+from replay.summary import TOLD
 from wire.config import ConfigError
+from wire.records import Failure
 
 MOCK_READY: Final = "/.livefire/ready"
 _MOCK_S: Final = 20.0
@@ -164,6 +166,8 @@ def tell_account(result: DrillResult, story: Story) -> None:
         f"{account.sent:,} sent = {account.answered:,} answered + {account.failed:,} failed; "
         f"{'balanced' if account.balanced else 'NOT BALANCED'}"
     )
+    for failure, count in account.failures.items():
+        story.line(f"  {count:,} {TOLD[Failure(failure)]}")
 
 
 def tell_proof(result: DrillResult, story: Story) -> None:

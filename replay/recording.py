@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -31,6 +32,7 @@ class Survey(msgspec.Struct, frozen=True):
     scale: float
     doubts: tuple[str, ...] = ()  # what is wrong with the file, in one line each
     session_ns: int = 0  # nine of ten sessions are over after this long, in recording time
+    routes: dict[str, int] = {}  # how many exchanges each has
 
     @property
     def unsafe_count(self) -> int:
@@ -77,6 +79,7 @@ class Recording:
         """One pass over everything. Raises ConfigError when there is nothing to fire, or it is out of order."""
         unsafe: dict[str, int] = {}
         sessions: dict[bytes, int] = {}
+        routes: Counter[str] = Counter()
         count = last = 0
         with LogReader(self.path) as reader:
             for stamped in _stamped(reader):
@@ -84,6 +87,7 @@ class Recording:
                 if stamped.offset_ns < last:
                     raise ConfigError(f"{self.path}: exchange {count} is out of time order; cleanse it again")
                 last = stamped.offset_ns
+                routes[stamped.route] += 1
                 if stamped.session_id in sessions or len(sessions) < _SESSIONS_SURVEYED:
                     sessions[stamped.session_id] = stamped.offset_ns - stamped.session_start_ns
                 if is_unsafe(stamped):
@@ -101,6 +105,7 @@ class Recording:
             self.manifest.scale,
             doubts,
             lengths[len(lengths) * 9 // 10],
+            dict(routes),
         )
 
 

@@ -29,6 +29,22 @@ from wire.records import Failure, Verdict
 SHED: Final = frozenset(failure for failure in Failure if failure.startswith("shed_"))
 _SHOWN: Final = (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("p999", 0.999))
 
+#: What became of a shot, for people.
+TOLD: Final = {
+    Failure.CONNECT: "failed: no connection",
+    Failure.TIMEOUT: "failed: no answer within the timeout",
+    Failure.RESET: "failed: the connection broke",
+    Failure.PROTOCOL: "failed: the answer could not be read",
+    Failure.SHED_RATE: "shed: above the cap on the rate",
+    Failure.SHED_OPEN: "shed: above the cap on open shots",
+    Failure.SHED_LATE: "shed: could not leave near its time",
+    Failure.SHED_FLOW: "shed: a value that it needs was never handed out",
+    Failure.SHED_STEP: "shed: its copy was cut",
+    Failure.SHED_STOP: "shed: the run was stopped",
+    Failure.GIVEN_UP: "failed: without an answer when the run was stopped",
+    Failure.UNKNOWN: "unknown: its worker died",
+}
+
 #: ms by name of percentile; None where there are too few samples.
 Percentiles = dict[str, float | None]
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from drill.plan import load_plan, parse_plan, substitute
-from drill.pressure import Pressure, arithmetic, arithmetics, thin_thresholds
+from drill.pressure import Pressure, arithmetic, arithmetics, refuse_unknown_routes, thin_thresholds
 from drill.thresholds import Source, parse_threshold
 from replay.recording import Survey
 from wire.config import ConfigError
+from wire.records import Route, RouteTable
 
 SHOP = Path(__file__).parents[1] / "examples" / "shop" / "plan.yaml"
 
@@ -133,13 +134,42 @@ def test_a_step_above_the_cap_is_refused_before_the_first_shot(recording):
 
 
 def test_thresholds_that_a_window_cannot_feed_are_named(recording):
-    survey = Survey("rec", 280, {}, 10 * 10**9, 1.0)  # 28/s
+    survey = Survey("rec", 280, {}, 10 * 10**9, 1.0, routes={"GET /a": 260, "GET /b": 20})  # 28/s
     text = (
-        "steps: [{load: 1x, for: 9s}]\nthresholds: [p95 < 1s over 4s, p90 < 1s over 4s, errors < 1% over 2s, p99 < 1s]"
+        "steps: [{load: 1x, for: 9s}]\nthresholds: [p95 < 1s over 4s, p90 < 1s over 4s, errors < 1% over 2s, p99 < 1s, "
+        "route 'GET /a' p90 < 1s over 4s, route 'GET /b' p90 < 1s over 4s, route 'GET /b' p90 < 1s]"
     )
     plan = plan_of(text, recording)
-    lines = thin_thresholds(plan, arithmetics(plan, survey))
-    assert lines == ["p95 < 1s over 4s: needs 200 samples, about 112 come at 1x: there it is judged on the whole step"]
+    lines = thin_thresholds(plan, survey, arithmetics(plan, survey))
+    assert lines == [
+        "p95 < 1s over 4s: needs 200 samples, about 112 come at 1x: there it is judged on the whole step",
+        "route 'GET /b' p90 < 1s over 4s: needs 100 samples, about 8 come at 1x: there it is judged on the whole step",
+    ]
+
+
+def test_a_threshold_of_a_route_that_nothing_is_fired_at_is_refused(recording):
+    """It would never be judged, which would be told after the load."""
+    survey = Survey("rec", 300, {}, 10 * 10**9, 1.0, routes={"GET /orders/{id}": 300})
+    table = RouteTable("rec", (Route("GET /cart", "GET", ("cart",)),))
+
+    def refused(threshold: str) -> str:
+        text = f"steps: [{{load: 1x, for: 9s}}]\nthresholds: [{threshold}]\n"
+        plan = plan_of(text + f"production: {{recording: {recording}, servers: ['127.0.0.1:80']}}", recording)
+        try:
+            refuse_unknown_routes(plan, survey, table)
+        except ConfigError as error:
+            return str(error)
+        return ""
+
+    assert not refused("'route \"GET /orders/{id}\" p90 < 1s over 4s'")
+    assert not refused("'production route \"GET /cart\" p90 < 1s over 4s'"), "production has what the table has"
+    assert "has no route 'GET /cart' (known: GET /orders/{id})" in refused("'route \"GET /cart\" p90 < 1s over 4s'")
+    assert refused("'route \"GET /order/{id}\" p90 < 1s over 4s'").endswith(
+        "the recording has no route 'GET /order/{id}' (did you mean 'GET /orders/{id}'?)"
+    )
+    assert "has no route 'GET /card' (did you mean 'GET /cart'?)" in refused(
+        "'production route \"GET /card\" p90 < 1s over 4s'"
+    )
 
 
 @pytest.mark.parametrize(

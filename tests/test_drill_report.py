@@ -3,6 +3,7 @@
 import math
 import random
 import re
+from collections import Counter
 
 import msgspec
 import pytest
@@ -138,12 +139,14 @@ def write_run(folder, seed=7, *, violated=False, rate=RECORDED):
     )  # fmt: skip
     fidelity = fidelity_of(steps)
     verdict = verdict_of(steps=steps, decision=decision, isolation=isolation, disposable=False, fidelity=fidelity,
-                         enough_fidelity=0.8, workers_failed={})  # fmt: skip
+                         enough_fidelity=0.8, workers_failed={}, failures={})  # fmt: skip
     sent = [o.sent_ns for o in made if o.kind is Kind.STRESS]
+    why = Counter(o.failure for o in made if o.kind is Kind.STRESS and o.failure is not Failure.NONE)
     result = DrillResult(
         RUN, run_dir, "shop, evening rush", verdict.exit_code, verdict, capacity_of(steps), fidelity, tuple(steps),
         isolation,
-        Canary(2, 14, 4, ("POST /orders",)), account_of(panes, sum(pane.offered for pane in panes if pane.kind is Kind.STRESS)),
+        Canary(2, 14, 4, ("POST /orders",)),
+        account_of(panes, sum(pane.offered for pane in panes if pane.kind is Kind.STRESS), why),
         (ThirdPartyResult("payments", "127.0.0.1:9082", "127.0.0.1:9700", 106, 106, 0),),
         tuple(arithmetic(scale=1, speed=1, load=load, recorded_rate=RECORDED).line() for load, _ in LOADS),
         START * NS, START * NS + 40 * NS, decision, decision.at_ns, max(sent),
@@ -193,6 +196,7 @@ def test_it_says_the_runs_numbers(written):
     for name, count in (("planned", len(stress)), ("shed", shed), ("answered", answered), ("failed", failed),
                         ("sent", len(stress) - shed)):  # fmt: skip
         assert re.search(rf"\b{name} {count:,}\b", text), (name, count)
+    assert f"{shed:,} shed: the run was stopped" in text and "failed: no answer within the timeout" in text
     for step, (load, length) in enumerate(LOADS[:3]):
         offered = sum(o.step == step for o in stress) / length
         assert re.search(rf"\b{step + 1} {load}x {RECORDED * load:.1f} {offered:,.1f}\b", text)
@@ -247,6 +251,20 @@ def test_a_violated_run_says_so_first(tmp_path):
     text = text_of((tmp_path / "report.html").read_text())
     assert "store orders, table order_events: 2 rows of this run in production" in text
     assert text.index("Isolation is violated") < text.index("Rate")
+
+
+@pytest.mark.parametrize(("exit_code", "mood"), [(0, "good"), (97, "good"), (96, "doubt"), (98, "doubt")])
+def test_a_capacity_is_good_only_where_the_verdict_stands(tmp_path, exit_code, mood):
+    write_run(tmp_path, rate=3.0)
+    result = tmp_path / RUN / "result.json"
+    found = msgspec.json.decode(result.read_bytes())
+    found["capacity"] |= {"step": 3, "load": 4.0, "rate": 116.0, "limited": True}
+    result.write_bytes(msgspec.json.encode(found | {"exit_code": exit_code}))
+    write_report(tmp_path / RUN, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    card = re.search(r'<div class="card (\w*)"><div class="label">Capacity<', page)
+    assert card is not None and card.group(1) == mood
+    assert ("no proof, see above" in page) == (mood == "doubt")
 
 
 def test_a_plain_replay_has_a_report_too(tmp_path):

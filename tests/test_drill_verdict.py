@@ -39,7 +39,7 @@ def step_of(
 def verdict(steps, **changes):
     given = {
         "steps": steps, "decision": None, "isolation": PROVEN, "disposable": False, "fidelity": fidelity_of(steps),
-        "enough_fidelity": 0.8, "workers_failed": {},
+        "enough_fidelity": 0.8, "workers_failed": {}, "failures": {},
     }  # fmt: skip
     return verdict_of(**{**given, **changes})
 
@@ -160,11 +160,12 @@ def test_an_account_that_does_not_balance_is_inconclusive():
 
 def test_what_was_planned_is_what_was_claimed_not_what_came_out():
     panes = panes_of([outcome(1), outcome(2, failure=Failure.SHED_RATE), outcome(3, failure=Failure.TIMEOUT)])
-    account = account_of(panes, 3)
+    account = account_of(panes, 3, {Failure.SHED_RATE: 1, Failure.TIMEOUT: 2})
     assert (account.balanced, account.sent, account.shed, account.lost) == (True, 2, 1, 0)
-    assert not account_of(panes, 4).balanced and account_of(panes, 4).lost == 1
-    assert not account_of(panes, 2).balanced
-    assert account_of([], 0).balanced and not account_of([], 1).balanced
+    assert list(account.failures.items()) == [("timeout", 2), ("shed_rate", 1)], "the most frequent first"
+    assert not account_of(panes, 4, {}).balanced and account_of(panes, 4, {}).lost == 1
+    assert not account_of(panes, 2, {}).balanced
+    assert account_of([], 0, {}).balanced and not account_of([], 1, {}).balanced
 
 
 def test_a_load_that_was_never_on_is_no_load_that_was_held():
@@ -209,3 +210,36 @@ def test_a_step_is_judged_by_what_was_offered_once_its_ramp_was_over():
     assert (ramped.offered_rate, ramped.reached, ramped.stress.offered) == (100.0, 1.0, 400)
     without = judge_step(StepRun(0, part, begun, end), panes_of(made), thresholds, None)
     assert without.reached < 0.9, "the ramp counts where nobody says that there was one"
+
+
+def test_a_step_that_is_all_ramp_is_told_as_that():
+    """Its shots were answered: that nothing was, or hardly anything offered, would send people looking elsewhere."""
+    made = [outcome(i * 20, 5_000) for i in range(90)]
+    part = arithmetic(scale=1, speed=1, load=1, recorded_rate=50)
+    thresholds = [parse_threshold("p90 < 100ms over 2s")]
+    begun, end = START * NS, (START + 2) * NS
+    step = judge_step(StepRun(0, part, end, end, begun_ns=begun), panes_of(made), thresholds, None)
+    found = verdict([step])
+    assert found.exit_code == 96 and step.stress.offered == 0
+    assert found.reasons[0] == "step 1 (1x): ended before its load was reached: make it longer, or its ramp shorter"
+    assert not any("nothing was answered" in reason or "were offered" in reason for reason in found.reasons)
+    # negative control: where nothing was answered without a ramp, that is what is said
+    silent = judge_step(StepRun(0, part, begun, end), panes_of([]), thresholds, None)
+    assert "nothing was answered at the lowest load" in verdict([silent]).reasons
+    assert (
+        "nothing was answered at the lowest load; of all shots 7 failed: no connection, 2 shed: above the cap on the rate"
+        in verdict([silent], failures={Failure.SHED_RATE: 2, Failure.CONNECT: 7}).reasons
+    )
+
+
+@pytest.mark.parametrize(("cut", "exit_code"), [(True, 97), (False, 96)])
+def test_what_a_stop_held_back_is_no_doubt_of_the_load_before_it(cut: bool, exit_code: int):
+    """The guard stops in the lowest step: half of its shots were due by then, and are shed."""
+    made = [outcome(i * 20, 900_000) for i in range(50)]
+    made += [outcome(1000 + i * 20, failure=Failure.SHED_STOP) for i in range(50)]
+    part = arithmetic(scale=1, speed=1, load=1, recorded_rate=50)
+    run = StepRun(0, part, START * NS, (START + 2) * NS, cut=cut)
+    step = judge_step(run, panes_of(made), [parse_threshold("p90 < 100ms over 2s")], stop() if cut else None)
+    found = verdict([step], decision=stop() if cut else None)
+    assert found.exit_code == exit_code, found
+    assert any("of the shots were sent" in reason for reason in found.reasons) != cut

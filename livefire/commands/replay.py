@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import click
 import msgspec
@@ -24,24 +23,9 @@ from replay import accounts as seeded
 from replay import app, targets
 from replay.recording import Recording, refuse_unsafe
 from replay.settings import ReplaySettings
-from replay.summary import Summary
+from replay.summary import TOLD, Summary
 from wire import config, ids
 from wire.records import Beat, Failure
-
-_TOLD: Final = {
-    Failure.CONNECT: "failed: no connection",
-    Failure.TIMEOUT: "failed: no answer within --timeout",
-    Failure.RESET: "failed: the connection broke",
-    Failure.PROTOCOL: "failed: the answer could not be read",
-    Failure.SHED_RATE: "shed: above --max-rate",
-    Failure.SHED_OPEN: "shed: above --max-open",
-    Failure.SHED_LATE: "shed: could not leave near its time",
-    Failure.SHED_FLOW: "shed: a value that it needs was never handed out",
-    Failure.SHED_STEP: "shed: its copy was cut",
-    Failure.SHED_STOP: "shed: the run was stopped",
-    Failure.GIVEN_UP: "failed: without an answer when the run was stopped",
-    Failure.UNKNOWN: "unknown: its worker died",
-}
 
 
 @click.command("replay")
@@ -202,7 +186,7 @@ def _print(summary: Summary) -> None:
     heads = ("planned", "sent", "answered", "failed", "shed", "unknown")
     click.echo(table(heads, [[getattr(summary, name) for name in heads]], left=0))
     for failure, count in sorted(summary.failures.items()):
-        click.echo(f"  {count:,} {_TOLD.get(Failure(failure), failure)}")
+        click.echo(f"  {count:,} {TOLD[Failure(failure)]}")
     if summary.differing:
         click.echo(f"  {summary.differing:,} answers unlike the recorded ones (livefire outcomes)")
     if summary.answered:
