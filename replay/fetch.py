@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,7 @@ from bus.logfile import LogWriter
 from bus.order import Entry, Sorter
 from bus.ports import Bus, BusAway, BusError, Message, Reader
 from wire import codec, topics
-from wire.account import SHEDDING, Account, kept_share
+from wire.account import SHEDDING, Account, Ledger, kept_share
 from wire.codec import RecordType
 from wire.records import End, Flows, Manifest, RouteTable, SourceRange, Stamped
 from wire.streams import (
@@ -40,6 +41,7 @@ _WIDEST: Final = 100_000  # streams that one raw stream may become
 _BATCH_RECORDS: Final = 256
 _BATCH_BYTES: Final = 2 << 20
 _MEMORY_BYTES: Final = 192 << 20
+_APART_NS: Final = 2_000_000_000  # what two agents say of one request: their clocks agree much better
 _PLACES: Final = 1 << 48  # a tag is a stream's number and an offset in it
 
 
@@ -226,7 +228,7 @@ class _Recording:
         with LogWriter(part, manifest) as writer:
             writer.write_records((routes,))
             writer.write_records((flows,), increment=account.take())
-            for entries in self._batches():
+            for entries in self._batches(self._once(ledger)):
                 batch = [_rebased(entry.record, first_ns, sessions) for entry in entries]
                 ledger.emitted += len(batch)
                 ledger.in_flight -= len(batch)
@@ -297,10 +299,27 @@ class _Recording:
         ledger.emitted, ledger.in_flight = 0, self._sorter.count
         return account
 
-    def _batches(self) -> Iterator[list[Entry[Stamped]]]:
+    def _once(self, ledger: Ledger) -> Iterator[Entry[Stamped]]:
+        """Of a request that passed several agents the first copy: its id is made of its connection, whoever saw it.
+        Otherwise 1x would be more than production's rate."""
+        recent: set[bytes] = set()
+        order: deque[tuple[int, bytes]] = deque()
+        for entry in self._sorter:
+            while order and order[0][0] < entry.at_ns - _APART_NS:
+                recent.discard(order.popleft()[1])
+            if entry.exchange_id in recent:
+                ledger.drop("other_agent")
+                ledger.in_flight -= 1
+                continue
+            recent.add(entry.exchange_id)
+            order.append((entry.at_ns, entry.exchange_id))
+            yield entry
+
+    @staticmethod
+    def _batches(sorted_entries: Iterator[Entry[Stamped]]) -> Iterator[list[Entry[Stamped]]]:
         batch: list[Entry[Stamped]] = []
         size = 0
-        for entry in self._sorter:
+        for entry in sorted_entries:
             batch.append(entry)
             record = entry.record
             size += len(record.request.head) + len(record.request.body) + len(record.baseline.body) + 400

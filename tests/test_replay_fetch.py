@@ -6,6 +6,7 @@ import random
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 from test_cleanse_app import exchange
 from test_cleanse_stream import NAME, NOTHING, deal
@@ -108,6 +109,25 @@ def test_what_stands_there_twice_counts_once(tmp_path: Path) -> None:
     assert fetched is not None and fetched.repeats > 0 and fetched.account.balanced
     assert fetched.exchanges == 60 == fetched.account.ledger("messages").seen
     assert len({s.exchange_id for s in Recording(tmp_path / "twice.lf").stamped()}) == 60
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_request_that_two_agents_saw_is_fired_once(tmp_path: Path, seed: int) -> None:
+    """Their clocks differ a little, so their copies stand apart; who repeats a request later is another one."""
+    rng = random.Random(seed)
+    made = [exchange(n) for n in range(200)]
+    copies = [
+        msgspec.structs.replace(one, request_start_ns=one.request_start_ns + rng.randrange(-50, 50) * 1_000_000)
+        for one in rng.sample(made, 60)
+    ]
+    bus = deal(tmp_path, sorted((*made, *copies), key=lambda one: one.request_start_ns), rng)
+    loop.run(bus, NAME, StreamPipeline(CleanseSettings(), NOTHING, 2))
+    fetched = fetch(bus, NAME, tmp_path / "clean.lf", deadline_s=5, memory_bytes=100_000)
+    assert fetched is not None and fetched.account.balanced
+    ledger = fetched.account.ledger("messages")
+    assert (fetched.exchanges, ledger.seen, ledger.drops) == (200, 260, {"other_agent": 60})
+    fired = [stamped.exchange_id for stamped in Recording(tmp_path / "clean.lf").stamped()]
+    assert sorted(fired) == sorted(one.exchange_id for one in made)
 
 
 def test_what_no_cleanser_saw_is_missing_in_the_account(tmp_path: Path) -> None:
