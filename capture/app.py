@@ -250,7 +250,7 @@ def _feed(
     progress: Callable[[int, int], None] | None,
 ) -> int:
     count = 0
-    for read in read_into(sources, assembler, _PUMP_EVERY):
+    for read in read_into(sources, assembler, _PUMP_EVERY, assembler.source_over):
         output.pump(assembler, time.monotonic_ns())
         count += read
         if progress is not None and read:

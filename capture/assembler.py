@@ -152,6 +152,12 @@ class Assembler:
 
     # -- packets
 
+    def source_over(self) -> None:
+        """One of several sources has ended: what were copies of its packets may be all that comes now."""
+        for connection in self._open:
+            for side in connection.sides:
+                side.interface = None
+
     def kernel_dropped(self, count: int) -> None:
         self._packets.seen += count
         self._ledgers.drop_packet("kernel", count)

@@ -9,10 +9,11 @@ from typing import Literal
 import msgspec
 
 from capture.bpf import Selection, networks
+from capture.rings import Rings
 from capture.settings import RecordSettings
 from capture.source import Source
 from capture.source_proxy import MirrorSource, ProxySource, listeners_of, pairs_of
-from capture.source_ring import ANY, MAX_RING_BYTES, Rings, RingSource, explained, open_error
+from capture.source_ring import ANY, MAX_RING_BYTES, RingSource, explained, open_error
 from capture.source_socket import SocketSource
 from capture.source_udp import UdpSource, listens_of
 from capture.steps import Steps

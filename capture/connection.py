@@ -146,7 +146,9 @@ class Connection:
     def _acknowledged(self, side: Side, other: Side, ack: int, ts_ns: int) -> int:
         theirs = other.stream
         if not theirs.started:
-            if not (self.syn_seen and side.stream.next == 0 and not side.stream.waiting):
+            if not self.syn_seen:
+                return ack  # as offsets are going to count: see `Stream.start`
+            if not (side.stream.next == 0 and not side.stream.waiting):
                 return -1
             theirs.start(ack - 1, syn=True)  # the handshake: nothing but SYN can have been acknowledged
         offset = theirs.offset_of(ack)
@@ -209,7 +211,9 @@ class Connection:
     def _early(self, side: Side, other: Side, piece: Piece) -> bool:
         """Whether it answers bytes that have not been seen yet. Only a server's may, or both would wait."""
         theirs = other.stream
-        if piece[4] - theirs.next <= 1 or not other.seen or other.ended:
+        # One more may be the FIN; not where a message is under way: then it is its last byte.
+        under_way = other.reader.message is not None or bool(other.reader.buffer)
+        if piece[4] - theirs.next <= (0 if under_way else 1) or not theirs.started or not other.seen or other.ended:
             return False
         kind = side.reader.kind
         if kind is UNKNOWN:
@@ -300,7 +304,7 @@ class Connection:
         waits = False
         for side in self.sides:
             stream = side.stream
-            while stream.waiting or (stream.acked > stream.next + 1 and side.seen and stream.started):
+            while stream.waiting or side.lacks:
                 acked = stream.acked >= (stream.waiting[0][0] if stream.waiting else stream.acked)
                 patience = settings.acked_hole_ns if acked else settings.hole_ns
                 if not force and stream.hole_age_ns(now_ns) <= patience:
@@ -331,6 +335,8 @@ class Connection:
         self.unsettle()
         for side in self.sides:
             pieces = side.stream.flush(ts_ns)
+            if side.lacks:
+                pieces += side.stream.give_up(to=side.stream.acked, ts_ns=ts_ns)
             if pieces:
                 self.deliver(side, pieces)
         for side in self.sides:

@@ -86,10 +86,10 @@ class Flows:
             if stream.started and stream.origin == start and connection.syn_seen:
                 return None if connection.closed else side  # once more
             if not connection.closed:
-                if answers:
+                if answers and (not stream.started or side.other.stream.origin == ack):
                     if not stream.started:
                         stream.start(sequence, syn=True)
-                    return side
+                    return side  # else it answers a SYN that was not seen
                 behind = stream.next - stream.offset_of(start) if stream.started else -1
                 if connection.midstream and 0 <= behind < _LATE_SYN:
                     return side

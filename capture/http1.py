@@ -393,7 +393,7 @@ class Reader:
     def _interrupted(self, message: Message, data: bytes) -> None:
         """A body that lasts until close (or was never sent), and a segment that begins like the next message."""
         response = message.kind is RESPONSE
-        if not (self.state == _CLOSE if response else self.state == IN_LENGTH and not message.body_bytes):
-            return
-        if landmarks.begins(message.kind, data) and self._sink.cut_short(message):
+        unsent = self.state in (IN_LENGTH, _SIZE) and message.wire_bytes == len(message.head)
+        may_be_over = self.state == _CLOSE if response else unsent
+        if may_be_over and landmarks.begins(message.kind, data) and self._sink.cut_short(message):
             self._finish(message, self.next, message.end_ns, complete=response)

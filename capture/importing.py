@@ -20,7 +20,6 @@ from wire.account import Account
 from wire.config import ConfigError
 
 _PUMP_EVERY: Final = 512  # entries
-_TRIED: Final = 10_000  # lines that are looked at, until one of them tells a request
 _SAID: Final = 3  # rejects that are told of one by one; all are counted
 _CAPTURES: Final = (
     b"\xa1\xb2\xc3\xd4", b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\x3c\x4d", b"\x4d\x3c\xb2\xa1", b"\xa1\xb2\xcd\x34",
@@ -92,8 +91,8 @@ def check(path: Path | str, choice: Choice) -> None:
                 raise ConfigError(f"{path}: is none of GoReplay's files: line 1 is not: type id time")
             return
         first: Reject | None = None
-        for count, found in enumerate(entries_of(file, choice)):
-            if isinstance(found, Entry) or choice.format == "har" or count > _TRIED:
+        for found in entries_of(file, choice):
+            if isinstance(found, Entry) or choice.format == "har":
                 return
             first = first or (None if found.intentional else found)
         if first is not None:

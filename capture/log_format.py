@@ -114,7 +114,9 @@ def _unwrapped(text: str) -> str:
     """The format of a whole statement; plain text stays as it is."""
     statement = _STATEMENT.match(text)
     if statement is None:
-        return text.strip("\n")
+        bare = text.strip("\n")
+        # What stands between its name and its semicolon, with its quotes. Double ones may be the line's own.
+        return _joined(bare) if bare.lstrip().startswith("'") else bare
     body = statement[2]
     if escape := _ESCAPE.match(body):
         return f"escape={escape[1]} {_joined(escape[2])}"

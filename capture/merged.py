@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from capture.frames import Frame, Sink
@@ -15,23 +15,28 @@ _READ_AHEAD: Final = 32 << 20  # of all files that are merged
 
 def in_time_order(sources: Sequence[PcapSource]) -> Iterator[Frame | None]:
     """Their frames. None: nothing is there now, and there may be later."""
-    return sources[0].frames() if len(sources) == 1 else _merged(sources)
+    return sources[0].frames() if len(sources) == 1 else _merged(sources, _nothing)
 
 
-def read_into(sources: Sequence[PcapSource], sink: Sink, most: int) -> Iterator[int]:
-    """The same into `sink`; says how many, after about `most` of them, 0 where nothing is there now."""
+def read_into(sources: Sequence[PcapSource], sink: Sink, most: int, over: Callable[[], None]) -> Iterator[int]:
+    """The same into `sink`; says how many, after about `most` of them, 0 where nothing is there now. `over` is called
+    when one of several has ended."""
     if len(sources) == 1:
         yield from sources[0].read_into(sink, most)
         return
     count = 0
-    for count, frame in enumerate(_merged(sources), 1):
+    for count, frame in enumerate(_merged(sources, over), 1):
         sink.packet(*frame)
         if not count % most:
             yield most
     yield count % most
 
 
-def _merged(sources: Sequence[PcapSource]) -> Iterator[Frame]:
+def _nothing() -> None:
+    """Nobody asks when a file ends."""
+
+
+def _merged(sources: Sequence[PcapSource], over: Callable[[], None]) -> Iterator[Frame]:
     """A file is open from the time of its first packet on; so of a thousand that follow each other, one or two are."""
     later = deque(sorted((source.begins_ns(), number) for number, source in enumerate(sources)))
     open_now: list[tuple[int, int, Frame, Iterator[Frame]]] = []
@@ -51,5 +56,6 @@ def _merged(sources: Sequence[PcapSource]) -> Iterator[Frame]:
         following = next(frames, None)
         if following is None:
             heapq.heappop(open_now)
+            over()
         else:
             heapq.heapreplace(open_now, (following[0], number, following, frames))

@@ -28,6 +28,7 @@ from capture.http1 import Reader
 from capture.message import NONE, REQUEST, Message
 
 _MAX_OWED = 1 << 20
+_NO_REQUEST = 4  # bytes behind a request that are none: a FIN counts as one, an empty line has two
 
 
 class Pair(msgspec.Struct, eq=False, gc=False):
@@ -39,6 +40,7 @@ class Pair(msgspec.Struct, eq=False, gc=False):
     shed: bool = False  # there was no memory for it: it is read to its end, and dropped
     aside: bool = False  # an answer that may be to one of several requests
     after_loss: bool = False  # requests before it were lost
+    unseen: bool = False  # its request was not seen, and so it is not known whether it has a body
 
 
 class PairSink(Protocol):
@@ -74,7 +76,7 @@ class Pairer:
         self.response_reader: Reader | None = None
         # Answers whose request was not seen, while they are read: one a direction, for both may send answers.
         self.orphans: dict[Reader, Pair] = {}
-        self.lost = False  # answers may have been lost since the last one
+        self.lost = midstream  # answers may have been lost since the last one
         self.owed = bytearray()  # answers to come to requests that had to make room; 1 for HEAD
         self._lost_since = -1  # offset of what had been answered when requests were lost
         self._uncounted = False  # requests were lost before one that is open: there are more answers than requests
@@ -125,7 +127,7 @@ class Pairer:
         if pair is None and not owed and not self._apart:
             pair = self._asked_by(message)
         if pair is None:
-            pair = self.orphans[reader] = Pair(None, aside=self._apart)
+            pair = self.orphans[reader] = Pair(None, aside=self._apart, unseen=not owed and not self._apart)
         status = message.status
         if status < 200 and status != 101:
             reader.expect(NONE)
@@ -177,7 +179,7 @@ class Pairer:
             # Bytes between this request and the next one that is known: a request was lost, too, and it is as likely
             # the one that is answered. No pair is better than a wrong one.
             until = min(answer.ack, following.start_offset) if following is not None else answer.ack
-            if not sent_next and not (request.complete and until > request.end_offset):
+            if not sent_next and not (request.complete and until > request.end_offset + _NO_REQUEST):
                 return
             self._emit_first()
             self._aside.clear()  # it was the one that is known to be lost
@@ -191,6 +193,8 @@ class Pairer:
         orphan = self.orphans.pop(reader, None)
         if orphan is not None:
             final = message is orphan.response
+            if final and orphan.unseen and message.body_bytes:
+                self.lost = True  # it may have been to HEAD: what was read as its body is the next answers then
             if not final:
                 orphan.interim.append(message)
             if final and orphan.aside and self._apart:
@@ -247,7 +251,7 @@ class Pairer:
         aside = self._aside
         if len(aside) == len(asked) and not self._uncounted:
             tail = aside
-        elif aside and aside[-1] is not None and self._has_received(aside[-1].response):
+        elif aside and aside[-1] is not None and self._is_to_last(aside[-1].response, waiting):
             tail = aside[max((i for i, found in enumerate(aside) if found is None), default=-1) + 1 :]
             tail = tail[max(0, len(tail) - len(waiting)) :]
         elif over or len(aside) > (self._max_open if self._uncounted else len(asked)):
@@ -276,9 +280,13 @@ class Pairer:
             self._emit_first()
         self._emit_finished()
 
-    def _has_received(self, answer: Message | None) -> bool:
+    def _is_to_last(self, answer: Message | None, waiting: list[Pair]) -> bool:
+        """Whether it answers the last request: its client had all of it when it closed, and not yet when it asked."""
         reader = self.response_reader
-        return answer is not None and reader is not None and answer.end_offset <= self.received == reader.next
+        if answer is None or reader is None or not answer.end_offset <= self.received == reader.next:
+            return False
+        last = waiting[-1].request if waiting else None
+        return last is None or last.ack < answer.end_offset
 
     def _being_read(self, request: Message | None) -> bool:
         if request is None:

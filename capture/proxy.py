@@ -337,8 +337,9 @@ async def _main(make: type[Proxy], settings: ProxySettings, stdin: int, stdout: 
 
 
 def main(make: type[Proxy] = Proxy) -> int:
-    # Ctrl-C goes to the whole group of processes; the recorder ends first, and its end is ours.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and the end of a terminal go to the whole group of processes; the recorder ends first, and its end is ours.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     line = b""
     while not line.endswith(b"\n"):
         more = os.read(0, 1 << 16)

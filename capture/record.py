@@ -19,7 +19,7 @@ import msgspec
 from bus.logfile import account_of
 from bus.logreader import LogReader
 from bus.logwriter import LogWriter
-from bus.ports import Bus, BusFull
+from bus.ports import Bus, BusError, BusFull
 from capture.assembler import Assembler
 from capture.choose import choose, open_source
 from capture.dealer import LINGER_S, Clock, Dealer, after_crash
@@ -70,6 +70,14 @@ class Progress(msgspec.Struct, frozen=True):
     blind_ns: int = -1  # it goes on with what a killed recorder left: how long nobody looked; -1: it began anew
 
 
+class RecordingFailed(BusError):
+    """It ended before it was to. What was recorded is there, with the account, which is `account` too."""
+
+    def __init__(self, text: str, account: Account) -> None:
+        super().__init__(text)
+        self.account = account
+
+
 def record(
     settings: RecordSettings,
     masker: Masker | None,
@@ -89,9 +97,10 @@ def record(
     `anchor_ns` is unix time at monotonic 0. `bus` is that of `settings.bus`, and closed in the end; `wall_ns` is the
     clock that the bus's is measured against (default: the anchor, carried on).
 
-    Raises ConfigError and BusError: before the first packet for what cannot be used, later when the source, the file or
-    the bus is lost for good; what was recorded till then is there, has no end mark and may be gone on with. BusAway in
-    the end: what the bus did not take waits in the spool.
+    Raises ConfigError and BusError: before the first packet for what cannot be used, later when the file or the bus is
+    lost for good; what was recorded till then is there, has no end mark and may be gone on with. RecordingFailed when
+    the source is lost (then there is an end mark), or there is no room for what came last (then there is none).
+    BusAway in the end: what the bus did not take waits in the spool.
     """
     why = "given"
     kill_file, user = KillFile(settings.kill_file), user_of(settings.user) if settings.user else None
@@ -255,6 +264,7 @@ class _Loop:
         ends_ns = now + settings.for_ns if settings.for_ns else 0
         next_tick, next_expire, next_look, heard_ns = now, now, now, now
         reason = "done"
+        failed: BusError | None = None
         while True:
             now = self._monotonic_ns()
             if now >= next_tick:
@@ -280,7 +290,12 @@ class _Loop:
                     assembler.account.note("stopped.kill_file")
                     reason = "stopped"
                     break
-            if source.feed(self._deaf if self._governor.deaf else assembler, _WAIT_S):
+            try:
+                heard = source.feed(self._deaf if self._governor.deaf else assembler, _WAIT_S)
+            except BusError as error:
+                reason, failed = "failed", error
+                break
+            if heard:
                 heard_ns = self._monotonic_ns()
             if now >= next_expire:
                 # The packets' own clock, carried on while there are none: the wall clock may be set meanwhile.
@@ -290,6 +305,7 @@ class _Loop:
                 if assembler.now_ns:
                     assembler.expire(assembler.now_ns + max(0, now - heard_ns))
             self._pump()
+        self._tell_steps()  # one of a moment ago, too
         stopped_ns = self._anchor_ns + self._monotonic_ns() + (self._clock.offset_ns if self._clock is not None else 0)
         source.finish(assembler)
         self._pump()
@@ -297,9 +313,14 @@ class _Loop:
             self._output.shed(assembler)
         self._links.end(self._monotonic_ns(), assembler.note)
         self._governor.account(assembler.account)
-        self._output.end(assembler, reason, stopped_ns=stopped_ns)
+        try:
+            self._output.end(assembler, reason, stopped_ns=stopped_ns)
+        except BusFull as error:
+            failed = failed or error
         if progress is not None:
             progress(self._progress(self._monotonic_ns()))
+        if failed is not None:
+            raise RecordingFailed(str(failed), assembler.account)
         return assembler.account
 
     def _tell_steps(self) -> None:

@@ -78,3 +78,10 @@ class Side:
         # that is not known), and who reads what comes then (None: whoever it may concern).
         self.expected = -1
         self.step: Step | None = None
+
+    @property
+    def lacks(self) -> bool:
+        """Whether bytes of it were acknowledged that have not been seen. One more may be the FIN; not while the other
+        direction waits for what it answers."""
+        stream = self.stream
+        return self.seen and stream.started and stream.acked > stream.next + (0 if self.other.held else 1)

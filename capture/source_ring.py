@@ -27,7 +27,7 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Sequence
+import time
 from typing import Final
 
 from bus.ports import BusError
@@ -335,52 +335,18 @@ class RingSource:
         # The block being filled is handed over by the kernel's timer, at the latest after twice its interval.
         quiet = 0
         while quiet < 3:
-            quiet = 0 if self.feed(sink, self._retire_ms / 1000) or self._ready() else quiet + 1
+            try:
+                taken = self.feed(sink, self._retire_ms / 1000)
+            except BusError:  # its interface is gone: what it saw before is here still, or comes with the timer
+                time.sleep(self._retire_ms / 1000)
+                taken = 0
+            quiet = 0 if taken or self._ready() else quiet + 1
         self.count(sink)
         sink.account.ledger("packets").seen += self.kernel_seen - self.kernel_drops - self.read
 
     def close(self) -> None:
         self._ring.close()
         self._socket.close()
-
-
-class Rings:
-    """Several interfaces, each with a ring of its own."""
-
-    kernel_times = False
-
-    def __init__(self, rings: Sequence[RingSource]) -> None:
-        self._rings = list(rings)
-        self._poll = select.poll()
-        for ring in self._rings:
-            self._poll.register(ring.fileno(), select.POLLIN | select.POLLERR)
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return tuple(ring.interface for ring in self._rings)
-
-    @property
-    def described(self) -> str:
-        return f"rings on {', '.join(self.inputs)} ({sum(ring.ring_bytes for ring in self._rings) >> 20} MB)"
-
-    def feed(self, sink: PacketSink, timeout_s: float) -> int:
-        """One block of each that has one. Raises BusError when an interface is gone."""
-        taken = sum(ring.feed(sink, 0) for ring in self._rings)
-        if not taken and timeout_s and self._poll.poll(round(timeout_s * 1000)):
-            taken = sum(ring.feed(sink, 0) for ring in self._rings)
-        return taken
-
-    def count(self, sink: PacketSink) -> None:
-        for ring in self._rings:
-            ring.count(sink)
-
-    def finish(self, sink: PacketSink) -> None:
-        for ring in self._rings:
-            ring.finish(sink)
-
-    def close(self) -> None:
-        for ring in self._rings:
-            ring.close()
 
 
 def explained(error: Exception) -> str:

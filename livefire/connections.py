@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from livefire.tables import counted
-from wire.account import Account
+from wire.account import Account, Ledger
 
 _START = "connections."
 _HOW = {
@@ -25,11 +25,16 @@ def connections_line(account: Account) -> str:
     parts = [f"{account.notes[_START + how]:,} {text}" for how, text in _HOW.items() if account.notes.get(_START + how)]
     if ledger.drops.get("crash"):
         parts.append(f"{ledger.drops['crash']:,} lost with a killed recorder")
-    if ledger.in_flight:
+    if ledger.in_flight > 0:
         parts.append(f"{ledger.in_flight:,} still open")
-    line = f"{counted(ledger.seen, 'connection')} = {' + '.join(parts)}"
+    line = f"{counted(ledger.seen, 'connection')}{_before(ledger)} = {' + '.join(parts)}"
     middle = account.notes.get(_START + "midstream", 0)
     return f"{line}; {middle:,} of them met in the middle" if middle else line
+
+
+def _before(ledger: Ledger) -> str:
+    """A ring of time removes files: what was counted as begun in them may end in those that are left."""
+    return f" and {-ledger.in_flight:,} of files that were removed" if ledger.in_flight < 0 else ""
 
 
 def is_told(note: str) -> bool:

@@ -1,4 +1,4 @@
-"""When a recording lost what: from the growth of its account, batch by batch."""
+"""What a recording lost: in one line, and when, from the growth of its account, batch by batch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Final
 import msgspec
 
 from bus.logfile import LogReader
+from livefire.tables import counted, size
 from wire import codec
-from wire.account import UNREAD, Increment
+from wire.account import UNREAD, Account, Increment
+from wire.codec import RecordType
 
 #: Drops of packets that may have held a request; those of messages count all.
 _PACKETS: Final = ("kernel", "cut", "ring", "fragment", "max_cpu")
@@ -26,6 +28,23 @@ class Loss(msgspec.Struct, frozen=True):
     last_ns: int
     reason: str
     count: int
+
+
+def lost_line(account: Account) -> str:
+    """What passed and is not in the recording, and was to be; "" where there was nothing. What was shed to keep to a
+    bound is told with what recording cost."""
+    found = [
+        f"{count:,} packets ({reason})"
+        for reason, count in sorted(account.ledger("packets").drops.items())
+        if reason in _PACKETS and reason != "max_cpu"
+    ]
+    of_bytes = account.ledger("bytes").drops
+    found += [f"{size(of_bytes[reason])} ({reason})" for reason in ("shed", "snaplen") if of_bytes.get(reason)]
+    if room := account.ledger("messages").drops.get("no_room", 0):
+        found.append(f"{room:,} messages (no_room)")
+    if gaps := account.notes.get("gaps", 0):
+        found.append(f"{size(account.notes.get('gap_bytes', 0))} in {counted(gaps, 'gap')}")
+    return f"lost: {', '.join(found)}; livefire show --account tells more" if found else ""
 
 
 def losses(parts: Sequence[Path]) -> list[Loss]:
@@ -44,7 +63,8 @@ def _losses(parts: Iterable[Path]) -> list[Loss]:
     before = 0
     for header in chain.from_iterable(map(_headers, parts)):
         open_ += [(before, reason, count) for reason, count in _lost(header.increment)]
-        if header.last_ns:
+        # Manifests and ends have times, too: when they were written, or of the last exchange.
+        if header.last_ns and header.type is RecordType.EXCHANGE:
             found += [Loss(start, header.last_ns, reason, count) for start, reason, count in open_]
             open_, before = [], max(before, header.first_ns)
     return found + [Loss(start, 1 << 63, reason, count) for start, reason, count in open_]
@@ -68,6 +88,7 @@ def _lost(grown: Increment) -> Iterator[tuple[str, int]]:
             yield from ((reason, count) for reason, count in ledger.drops.items() if reason in _PACKETS)
     if unread := grown.notes.get(UNREAD, 0):
         yield "shed", -(-unread // _LEAST_BYTES)
-    for note in ("blind", "gaps"):
-        if count := grown.notes.get(note, 0):
-            yield note.removesuffix("s"), count
+    if gaps := grown.notes.get("gaps", 0):
+        yield "gap", max(gaps, grown.notes.get("gap_bytes", 0) // _LEAST_BYTES)
+    if count := grown.notes.get("blind", 0):
+        yield "blind", count

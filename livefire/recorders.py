@@ -23,7 +23,7 @@ from bus.logreader import LogReader
 from bus.parts import parts_of
 from bus.ports import BusError
 from capture.privileges import become, give, user_of
-from capture.record import Progress
+from capture.record import Progress, RecordingFailed
 from capture.settings import RecordSettings
 from livefire.supervisor import Supervisor
 from wire.account import Account, Ledger
@@ -86,7 +86,8 @@ def record_together(
 ) -> Account:
     """Start this command's recorders, and wait until all have ended; their accounts together.
 
-    `arguments` are those of the command line. Raises BusError when one of them fails; the others are ended then.
+    `arguments` are those of the command line. Raises BusError when one of them does not begin, RecordingFailed when one
+    fails later; the others are ended then.
     """
     folder, user = Path(settings.to), user_of(settings.user) if settings.user else None
     recording = _begun(folder) or ulid(now_ns)
@@ -112,10 +113,16 @@ def record_together(
             time.sleep(0.05)
         for worker in workers:
             worker.end()
-        total = Account()
+        total, failures = Account(), []
         for worker in workers:
-            total.merge(worker.account())
+            account, failure = worker.account()
+            if account is not None:
+                total.merge(account)
+            if failure:
+                failures.append(failure)
         progress(_sum([worker.latest for worker in workers]))
+        if failures:
+            raise RecordingFailed(failures[0], total)
         return total
 
 
@@ -162,12 +169,12 @@ class _Worker:
             with contextlib.suppress(OSError):
                 self._child.stdin.close()
 
-    def account(self) -> Account:
+    def account(self) -> tuple[Account | None, str]:
+        """Its account (None: it was killed), and why it failed; "" when it did not."""
         self._supervisor.stop(self._child)
         self._thread.join(_END_S)
-        if self._account is None or self._child.returncode:
-            raise self._error("failed")
-        return self._account
+        failed = self._account is None or self._child.returncode
+        return self._account, str(self._error("failed")) if failed else ""
 
     def _error(self, what: str) -> BusError:
         lines = self._supervisor.errors_of(self._name, 1)

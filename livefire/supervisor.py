@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -132,7 +132,7 @@ class Supervisor:
 
 
 class StopFlag:
-    """SIGINT and SIGTERM as a question to ask: `flag()` is True once either arrived."""
+    """SIGINT, SIGTERM and SIGHUP as a question to ask: `flag()` is True once one of them arrived."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -143,6 +143,7 @@ class StopFlag:
     def install(self) -> StopFlag:
         signal.signal(signal.SIGINT, self._set)
         signal.signal(signal.SIGTERM, self._set)
+        _on_hangup(self._set)
         return self
 
     def with_stdin(self) -> StopFlag:
@@ -164,9 +165,16 @@ class StopFlag:
 
 
 def terminate_as_interrupt() -> None:
-    """SIGTERM ends this process as Ctrl-C does: through its `finally` blocks."""
+    """SIGTERM and SIGHUP end this process as Ctrl-C does: through its `finally` blocks."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    _on_hangup(interrupt)
+
+
+def _on_hangup(what: Callable[[int, FrameType | None], None]) -> None:
+    """When the terminal is closed (an ssh session that breaks), unless that was to be outlived: nohup."""
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, what)

@@ -201,6 +201,8 @@ def full_disk(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
             problems.append(f"{len(target.requests())} served, {len(exchanges)} recorded, {shed} messages shed")
         if not comes_back and "no room on the disk" not in recorder.err():
             problems.append(f"it does not say why it ends: {recorder.err()[-300:]}")
+        if not comes_back and "; account balanced" not in recorder.err():
+            problems.append(f"it ends without its account: {recorder.err()[-300:]}")
         if stood > limit or not exchanges:
             problems.append(f"the file had {stood} bytes, {len(exchanges)} exchanges are left")
     return bool(shed) or "no room" in recorder.err(), True, problems

@@ -18,7 +18,7 @@ from test_capture_pair import answer, get
 from capture.app import import_files
 from capture.assembler import Assembler
 from capture.frames import Frame
-from capture.merged import in_time_order
+from capture.merged import in_time_order, read_into
 from capture.settings import CaptureSettings
 from capture.show import exchange_json, in_order
 from capture.source_pcap import PcapSource
@@ -83,6 +83,25 @@ def test_several_files_are_as_one(
         if frame is not None:
             assembler.packet(*frame[:4])
     assert [exchange_json(e) for e in in_order(assembler.finish())] == exchanges([PcapSource(whole)])
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("at", [3, 11, 20])
+def test_where_a_file_ends_another_of_another_interface_goes_on(overlap: bool, at: int) -> None:
+    """A pcapng names its interface and a pcap does not: what were copies until then is all there is after it."""
+    packets = talks()
+    rest = packets if overlap else packets[at:]
+    files = [pcapng(packets[:at]), pcap(rest, nanoseconds=True)]
+    assembler = Assembler("r", CaptureSettings(), None, b"k")
+    sources = [PcapSource("x", stream=io.BytesIO(data)) for data in files]
+    assert sum(read_into(sources, assembler, 7, assembler.source_over)) == at + len(rest)
+    found = assembler.finish()
+    assert assembler.account.balanced
+    made = [(e.exchange_id, e.request, e.response, e.faults) for e in in_order(found)]
+    whole = Assembler("r", CaptureSettings(), None, b"k")
+    for ts_ns, data in packets:
+        whole.packet(ts_ns, data, len(data))
+    assert made == [(e.exchange_id, e.request, e.response, e.faults) for e in in_order(whole.finish())]
 
 
 def test_a_thousand_files_that_follow_each_other_are_not_open_at_once(tmp_path: Path) -> None:

@@ -188,6 +188,18 @@ def test_a_log_format_of_nginx(tmp_path: Path, form: str, line: str) -> None:
     assert found.protocol == "http/2" and found.client == "1.2.3.4:0"
 
 
+def test_a_log_format_as_it_was_copied() -> None:
+    """With its quotes, in one piece or two; quotes of the line itself stay."""
+    line = b'1.2.3.4 [21/Nov/2026:10:00:00 +0000] "GET /a HTTP/1.1" 200'
+    for form in (
+        """'$remote_addr [$time_local] "$request" $status'""",
+        """'$remote_addr [$time_local] ' '"$request" $status';""",
+        """$remote_addr [$time_local] "$request" $status""",
+    ):
+        assert LogFormat(form).read(line) is not None, form
+    assert LogFormat('"$msec" "$request"').read(b'"1795255200.000" "GET /a HTTP/1.1"') is not None
+
+
 def test_a_log_format_of_apache() -> None:
     form = LogFormat('%h %l %u %t \\"%r\\" %>s %b %D \\"%{X-Id}i\\"')
     values = form.read(b'1.1.1.1 - - [07/Dec/2016:10:43:18 +0100] "GET / HTTP/1.1" 200 - 1500 "a\\"b"')

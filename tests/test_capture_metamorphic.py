@@ -141,3 +141,15 @@ def test_lost_segments_of_a_pipeline_touch_no_other() -> None:
                 assert told([e]) == told([whole[e.exchange_id]]), lost
         # With the very first bytes it is not known who asks: then none is paired.
         assert sum(1 for e in found if not e.faults) >= (5 if lost > 3 else 0), lost
+
+
+def test_two_agents_of_one_recording_give_a_request_one_id() -> None:
+    """By which copies of it are known (`replay.fetch`)."""
+    ids = []
+    for host in ("node-1", "node-2"):
+        made = Assembler("monday", CaptureSettings(), None, b"k", host=host)
+        for ts_ns, frame in PACKETS:
+            made.packet(ts_ns, frame, len(frame))
+        ids.append([(e.exchange_id, e.host) for e in made.finish()])
+    assert [one for one, _ in ids[0]] == [one for one, _ in ids[1]] != []
+    assert not set(ids[0]) & set(ids[1])

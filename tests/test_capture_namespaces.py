@@ -17,9 +17,10 @@ import pytest
 
 from capture.assembler import Assembler
 from capture.bpf import Selection
+from capture.rings import Rings
 from capture.settings import CaptureSettings
 from capture.source import Source
-from capture.source_ring import Rings, RingSource, open_error
+from capture.source_ring import RingSource, open_error
 from livefire.recording import Recording
 
 DEADLINE_S = 30.0
@@ -224,3 +225,58 @@ def test_the_command_with_several_processes_makes_one_recording(net: Net, tmp_pa
     assert not any(e.faults for e in found)
     assert recording.account.ledger("packets").drops["other_interface"] > 0
     assert len({part.name.split(".")[0] for part in to.iterdir()}) == 2
+
+
+@pytest.fixture
+def idle(net: Net) -> Iterator[list[str]]:
+    """Interfaces as of containers on which nothing happens."""
+    names = ["lfd1", "lfd2"]
+    for name in names:
+        net.must("-n", net.middle, "link", "add", name, "type", "veth", "peer", "name", f"{name}p")
+        net.must("-n", net.middle, "link", "set", name, "up")
+        net.must("-n", net.middle, "link", "set", f"{name}p", "up")
+    yield names
+    for name in names:
+        ip("-n", net.middle, "link", "del", name)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_interface_that_is_gone_ends_nothing_and_the_last_one_ends_it_whole(
+    net: Net, idle: list[str], tmp_path: Path, processes: int
+) -> None:
+    to = tmp_path / "r.lf"
+    options = ["--interface", "v1", *(word for name in idle for word in ("--interface", name))]
+    if processes > 1:
+        options += ["--processes", str(processes)]
+    command = [sys.executable, "-m", "livefire", "--keys", str(tmp_path / "keys"), "record", "--to", str(to)]
+    recorder = subprocess.Popen(
+        ["ip", "netns", "exec", net.middle, *command, *options, "--port", "8000", "--unmasked"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert recorder.stderr is not None
+    assert any("rings on v1, lfd1, lfd2" in line for line in recorder.stderr)
+    net.get(3, 5)
+    net.must("-n", net.middle, "link", "del", "lfd1")
+    assert any("goes on with" in line and "v1, lfd2" in line for line in recorder.stderr)
+    net.get(3, 5)
+    recorder.send_signal(signal.SIGTERM)
+    _, err = recorder.communicate(timeout=60)
+    assert recorder.returncode == 0, err
+    recording = Recording(to)
+    assert not recording.warnings and recording.account.balanced and recording.count == 30
+    assert recording.account.notes["gone.lfd1"] == processes
+
+    to = tmp_path / "last.lf"
+    command[command.index("--to") + 1] = str(to)
+    recorder = subprocess.Popen(
+        ["ip", "netns", "exec", net.middle, *command, "--interface", "lfd2", *options[6:]],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert recorder.stderr is not None
+    assert any("on lfd2" in line for line in recorder.stderr)
+    net.must("-n", net.middle, "link", "del", "lfd2")
+    _, err = recorder.communicate(timeout=60)
+    assert recorder.returncode == 2
+    assert "0 exchanges in" in err and err.splitlines()[-1] == "livefire: lfd2: capture stopped: the interface is gone"
+    recording = Recording(to)
+    assert recording.account.balanced and (recording.end is None or recording.end.reason == "failed")

@@ -68,7 +68,7 @@ def both(files: list[bytes], most: int, step: int) -> tuple[list[Frame], Seen, l
     """What `frames` gives of them, read at once; what a sink gets; the faults of the second; how many it was told."""
     expected = [f for f in in_time_order([PcapSource("x", stream=io.BytesIO(data)) for data in files]) if f is not None]
     sources, seen = [PcapSource("x", stream=Dribble(data, most)) for data in files], Seen()
-    told = sum(read_into(sources, seen, step))
+    told = sum(read_into(sources, seen, step, lambda: None))
     return expected, seen, [source.faults for source in sources], told
 
 

@@ -240,6 +240,51 @@ def test_the_wire_of_frames(expected: list[Any]) -> None:
     assert seen(live.finish()) == expected
 
 
+@needs_ring
+def test_what_had_no_room_beside_scapy_is_counted_to_the_packet() -> None:
+    """Nobody reads while they come; each frame of loopback counts once."""
+    pytest.importorskip("scapy")
+    port, frame = free_port(), bytearray(Conversation(client=("10.0.0.1", 4000)).client(bytes(1000)).packets[0][1])
+    frame[36:38] = struct.pack(">H", port)
+    live = opened(interfaces=("lo",), ports=(port,), source="scapy")
+    sent = 30_000
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
+        raw.bind(("lo", 0))
+        for _ in range(sent):
+            raw.send(frame)
+    live.source.finish(live.assembler)
+    live.source.count(live.assembler)
+    live.source.count(live.assembler)  # told once
+    live.source.close()
+    packets = live.assembler.account.ledger("packets")
+    assert packets.emitted > 1000 and packets.drops["kernel"] > sent / 4
+    others = packets.intentional.get("not_selected", 0)  # of others, before the filter was there
+    assert packets.seen - others == sent == packets.emitted + packets.drops["kernel"]
+
+
+def test_what_had_no_room_is_asked_for_where_it_only_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of macOS and the BSDs, in 32 bits."""
+    source_scapy = pytest.importorskip("capture.source_scapy")
+
+    class Told:
+        def __init__(self, *counts: int) -> None:
+            self.counts = list(counts)
+
+        def get_stats(self) -> tuple[int, int]:
+            return 0, self.counts.pop(0)
+
+    monkeypatch.setattr(source_scapy.sys, "platform", "darwin")
+    source = object.__new__(source_scapy.ScapySource)
+    source._sockets = {"en0": Told(5, 5, 2), "en1": Told(0, 0, 0)}
+    source._lost = {"en0": 0xFFFFFFFF, "en1": 0}
+    made = assembler()
+    found = []
+    for _ in range(3):
+        source.count(made)
+        found.append(made.account.ledger("packets").drops.get("kernel", 0))
+    assert found == [6, 6, 6 + 0xFFFFFFFD]
+
+
 # ---------------------------------------------------------------------------- proxy, mirror
 
 

@@ -24,6 +24,7 @@ from pcap_build import Conversation, write
 
 from bus.logfile import LogReader
 from livefire import cli
+from livefire.recording import Recording
 from livefire.story import Story
 from livefire_shadow.marker import HEADER
 
@@ -381,6 +382,23 @@ def test_drill(stage: Stage, livefire: Callable[..., Said], tmp_path: Path, monk
     assert "link-local" in refused.err
 
 
+def test_a_drill_whose_target_refuses_connections_tells_so(
+    stage: Stage, livefire: Callable[..., Said], tmp_path: Path
+) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(
+        f"recording: {stage.clean}\ntarget: http://127.0.0.1:{free_port()}\nspread: 100ms\n"
+        "steps: [{load: 1x, for: 2s}]\nthresholds: [p50 < 1s]\n"
+    )
+    said = livefire("drill", plan, "--disposable-target", "--json")
+    assert said.code == 96
+    [why] = [reason for reason in said.json["reasons"] if reason.startswith("nothing was answered")]
+    count = said.json["account"]["failures"]["connect"]
+    assert count == said.json["account"]["failed"] > 0
+    assert why == f"nothing was answered at the lowest load; of all shots {count:,} failed: no connection"
+    assert f"  {count:,} failed: no connection" in said.err.splitlines()
+
+
 @pytest.mark.parametrize("what", ["replay", "drill"])
 def test_who_reads_what_is_told_does_not_end_what_acts(stage: Stage, tmp_path: Path, what: str) -> None:
     """As in `livefire drill plan.yaml | head -1`: the verdict is the same, with all that was to be fired."""
@@ -398,6 +416,31 @@ def test_who_reads_what_is_told_does_not_end_what_acts(stage: Stage, tmp_path: P
     process = subprocess.Popen(stage.argv(*asked[what]), stdout=writer, stderr=writer)
     os.close(writer)
     assert process.wait(timeout=60) == {"replay": 96, "drill": 99}[what]
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_terminal_that_is_closed_ends_a_recorder_whole_or_is_outlived(
+    stage: Stage, tmp_path: Path, nohup: bool
+) -> None:
+    to, port = tmp_path / "closed.lf", free_port()
+    command = stage.argv("record", "--proxy", f"127.0.0.1:{port}={stage.shop.at}", "--to", to)
+    outlive = ["nohup"] if nohup else []
+    process = subprocess.Popen(
+        [*outlive, *command], stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # whoever runs the tests may outlive it
+    )  # fmt: skip
+    assert process.stderr is not None
+    while not (line := process.stderr.readline()).startswith("recording by proxy"):
+        assert line, process.wait()
+    os.killpg(process.pid, signal.SIGHUP)  # as a terminal does: to all that it started
+    if nohup:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as client:
+            client.request("GET", "/")
+            assert client.getresponse().read()
+        process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 0 and f"{to}: {int(nohup)} exchange" in err
+    assert not Recording(to).warnings and Recording(to).end is not None
 
 
 def test_a_recorder_whose_words_nobody_reads_records_on(stage: Stage, tmp_path: Path) -> None:

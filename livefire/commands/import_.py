@@ -14,6 +14,7 @@ from capture.settings import CaptureSettings
 from livefire.commands.masking import masker_for, masking_options
 from livefire.commands.show import show_account
 from livefire.errors import UserError
+from livefire.losses import lost_line
 from livefire.protocols import other_protocols
 from livefire.recording import masked_line
 from livefire.settings import Resolved
@@ -121,6 +122,8 @@ def _format(sources: list[Path | str], form: str, log_format: str | None) -> str
 def _told(story: Story, to: Path, account: Account, written: int, seen: int, unit: str) -> None:
     balanced = "balanced" if account.balanced else "NOT BALANCED"
     story.line(f"{to}: {counted(written, 'exchange')} of {counted(seen, *_UNITS[unit])}; account {balanced}")
+    if lost := lost_line(account):
+        story.line(lost)
     if masked := masked_line(account):
         story.line(masked)
 

@@ -15,7 +15,7 @@ import click
 from bus.address import KafkaSecurity, is_kafka
 from bus.spool import MIN_SPOOL_BYTES
 from capture.app import drain, record
-from capture.record import Progress
+from capture.record import Progress, RecordingFailed
 from capture.sample import described
 from capture.settings import RecordSettings
 from livefire.commands.masking import masker_for, masking_options
@@ -24,6 +24,7 @@ from livefire.connections import connections_line
 from livefire.disk import check_to, disk_of, disk_options, forecast, used_up
 from livefire.errors import UserError
 from livefire.limits import cost_line, limit_options, limits_of, stays_root
+from livefire.losses import lost_line
 from livefire.options import Duration, Size, asked_bus, on_bus
 from livefire.protocols import other_protocols
 from livefire.recorders import place, placed, record_together, tell
@@ -89,6 +90,8 @@ def command(
     livefire record --proxy 0.0.0.0:8080=127.0.0.1:8081 --to monday.lf
     livefire record --port 8080 --bus kafka://k1:9092 --recording monday --agent web-1 --agents web-1,web-2
     """
+    if for_ and not config.duration_ns(for_):
+        raise UserError(f"--for {for_}: says how long it is to record, as in --for 10m; without it, until Ctrl-C")
     address = asked_bus(resolved) if to is not None else resolved.settings.bus
     names = _names(to, address, recording, agent, agents)
     settings = RecordSettings(
@@ -114,7 +117,12 @@ def command(
     if stdin_guard:
         stop.with_stdin()
     if mine := place():
-        return tell(account=record(placed(settings, mine), masker, key, stop.with_stdin(), tell))
+        try:
+            account = record(placed(settings, mine), masker, key, stop.with_stdin(), tell)
+        except RecordingFailed as error:
+            tell(account=error.account)
+            raise
+        return tell(account=account)
     story = Story(sys.stderr)
     first: Progress | None = None
     latest: Progress | None = None
@@ -130,6 +138,8 @@ def command(
             story.line(f"{now.why}; {now.source}; {until}{only}{stays_root(settings.user)}")
             if now.blind_ns >= 0:
                 story.line(f"{to}: goes on behind what is there; nobody was recording for {now.blind_ns / 1e9:,.1f} s")
+        if latest is not None and now.source != latest.source:
+            story.line(f"goes on with {now.source}: an interface is gone")
         latest = now
         if now.away != away:
             away = now.away
@@ -149,10 +159,14 @@ def command(
     began = time.monotonic()
     if is_kafka(settings.bus):  # a bus that is away is known to be after seconds only
         story.line(f"connects to {settings.bus}")
-    if settings.processes > 1:
-        account = record_together(settings, sys.argv[1:], stop, progress, now_ns=time.time_ns())
-    else:
-        account = record(settings, masker, key, stop, progress, security=security)
+    failed = ""
+    try:
+        if settings.processes > 1:
+            account = record_together(settings, sys.argv[1:], stop, progress, now_ns=time.time_ns())
+        else:
+            account = record(settings, masker, key, stop, progress, security=security)
+    except RecordingFailed as error:
+        account, failed = error.account, str(error)
     exchanges = latest.exchanges if latest is not None else 0
     balanced = "balanced" if account.balanced else "NOT BALANCED"
     where = str(to) if to is not None else f"{recording}, {settings.agent}"
@@ -161,6 +175,8 @@ def command(
     story.line(f"{where}: {held} in {time.monotonic() - began:,.1f} s; account {balanced}")
     if ended := used_up(settings, account):
         story.line(ended)
+    if lost := lost_line(account):
+        story.line(lost)
     story.line(cost_line(account, time.monotonic() - began))
     if ended := connections_line(account):
         story.line(ended)
@@ -172,6 +188,8 @@ def command(
             story.line(f"  there was {line}")
     if as_json:
         show_account(account, as_json=True)
+    if failed:
+        raise UserError(failed)
 
 
 def _names(

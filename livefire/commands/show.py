@@ -94,13 +94,15 @@ def show_account(account: Account, as_json: bool) -> None:
     rows = []
     for name, ledger in sorted(account.ledgers.items()):
         if ledger.seen or ledger.difference:  # a proxy sees no packets
-            rows.append((name, ledger.seen, ledger.emitted, ledger.dropped, ledger.in_flight, ledger.difference))
+            before = max(0, -ledger.in_flight)  # a ring: what began in files that were removed
+            waits = max(0, ledger.in_flight)
+            rows.append((name, ledger.seen + before, ledger.emitted, ledger.dropped, waits, ledger.difference))
     click.echo(table(("ledger", "seen", "emitted", "dropped", "in flight", "difference"), rows))
     for name, ledger in sorted(account.ledgers.items()):
         for reason, count in sorted(ledger.drops.items()):
             click.echo(f"  {name} dropped: {reason} {count:,}")
         for reason, count in sorted(ledger.intentional.items()):
-            click.echo(f"  {name} left out as asked: {reason} {count:,}")
+            click.echo(f"  {name} left out on purpose: {reason} {count:,}")
     if ended := connections.connections_line(account):
         click.echo(f"  {ended}")
     if masked := masked_line(account):
