@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ import msgspec
 from capture.bpf import Network, networks
 from capture.entry import NOBODY, Entry
 from livefire.losses import Loss
+from livefire.matching import Served, end_of, match, pairs, start_of
 from mask.tokens import is_token
 from wire import head as heads
 from wire.records import Exchange, Fault, Manifest
@@ -38,21 +39,9 @@ _TRIED: Final = 1000  # lines of the log
 _TRIED_OF_KEY: Final = 200
 _LIKELY: Final = {name: rank for rank, name in enumerate(("blind", "kernel", "shed", "no_room", "gap"))}
 
-Key = tuple[bytes, bytes, int]  # method, target, status (0: none was seen)
+#: nginx: the client closed (499), it closed itself without a word (444); ALB: the client closed (460).
+_NO_ANSWER: Final = frozenset((444, 460, 499))
 _ELSEWHERE: Final = -1  # as a status: answers pass where they cannot be seen (a gateway's mirror)
-
-
-class Served(msgspec.Struct, frozen=True):
-    """A request of the log, or of the recording."""
-
-    key: Key
-    first_ns: int  # when it may have ended, from .. to; a recording's own times are exact
-    last_ns: int
-    start_ns: int
-    name: str  # where it is: "access.log:17", or the exchange's id
-    peer: str = ""  # the client of the log's line, the server of the recording's exchange
-    server: str = ""  # the server's address and port, where the log tells
-    port: str = ""
 
 
 class Found(msgspec.Struct):
@@ -156,14 +145,20 @@ def reconcile(
     asked = [served for served in recorded if served.key[2] == _ELSEWHERE]
     log, asked, matched = _match_asked(logged, asked, tolerance_ns)
     # A log has times of ends; Apache's are of the begins, and what is left may be that.
-    for at in (_end, _start):
-        log, rec, count = _match(log, rec, tolerance_ns, at, lambda served: served.key)
+    for at in (end_of, start_of):
+        log, rec, count = match(log, rec, tolerance_ns, at, lambda served: served.key)
         matched += count
-    log, rec, other = _pairs(log, rec, tolerance_ns, lambda served: served.key[:2])
+    # Who asked went before there was an answer: the recording has none either, or what was under way to it.
+    left = [one for one in log if one.key[2] in _NO_ANSWER]
+    _, rec, gone_before = pairs(left, rec, tolerance_ns, lambda served: served.key[:2])
+    matched += len(gone_before)
+    both = {id(one) for one, _ in gone_before}
+    log = [one for one in log if id(one) not in both]
+    log, rec, other = pairs(log, rec, tolerance_ns, lambda served: served.key[:2])
     found = [Found("log", one, "unanswered" if not two.key[2] else "other_status") for one, two in other]
     hidden = [served for served in rec if _holds_tokens(served.key[1])]
     rec = [served for served in rec if not _holds_tokens(served.key[1])]
-    log, hidden, shaped = _pairs(
+    log, hidden, shaped = pairs(
         log, hidden, tolerance_ns, lambda served: (served.key[0], _shape(served.key[1]), served.key[2])
     )
     rec += hidden
@@ -172,10 +167,12 @@ def reconcile(
     stopped = max(span.last_ns for span in spans)
     late = [served for served in log if served.last_ns > stopped >= served.start_ns - tolerance_ns]
     open_ = [served for served in rec if not served.key[2]]
-    _, _, ended = _pairs(late, open_, 1 << 62, lambda served: served.key[:2])
+    _, _, ended = pairs(late, open_, 1 << 62, lambda served: served.key[:2])
     found += [Found("log", one, "edge") for one, _ in ended]
     over = {id(served) for pair in ended for served in pair}
     log, rec = [one for one in log if id(one) not in over], [one for one in rec if id(one) not in over]
+    # What may have been under way as it began or ended needs no reason: it is to use none up.
+    log.sort(key=lambda one: (_at_an_edge(Found("log", one, "unknown"), spans, tolerance_ns), one.first_ns))
     budget = [loss.count for loss in lost]
     found += [Found("log", one, _why_not_recorded(one, spans, lost, budget, tolerance_ns)) for one in log]
     # A log is in the order of its ends, so what ended before its first line is in the file before.
@@ -186,7 +183,7 @@ def reconcile(
     servers = {served.peer for served in recorded if served.name not in gone}
     found += [Found("recording", one, _why_not_logged(one, first, last, servers)) for one in rec]
     for one in found:
-        if one.side == "log" and any(_at_the_edge(one, span, tolerance_ns) for span in spans):
+        if one.side == "log" and _at_an_edge(one, spans, tolerance_ns):
             one.reason = "edge"
     found.sort(key=lambda one: one.served.first_ns)
     alone = sum(served.key[2] == _ELSEWHERE for served in recorded)
@@ -201,8 +198,8 @@ def _match_asked(
         return list(logged), asked, 0
     wide = [msgspec.structs.replace(one, first_ns=min(one.start_ns, one.first_ns)) for one in logged]
     whole = {id(one): served for one, served in zip(wide, logged, strict=True)}
-    log, asked, pairs = _pairs(wide, asked, tolerance_ns, lambda served: served.key[:2])
-    return [whole[id(one)] for one in log], asked, len(pairs)
+    log, asked, both = pairs(wide, asked, tolerance_ns, lambda served: served.key[:2])
+    return [whole[id(one)] for one in log], asked, len(both)
 
 
 def clock_apart_ns(logged: Sequence[Served], recorded: Sequence[Served], tolerance_ns: int) -> int:
@@ -223,86 +220,9 @@ def clock_apart_ns(logged: Sequence[Served], recorded: Sequence[Served], toleran
             )
             for served in log
         ]
-        if _match(moved, recorded, tolerance_ns, _end, lambda served: served.key)[2] * 2 > len(log):
+        if match(moved, recorded, tolerance_ns, end_of, lambda served: served.key)[2] * 2 > len(log):
             return quarters * _QUARTER
     return 0
-
-
-def _end(served: Served) -> tuple[int, int]:
-    return served.first_ns, served.last_ns
-
-
-def _start(served: Served) -> tuple[int, int]:
-    return served.start_ns, served.start_ns
-
-
-def _match(
-    log: Iterable[Served],
-    rec: Iterable[Served],
-    tolerance_ns: int,
-    at: Callable[[Served], tuple[int, int]],
-    key: Callable[[Served], Any],
-) -> tuple[list[Served], list[Served], int]:
-    left_log, left_rec, pairs = _matched(log, rec, tolerance_ns, at, key)
-    return left_log, left_rec, len(pairs)
-
-
-def _pairs(
-    log: Iterable[Served], rec: Iterable[Served], tolerance_ns: int, key: Callable[[Served], Any]
-) -> tuple[list[Served], list[Served], list[tuple[Served, Served]]]:
-    return _matched(log, rec, tolerance_ns, _end, key)
-
-
-def _matched(
-    log: Iterable[Served],
-    rec: Iterable[Served],
-    tolerance_ns: int,
-    at: Callable[[Served], tuple[int, int]],
-    key: Callable[[Served], Any],
-) -> tuple[list[Served], list[Served], list[tuple[Served, Served]]]:
-    """What is left of both, and the pairs: of each key in the order of time, which pairs as many as can be."""
-    groups: dict[Any, tuple[list[Served], list[Served]]] = defaultdict(lambda: ([], []))
-    for side, many in enumerate((log, rec)):
-        for served in many:
-            groups[key(served)][side].append(served)
-    left_log: list[Served] = []
-    left_rec: list[Served] = []
-    pairs: list[tuple[Served, Served]] = []
-    for ones, others in groups.values():
-        ones.sort(key=_end)
-        others.sort(key=lambda served: at(served)[0])
-        found = _in_order(ones, others, tolerance_ns, at)
-        if found[0] or found[1]:
-            # Many of a key match a little off, too: what is left would be the last, wherever one is lacking.
-            log_, rec_, near = _in_order(ones, others, 0, at)
-            log_, rec_, far = _in_order(log_, rec_, tolerance_ns, at)
-            if len(near) + len(far) == len(found[2]):
-                found = log_, rec_, near + far
-        left_log += found[0]
-        left_rec += found[1]
-        pairs += found[2]
-    return left_log, left_rec, pairs
-
-
-def _in_order(
-    ones: Sequence[Served], others: Sequence[Served], tolerance_ns: int, at: Callable[[Served], tuple[int, int]]
-) -> tuple[list[Served], list[Served], list[tuple[Served, Served]]]:
-    left_log: list[Served] = []
-    left_rec: list[Served] = []
-    pairs: list[tuple[Served, Served]] = []
-    i = j = 0
-    while i < len(ones) and j < len(others):
-        moment = at(others[j])[0]
-        if ones[i].last_ns + tolerance_ns < moment:
-            left_log.append(ones[i])
-            i += 1
-        elif moment < ones[i].first_ns - tolerance_ns:
-            left_rec.append(others[j])
-            j += 1
-        else:
-            pairs.append((ones[i], others[j]))
-            i, j = i + 1, j + 1
-    return [*left_log, *ones[i:]], [*left_rec, *others[j:]], pairs
 
 
 def _holds_tokens(target: bytes) -> bool:
@@ -358,6 +278,10 @@ def _why_not_recorded(
     if lost[best].reason != "blind":
         budget[best] -= 1
     return lost[best].reason
+
+
+def _at_an_edge(found: Found, spans: Sequence[Span], tolerance_ns: int) -> bool:
+    return any(_at_the_edge(found, span, tolerance_ns) for span in spans)
 
 
 def _at_the_edge(found: Found, span: Span, tolerance_ns: int) -> bool:

@@ -24,7 +24,8 @@ from msgspec.structs import replace
 from livefire.cli import cli
 from livefire.errors import USER_ERRORS
 from livefire.losses import Loss
-from livefire.reconcile import Served, Span, reconcile
+from livefire.matching import Served
+from livefire.reconcile import Span, reconcile
 from livefire.recording import Recording
 from tests.raw_recordings import write_raw
 from wire.account import Increment, Ledger
@@ -109,11 +110,53 @@ def test_likely_reasons_come_from_what_was_lost_then_and_no_more_often_than_it_w
 @pytest.mark.parametrize("left_out", ["1.2.3.4", "1.2.0.0/16"])
 def test_other_status_no_answer_and_filters(tmp_path: Path, left_out: str) -> None:
     found = [exchange(1, AT, "/x", 500), exchange(2, AT, "/y", None), exchange(3, AT, "/z")]
-    lines = [line(AT, "/x"), line(AT, "/y", 499), line(AT, "/z"), line(AT, "/w")]
+    lines = [line(AT, "/x"), line(AT, "/y", 504), line(AT, "/z"), line(AT, "/w")]
     settings = {"for_ns": SECOND, "not_hosts": ["::1", left_out]}
     code, told = compared(tmp_path, found, lines, created_ns=AT, settings=settings)
     assert code == 99
     assert sorted(reasons(told["missing"])) == [("/w", "filtered"), ("/x", "other_status"), ("/y", "unanswered")]
+
+
+def test_who_went_before_there_was_an_answer_is_no_difference(tmp_path: Path) -> None:
+    """nginx's 499 and 444: the recording has no answer either, or one that nobody waited for any more."""
+    answered = (("/x", None, 499), ("/y", None, 444), ("/z", 200, 499), ("/v", 200, 200))
+    found = [exchange(n, AT + n * SECOND, target, seen) for n, (target, seen, _) in enumerate(answered)]
+    lines = [line(AT + n * SECOND, target, logged) for n, (target, _, logged) in enumerate(answered)]
+    code, told = compared(tmp_path, found, lines)
+    assert (code, told["matched"], told["missing"], told["unlogged"]) == (0, 4, [], [])
+    code, told = compared(tmp_path, [found[0], *found[2:]], lines)  # negative control
+    assert code == 99 and reasons(told["missing"]) == [("/y", "unknown")]
+
+
+def test_a_loss_lasts_until_the_next_exchanges_whatever_ends_behind_them_say(tmp_path: Path) -> None:
+    """An import is younger than all that is in it; an end has the time of the last exchange."""
+    found = [exchange(n, AT + n * 10 * SECOND) for n in range(10)]
+    lines = [line(e.response_end_ns) for e in found] + [line(AT + s * SECOND, f"/{s}") for s in (25, 95, 96)]
+    gaps = Increment({}, {"gaps": 1, "gap_bytes": 5000})
+    shed = Increment({"messages": Ledger(seen=2, drops={"shed": 2})})
+    settings, now_ns = {"for_ns": 0}, AT + 86_400 * SECOND
+    code, told = compared(
+        tmp_path, found, lines, increments=[(3, gaps), (10, shed)], created_ns=now_ns, settings={}, reason="done"
+    )
+    assert code == 99 and reasons(told["missing"])[0] == ("/25", "gap")
+    code, told = compared(
+        tmp_path, found, lines, increments=[(3, gaps), (10, shed)], created_ns=AT, settings=settings,
+        reason="stopped", stopped_ns=AT + 100 * SECOND,
+    )  # fmt: skip
+    assert reasons(told["missing"]) == [("/25", "gap"), ("/95", "shed"), ("/96", "shed")]
+
+
+def test_what_was_under_way_at_the_start_uses_up_no_reason(tmp_path: Path) -> None:
+    """Of a log of seconds three of the first second, of which nobody can say that they are missing."""
+    found = [exchange(n, AT + (n + 1) * SECOND, "/kept") for n in range(4)]
+    lines = [line(AT, f"/begun-{n}") for n in range(3)] + [line(AT + 2 * SECOND, "/left-out")]
+    lines += [line(e.response_end_ns, "/kept") for e in found]
+    asked = Increment({"messages": Ledger(seen=2, intentional={"not_path": 2})})
+    code, told = compared(
+        tmp_path, found, lines, increments=[(1, asked)], created_ns=AT + SECOND // 2, settings={"for_ns": 4 * SECOND}
+    )
+    edges = [(f"/begun-{n}", "edge") for n in range(3)]
+    assert code == 0 and reasons(told["missing"]) == [*edges, ("/left-out", "not_path")]
 
 
 def test_a_folder_of_segments_is_compared_as_one(tmp_path: Path) -> None:
@@ -341,6 +384,24 @@ def test_matching_finds_exactly_what_was_dropped(seed: int) -> None:
     rng.shuffle(kept)
     result = reconcile(log, kept, [Span(AT, AT + 60 * SECOND)], [Loss(AT, AT + 1, "x", 0)], 0)
     assert result.matched == 393 and sorted(f.served.key for f in result.found) == sorted(served[n][1] for n in gone)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_times_that_are_a_little_off_take_no_neighbour(seed: int) -> None:
+    """The log begins before the recording; one target comes again and again; its times are off by some ms."""
+    rng = random.Random(seed)
+    ends = [AT + n * 50_000_000 + rng.randrange(20_000_000) for n in range(400)]
+    log = []
+    for n, end in enumerate(ends):
+        told = end + rng.choice((0, 1, 1, 4, 9)) * 1_000_000
+        log.append(Served((b"GET", b"/a", 200), told, told + 1_000_000, told - 5_000_000, str(n)))
+    rec = [Served((b"GET", b"/a", 200), end, end, end - 5_000_000, str(n)) for n, end in enumerate(ends)][100:]
+    span = [Span(rec[0].start_ns - 10_000_000, ends[-1] + SECOND)]
+    result = reconcile(log, rec, span, [], 2 * SECOND)
+    assert result.matched == 300 and not result.differences
+    gone = set(rng.sample(range(110, 390), 25))
+    result = reconcile(log, [one for one in rec if int(one.name) not in gone], span, [], 2 * SECOND)
+    assert sorted(int(one.served.name) for one in result.differences) == sorted(gone)
 
 
 # -- a real server with a log

@@ -18,6 +18,7 @@ from livefire import keyring, reconcile
 from livefire.commands.masking import masker_for
 from livefire.errors import INCONCLUSIVE, THRESHOLD, Exit, UserError
 from livefire.losses import losses
+from livefire.matching import Served
 from livefire.options import Duration
 from livefire.recording import Recording
 from livefire.settings import Resolved
@@ -114,7 +115,7 @@ def command(
     if len({recording.manifest.masked for recording in recordings}) > 1:
         raise UserError(f"{files[0]} and others: some are masked and some are not: compare them one by one")
     masker = _masker(resolved, recordings[0], mask)
-    recorded: list[reconcile.Served] = []
+    recorded: list[Served] = []
     spans = []
     lost = []
     for recording in recordings:
@@ -126,7 +127,7 @@ def command(
         spans.append(_span(recording, of_it))
         lost += losses(parts_of(recording.path))
         recorded += of_it
-    logged: list[reconcile.Served] = []
+    logged: list[Served] = []
     rejects: Counter[str] = Counter()
     for name in logs:
         _read(name, form, log_format or "", masker, logged, rejects)
@@ -158,7 +159,7 @@ def _opened(file: Path) -> Recording:
     return recording
 
 
-def _span(recording: Recording, recorded: list[reconcile.Served]) -> reconcile.Span:
+def _span(recording: Recording, recorded: list[Served]) -> reconcile.Span:
     in_full = recording.end is not None and recording.end.reason == "done"
     in_full = in_full and not recording.account.notes.get("disk_limit_reached")
     return reconcile.span_of(
@@ -193,7 +194,7 @@ def _of(exchange: Exchange, servers: tuple[str, ...]) -> bool:
 
 
 def _read(
-    name: str, form: str, log_format: str, masker: Masker | None, logged: list[reconcile.Served], rejects: Counter[str]
+    name: str, form: str, log_format: str, masker: Masker | None, logged: list[Served], rejects: Counter[str]
 ) -> None:
     chosen = "nginx" if log_format else detect(name) if form == "auto" else form
     if chosen not in ("nginx", "apache", "alb"):
