@@ -146,14 +146,12 @@ FAULTS: dict[str, Fault] = {
     "kill -9: Faust cleanser": _in_rounds(20, fault_cleanse.cleanser_kills),
     # Each is a whole drill; the same processes are killed one by one above.
     **{name: _rarer(2, _at_most(25, _in_rounds(5, fault))) for name, fault in fault_fleet.FAULTS.items()},
-    "recorder's disk is full": _linux(_each(fault_record.full_disk, 4)),
-    "disk under a ring of segments is full": _where(
-        fault_record_disk.mount_error, _each(fault_record_disk.full_ring, 4)
-    ),
+    "recorder's disk is full": _linux(_each(fault_record.full_disk)),
+    "disk under a ring of segments is full": _where(fault_record_disk.mount_error, _each(fault_record_disk.full_ring)),
     "disk under a folder of segments is full": _where(
-        fault_record_disk.mount_error, _each(fault_record_disk.full_segments, 4)
+        fault_record_disk.mount_error, _each(fault_record_disk.full_segments)
     ),
-    "recorder's interface goes down and up": _where(fault_record_disk.link_error, _each(fault_record_disk.link, 4)),
+    "recorder's interface goes down and up": _where(fault_record_disk.link_error, _each(fault_record_disk.link)),
     "a run's disk is full": _linux(_each(fault_target.full_run_disk, 4)),
     "damaged bytes in outcomes": _each(fault_panes.damage, 4),
     "kill -9: broker": _at_most(25, fault_bus.kills),  # each takes ten seconds
