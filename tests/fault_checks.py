@@ -76,8 +76,9 @@ class Tally:
 # ---------------------------------------------------------------------------- the command line
 
 
-def command(folder: Path, *arguments: str | Path) -> list[str]:
-    base = (sys.executable, "-m", "livefire", "--runs", folder / "runs", "--keys", folder / "keys.json")
+def command(folder: Path, *arguments: str | Path, program: Sequence[str | Path] = ()) -> list[str]:
+    """`program`: what runs instead of this `livefire`."""
+    base = (*(program or (sys.executable, "-m", "livefire")), "--runs", folder / "runs", "--keys", folder / "keys.json")
     return [str(word) for word in (*base, *arguments)]
 
 
@@ -92,11 +93,11 @@ def environment() -> dict[str, str]:
 class Front:
     """A `livefire` command that goes on for a while. Its stdin is held open, its output is in files."""
 
-    def __init__(self, folder: Path, *arguments: str | Path) -> None:
+    def __init__(self, folder: Path, *arguments: str | Path, program: Sequence[str | Path] = ()) -> None:
         self._files = [folder / "front.out", folder / "front.err"]
         with open(self._files[0], "wb") as out, open(self._files[1], "wb") as err:
             self.process = subprocess.Popen(
-                command(folder, *arguments), stdin=subprocess.PIPE, stdout=out, stderr=err, cwd=folder,
+                command(folder, *arguments, program=program), stdin=subprocess.PIPE, stdout=out, stderr=err, cwd=folder,
                 env=environment(),
             )  # fmt: skip
         self.pid = self.process.pid

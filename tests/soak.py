@@ -28,6 +28,7 @@ import fault_fleet
 import fault_panes
 import fault_record
 import fault_record_bus
+import fault_record_clock
 import fault_record_disk
 import fault_replay
 import fault_stores
@@ -152,6 +153,7 @@ FAULTS: dict[str, Fault] = {
         fault_record_disk.mount_error, _each(fault_record_disk.full_segments)
     ),
     "recorder's interface goes down and up": _where(fault_record_disk.link_error, _each(fault_record_disk.link)),
+    "recorder's wall clock is set": _where(fault_record_clock.refused, _each(fault_record_clock.clock)),
     "a run's disk is full": _linux(_each(fault_target.full_run_disk, 4)),
     "damaged bytes in outcomes": _each(fault_panes.damage, 4),
     "kill -9: broker": _at_most(25, fault_bus.kills),  # each takes ten seconds

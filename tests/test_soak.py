@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from fault_checks import (
     witness_problems,
 )
 from fault_record import recording_problems
+from fault_record_clock import APART_NS, step_problems, time_problems
 from fault_record_disk import link_problems, names_in, ring_problems, segments_problems, torn_problems
 from fault_replay import the_run
 from http_target import Target
@@ -58,14 +60,21 @@ def tried(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[subproces
         yield {name: pool.submit(try_it, name) for name in order}
 
 
-@pytest.mark.parametrize("name", soak.FAULTS)
+def _id(name: str) -> str:
+    """Without blanks: what reads a list of failed tests often ends a name at the first."""
+    return re.sub(r"\W+", "_", name)
+
+
+@pytest.mark.parametrize("name", soak.FAULTS, ids=_id)
 def test_fault(name: str, tried: dict[str, Future[subprocess.CompletedProcess[str]]]) -> None:
     done = tried[name].result()
     print(done.stdout)
     (row,) = [line for line in done.stdout.splitlines() if line.startswith(f"| {name} |")] or [done.stderr[-3000:]]
     if "| skipped: " in row:
         pytest.skip(row.partition("| skipped: ")[2].partition(" |")[0])
-    assert done.returncode == 0 and row.endswith("| none |"), done.stdout + done.stderr[-3000:]
+    problems = [line.strip() for line in done.stdout.splitlines() if line.startswith("    ")]
+    said = "; ".join(problems)  # one line: it stands in the summary, too
+    assert done.returncode == 0 and row.endswith("| none |"), f"{said}\n{done.stdout}{done.stderr[-3000:]}"
 
 
 # ---------------------------------------------------------------------------- the controls
@@ -163,6 +172,19 @@ def test_a_recording_that_lost_or_made_up_something_is_told() -> None:
     assert "never served" in seen([*exchanges, {"target": "/x", "status": 200}], emitted=22)
     assert "20 messages in the file" in seen(emitted=21)
     assert "not balance" in seen(balanced=False)
+
+
+def test_times_that_followed_the_clock_and_steps_that_nobody_told_are_told() -> None:
+    served = [{"path": "/1", "at_ns": 5 * 10**9}, {"path": "/2", "at_ns": 6 * 10**9}]
+    exchanges = [{"target": line["path"], "request_start_ns": line["at_ns"] - 10**6} for line in served]
+    assert time_problems(exchanges, served) == []
+    set_back = {**exchanges[1], "request_start_ns": 6 * 10**9 - APART_NS - 1}
+    assert "1 of 2 were not recorded when" in time_problems([exchanges[0], set_back], served)[0]
+    steps = [10**12, -(10**9)]
+    assert step_problems({"clock_steps": 2, "clock_step_ns": sum(steps)}, steps) == []
+    assert step_problems({"clock_steps": 1, "clock_step_ns": sum(steps)}, steps)
+    assert step_problems({"clock_steps": 2, "clock_step_ns": steps[0]}, steps)
+    assert step_problems({}, steps)
 
 
 def test_what_a_torn_write_or_a_full_ring_lost_is_told(whole: Whole, tmp_path: Path) -> None:
