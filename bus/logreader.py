@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 
 from bus import frames
 from bus.frames import FILE_BYTES, FRAME_BYTES, SYNC
-from bus.ports import BusError, BusGone, Message
+from bus.ports import BusDamaged, BusError, BusGone, Message
 from wire import codec
 from wire.codec import RecordType
 from wire.records import Manifest
@@ -172,7 +172,8 @@ class LogReader:
                 salt = frames.salt_of(message)
                 if frames.frame_header(message, salt) == self._peek(FILE_BYTES, FILE_BYTES + FRAME_BYTES):
                     return salt
-        raise BusError(f"{self.path}: {frames.problem_of(head)}")
+        kind = BusError if frames.is_later_version(head) else BusDamaged
+        raise kind(f"{self.path}: {frames.problem_of(head)}")
 
     def _next(self, wait: bool = True) -> Message | None:
         cursor, buffer = self._at - self._base, self._buffer

@@ -30,6 +30,10 @@ class BusGone(BusError):
     """There is no such partition: nobody has made it yet, or who needed it no more has discarded it."""
 
 
+class BusDamaged(BusError):
+    """A file of which not even the beginning can be read: damaged, or not ours at all."""
+
+
 class BusHeld(BusError):
     """The partition has a writer, in another process or this one. It is left as it is."""
 

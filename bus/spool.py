@@ -1,6 +1,7 @@
 """Where messages wait while the bus is away: a bounded folder of log files, one run of segments a stream.
 
     <folder>/<topic>-<stream>.<number>.lf    segments, removed once the bus has what is in them
+    <folder>/<topic>-<stream>.<number>.lf.damaged    one of which nothing can be read, set aside
     <folder>/<topic>-<stream>.mark           how far the bus has got, and the lock of the stream's only recorder
 
 The mark is overwritten in place: on a full disk it is what lets a segment go, so it must not need room itself. It
@@ -22,7 +23,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from bus.logfile import FileBus, LogReader, LogWriter
-from bus.ports import BusError, BusFull, BusHeld
+from bus.ports import BusDamaged, BusError, BusFull, BusHeld
 from wire import codec
 from wire.codec import RecordType
 from wire.records import Manifest
@@ -169,8 +170,16 @@ class Lane:
                 self._check(number)
 
     def _check(self, number: int) -> None:
-        with LogReader(self._path(number)) as reader:
-            found = reader.manifest
+        try:
+            with LogReader(self._path(number)) as reader:
+                found = reader.manifest
+        except BusDamaged:
+            # A machine that lost its power may leave zeros of what it never wrote: what is whole goes on without it.
+            path = self._path(number)
+            path.replace(path.with_suffix(".lf.damaged"))
+            del self._sizes[number]
+            self.damaged += 1
+            return
         if found is not None and found.owner_id != self.manifest.owner_id:
             raise BusError(f"{reader.path}: waits for {found.owner_id}, not for {self.manifest.owner_id}")
 

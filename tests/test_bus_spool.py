@@ -14,6 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bus import frames
 from bus.logfile import FileBus, LogWriter
 from bus.ports import BusAway, BusError, BusFull, BusHeld, Reader
 from bus.spool import Mark, Spool
@@ -414,6 +415,46 @@ def test_damage_in_the_spool_costs_what_it_struck_and_is_counted(
     assert numbers(batches) == kept
     assert sum(batch.header.increment.notes.get("damaged_frames", 0) for batch in batches) == damaged
     now.writer.close()
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_segment_of_which_nothing_can_be_read_is_set_aside_and_counted(which: int, folder: Path) -> None:
+    """As a machine that lost its power leaves it: its length, and zeros."""
+    bus, clock = AwayableBus(folder / "bus"), [SECOND]
+    bus.away = "before"
+    for number in range(3):  # a process each: each begins a segment
+        now = recorder(folder, bus, clock, 5 + number)
+        now.write(number, 0)
+        now.writer.close()
+    segment = sorted((folder / "spool").glob("*.lf"))[which]
+    segment.write_bytes(bytes(segment.stat().st_size))
+    bus.away = ""
+    now = recorder(folder, bus, clock, 9)
+    clock[0] += 10 * SECOND
+    while not now.writer.drain():
+        pass
+    now.writer.end()
+    batches = read_all(bus.reader("raw", "a.0"))
+    assert numbers(batches) == [number for number in range(3) if number != which]
+    assert sum(batch.header.increment.notes.get("damaged_frames", 0) for batch in batches) == 1
+    assert [path.name for path in (folder / "spool").glob("*.damaged")] == [f"{segment.name}.damaged"]
+    now.writer.close()
+
+
+def test_a_segment_of_a_later_version_is_left_alone(folder: Path) -> None:
+    bus, clock = AwayableBus(folder / "bus"), [SECOND]
+    bus.away = "before"
+    now = recorder(folder, bus, clock)
+    now.write(1, 0)
+    now.writer.close()
+    (segment,) = (folder / "spool").glob("*.lf")
+    data = segment.read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frames, "FILE_VERSION", frames.FILE_VERSION + 1)
+        segment.write_bytes(frames.file_header(1) + data[frames.FILE_BYTES :])
+    with pytest.raises(BusError, match="upgrade livefire"):
+        recorder(folder, bus, clock, 6)
+    assert segment.exists()
 
 
 def test_what_is_in_doubt_is_kept_before_what_comes_now(folder: Path) -> None:
