@@ -333,11 +333,12 @@ class _Loop:
             self._stepped = steps.count, steps.ns
 
     def _disk_is_used_up(self) -> bool:
-        """A ring makes room by itself. What waits is counted as it is, though it is going to be compressed."""
+        """A ring makes room by itself. What is ready or waits is counted as it is, though it is going to be compressed;
+        so what may come on top is only what is open in the end."""
         most = self._settings.max_disk_bytes
         if not most or self._settings.keep_last_ns:
             return False
-        return used_bytes(self._log) + self._writer.waiting_bytes >= most
+        return used_bytes(self._log) + self._writer.waiting_bytes + self._assembler.ready.memory_bytes >= most
 
     def _follow_bus(self, dealer: Dealer) -> None:
         """Its clock, and how much room is left while it is away."""

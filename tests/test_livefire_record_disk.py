@@ -127,6 +127,7 @@ def test_a_budget_ends_the_recording_with_a_line(tmp_path: Path) -> None:
             number += 1
             time.sleep(0.05)
         err, account = recorder.ended()
+    assert 900_000 < file.stat().st_size < 1_230_000  # the request that passed it is there
     assert re.search(r"stopped: --max-disk 1.0 MB is used up", err), err
     assert account["balanced"] and os.stat(file).st_size <= 2_500_000  # what was on its way is written, too
     assert 5 <= len(names(file)) <= number
