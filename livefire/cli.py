@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from livefire import VERSION, logs, settings
-from livefire.errors import INTERRUPTED, USER_ERRORS, UserError, line_of, usage_line
+from livefire.errors import INTERRUPTED, USER_ERRORS, UserError, line_of, name_line, usage_line
 from livefire.pipes import outlive_readers
 from wire.config import suggestion
 
@@ -150,8 +150,8 @@ def main() -> None:
     except (BrokenPipeError, SystemExit):  # `livefire show ... | head`: click ends with SystemExit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
         code = 0
-    except OSError as error:
-        if (told := line_of(error)) is None:
+    except (OSError, UnicodeEncodeError) as error:
+        if (told := line_of(error) if isinstance(error, OSError) else name_line(error)) is None:
             raise
         click.echo(f"livefire: {told}", err=True)
         code = 2

@@ -48,6 +48,14 @@ def line_of(error: OSError) -> str | None:
     return f"{where}{words_of(error)}"
 
 
+def name_line(error: UnicodeEncodeError) -> str | None:
+    """One line for a name of a file that cannot be written into what others read; None for what is a bug."""
+    if "surrogates" not in error.reason:
+        return None
+    name = error.object.encode("utf-8", "backslashreplace").decode()
+    return f"{name}: this name is not UTF-8; rename it and try again"
+
+
 def words_of(error: OSError) -> str:
     """What the machine refused, and what to do about it, without a name."""
     if error.errno in (errno.EEXIST, errno.ENOTDIR):  # where a folder is made, or looked into

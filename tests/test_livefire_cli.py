@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+from recordings import even, make_clean
 
 from bus import frames
 from livefire.cli import COMMANDS, SUMMARIES
@@ -93,6 +95,19 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, conte
     assert told in lines[-1]
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are UTF-8")
+def test_a_name_that_is_not_utf8_is_recorded_and_shown_or_is_one_line(tmp_path: Path) -> None:
+    raw, clean = (tmp_path / os.fsdecode(name) for name in (b"raw\xff.lf", b"clean\xff.lf"))
+    make_clean(clean, even(2, 10.0))
+    recorded = run("record", "--mirror", "127.0.0.1:0", "--for", "50ms", "--to", str(raw), folder=tmp_path)
+    assert recorded.returncode == 0, recorded.stderr
+    shown = subprocess.run([sys.executable, "-m", "livefire", "show", str(raw)], capture_output=True, timeout=60)
+    assert shown.returncode == 0 and b"raw\xff.lf: raw recording" in shown.stdout
+    replayed = run("replay", str(clean), "--target", "http://127.0.0.1:1", folder=tmp_path)
+    assert replayed.returncode == 2 and "Traceback" not in replayed.stderr
+    assert "clean\\udcff.lf: this name is not UTF-8; rename it" in replayed.stderr.splitlines()[-1]
 
 
 def test_no_run_yet_is_one_line(tmp_path: Path) -> None:

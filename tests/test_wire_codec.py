@@ -258,6 +258,18 @@ def test_what_no_message_can_hold_is_refused_when_it_is_written(drop: Drop) -> N
     assert caught.value.reason == "unwritable"
 
 
+def test_names_of_files_that_are_not_utf8_travel_with_backslashes() -> None:
+    made = Manifest(
+        "raw", "0", "r", 1, "w", settings={"to": "caf\udce9.lf", "n": [1, "\udcff"]}, inputs=("\udce9.pcap",)
+    )
+    (found,) = codec.decode(codec.encode([made])).records
+    assert found.inputs == ("\\xe9.pcap",) and found.settings == {"to": "caf\\xe9.lf", "n": [1, "\\xff"]}
+    with pytest.raises(CodecError, match="cannot be written"):
+        codec.encode([Manifest("raw", "0", "r\udce9", 1, "w")])
+    with pytest.raises(CodecError, match="cannot be written"):
+        codec.encode([Manifest("raw", "0", "r", 1, "w", inputs=("\ud800",))])
+
+
 def test_a_body_that_zstd_announces_too_large_is_not_decompressed() -> None:
     packed = zstandard.ZstdCompressor(level=1).compress(bytes((8 << 20) + 1))
     assert outcome_of(message(packed, RecordType.DROP, 1, compression=1)) == "too_large"

@@ -171,6 +171,22 @@ class _Zstd(threading.local):
 _zstd = _Zstd()
 
 
+def _named(manifests: Sequence[Any]) -> Sequence[Any]:
+    """The same; in inputs and settings, which name files, with a backslash for each byte that is not UTF-8."""
+
+    def of(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        if isinstance(value, (list, tuple)):
+            return tuple(map(of, value))
+        return {of(name): of(each) for name, each in value.items()} if isinstance(value, dict) else value
+
+    return [
+        msgspec.structs.replace(m, inputs=of(m.inputs), settings=of(m.settings)) if isinstance(m, r.Manifest) else m
+        for m in manifests
+    ]
+
+
 def max_body_bytes(type: RecordType) -> int:
     """How long the uncompressed records of one batch of this type may be, together."""
     return MAX_BODY_BYTES if type in _LARGE else MAX_SMALL_BODY_BYTES
@@ -198,7 +214,7 @@ def encode(
         raise ValueError("a batch without records must name its type")
     number = type if type is not None else TYPE_OF[records[0].__class__]  # type: ignore[index]
     try:
-        body: bytes = _encoder.encode(records)
+        body: bytes = _encoder.encode(_named(records) if number is RecordType.MANIFEST else records)
     except (UnicodeEncodeError, OverflowError) as error:
         what = f"{len(records)} {number.name.lower()} records"
         raise CodecError("unwritable", f"a batch of {what} cannot be written: {error}") from None
