@@ -106,7 +106,7 @@ def kills(folder: Path, server: str, count: int, seed: int) -> Tally:
     listen, sure, at_ns = free_port(), [], 0
     with Target(folder) as target, topics(server) as address:
         asked = arguments(address, folder, folder / "spool", target.port, listen)
-        with Clients(listen):
+        with Clients(listen) as clients:
             for number in range(count):
                 early = number % 5 == 4  # while it starts
                 with Front(folder, *asked) as recorder:
@@ -133,7 +133,7 @@ def kills(folder: Path, server: str, count: int, seed: int) -> Tally:
                 if recorder.process.returncode:
                     tally.problems.append(f"exit code {recorder.process.returncode}: {recorder.err()[-300:]}")
         account, exchanges, whole = read(address)
-        tally.problems += recording_problems(account, exchanges, target.requests(), sure)
+        tally.problems += recording_problems(account, exchanges, clients.told(target.requests()), sure)
         tally.problems += _end_problems(account, whole, folder / "spool")
         blind = account["notes"].get("blind", 0)
         # Who is killed before it has the stream, which its killed forerunner's hold may delay, goes on with one spell.
@@ -160,7 +160,7 @@ def outage(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
         asked = arguments(address, folder, folder / "spool", target.port, listen)
         recorder = Front(folder, *asked)
         try:
-            with Clients(listen):
+            with Clients(listen) as clients:
                 begun_ns = ready(recorder)
                 time.sleep(rng.uniform(0.5, 2.0))  # the instant, not a wait for something
                 broker.kill()
@@ -187,7 +187,8 @@ def outage(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
             account, exchanges, whole = read(address)
             requests = target.requests()
             ended = max(r["at_ns"] for r in requests)
-            problems += recording_problems(account, exchanges, requests, [(a, b or ended) for a, b in sure])
+            spans = [(a, b or ended) for a, b in sure]
+            problems += recording_problems(account, exchanges, clients.told(requests), spans)
             problems += _end_problems(account, whole, folder / "spool")
         finally:
             recorder.close()

@@ -58,7 +58,7 @@ def clock(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
     with Target(folder) as target:
         asked = arguments("ring", file, target.port, 0)
         started = [sys.executable, stepped_clock.__file__, said]
-        with Clients(target.port), Front(folder, *asked, program=started) as recorder:
+        with Clients(target.port) as clients, Front(folder, *asked, program=started) as recorder:
             begin_ns = ready(recorder)
             for _ in range(rng.randint(1, 3)):
                 at_ns = time.time_ns() + _AHEAD_NS + round(rng.uniform(0, 0.3) * SECOND)
@@ -75,7 +75,8 @@ def clock(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
         requests = target.requests()
     account, exchanges = read(folder, file, problems)
     if account:
-        problems += recording_problems(account, exchanges, requests, [(begin_ns, end_ns - SECOND)])
+        served = clients.told(requests)
+        problems += recording_problems(account, exchanges, served, [(begin_ns, end_ns - SECOND)])
         problems += time_problems(exchanges, requests)
         problems += step_problems(account["notes"], steps)
     return True, any(r["at_ns"] > end_ns - SECOND for r in requests), problems

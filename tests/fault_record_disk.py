@@ -295,21 +295,22 @@ def _link_inside(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
         file = folder / "live.lf"
         with Front(folder, *arguments("ring", file, target.port, 0)) as recorder:
             begin_ns = ready(recorder)
-            with Clients(target.port):
+            with Clients(target.port) as clients:
                 for _ in range(times):
-                    served = len(target.requests())
-                    until(lambda: len(target.requests()) > served + 3, 20, "nobody is served", recorder.err)  # noqa: B023
+                    count = len(target.requests())
+                    until(lambda: len(target.requests()) > count + 3, 20, "nobody is served", recorder.err)  # noqa: B023
                     time.sleep(rng.uniform(0.8, 1.2))  # up long enough to be seen: it looks each quarter of a second
                     busy = True
                     went_ns = set_to("down")
                     time.sleep(rng.uniform(0.7, 1.2))  # how long it is down
                     down_ns += set_to("up") - went_ns
-                served = len(target.requests())
-                until(lambda: len(target.requests()) > served + 3, 30, "nobody is served again", recorder.err)
+                count = len(target.requests())
+                until(lambda: len(target.requests()) > count + 3, 30, "nobody is served again", recorder.err)
             recorder.end()
         account, exchanges = read(folder, file, problems)
         if account:
-            problems += recording_problems(account, exchanges, target.requests(), [(begin_ns, time.time_ns())])
+            served = clients.told(target.requests())
+            problems += recording_problems(account, exchanges, served, [(begin_ns, time.time_ns())])
             problems += link_problems(account["notes"], times, down_ns)
     return True, busy, problems
 

@@ -157,7 +157,7 @@ def test_a_file_without_its_end_is_told(whole: Whole, tmp_path: Path) -> None:
 
 
 def test_a_recording_that_lost_or_made_up_something_is_told() -> None:
-    served = [{"path": f"/{number}", "at_ns": number} for number in range(10)]
+    served = [{"path": f"/{number}", "sent_ns": number, "at_ns": number} for number in range(10)]
     exchanges = [{"target": f"/{number}", "status": 200} for number in range(10)]
     ledgers = {"messages": {"emitted": 20}}
 
@@ -168,6 +168,8 @@ def test_a_recording_that_lost_or_made_up_something_is_told() -> None:
     assert seen() == ""
     assert seen(exchanges[2:8], emitted=12) == ""
     assert "1 of 6 served while it recorded are missing: ['/2']" in seen(exchanges[3:], emitted=14)
+    served[2]["sent_ns"] = 1  # read while it recorded, and on the wire before
+    assert seen(exchanges[3:], emitted=14) == ""
     assert "recorded twice" in seen([*exchanges, exchanges[0]], emitted=22)
     assert "never served" in seen([*exchanges, {"target": "/x", "status": 200}], emitted=22)
     assert "20 messages in the file" in seen(emitted=21)
