@@ -197,7 +197,7 @@ def witness_problems(requests: Sequence[Line], outcomes: Sequence[Line], last_al
     if lost := [shot for shot, o in booked.items() if o["status"] and shot not in received]:
         problems.append(f"booked as answered, but never received: {lost[:5]}")
     if last_allowed_ns is not None and requests:
-        over = max(request["at_ns"] for request in requests) - last_allowed_ns
+        over = max(request["at_ns"] - request["late_ns"] for request in requests) - last_allowed_ns
         if over > SLACK_NS:
             problems.append(f"a request came {over / 1e9:.2f} s after load had to end")
     return problems

@@ -106,7 +106,8 @@ def fault(folder: Path, case: Case, seed: int, count: int = 200) -> Found:
             time.sleep(rng.uniform(0, 3.5 if case.drill else 0.8 + count / 200))
         pids = processes(front.pid)
         with held_open(pids.get("feeder") if case.held else None):
-            at_ns, killed = _kill(pids.get(case.victim))
+            killed = _kill(pids.get(case.victim))
+            at_ns = time.time_ns()
             everyone = [*pids.values()]
             try:
                 front.process.wait(60)
@@ -119,15 +120,14 @@ def fault(folder: Path, case: Case, seed: int, count: int = 200) -> Found:
     return _judged(folder, case, count, at_ns, killed, requests, front)
 
 
-def _kill(pid: int | None) -> tuple[int, bool]:
-    at_ns = time.time_ns()
+def _kill(pid: int | None) -> bool:
     if pid is None or not alive(pid):  # the run was over by then, and this proves nothing
-        return at_ns, False
+        return False
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
-        return at_ns, False
-    return at_ns, True
+        return False
+    return True
 
 
 def _judged(

@@ -2,7 +2,7 @@
 
 `python tests/http_target.py LOG [PORT]` prints its port, serves until its stdin closes, and appends one line of JSON a
 request to LOG, when the request has been read; a body of 64 KiB or more by its length alone. Paths decide what it does
-(a query is logged and passed over):
+(a query is logged and passed over). `late_ns` is how long before `at_ns` it may have been there, as the server stood still:
 
     /status/404   that status          /sleep/250    answers after 250 ms       /bytes/1000   a body of 1000
     /chunked/3    3 chunks             /close        close-delimited            /cut          closes inside the body
@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,29 @@ class Target:
         self.process.stdout.close()
 
 
+class _Pace:
+    """How long this server stood still, when others had the processor: what it reads then may have waited so long."""
+
+    _TICK_S = 0.02
+    _REMEMBERED = 50  # a second of them
+
+    def __init__(self) -> None:
+        self._gaps: deque[int] = deque(maxlen=self._REMEMBERED)
+        self._last_ns = time.monotonic_ns()
+
+    async def keep(self) -> None:
+        while True:
+            await asyncio.sleep(self._TICK_S)
+            now_ns = time.monotonic_ns()
+            self._gaps.append(now_ns - self._last_ns)
+            self._last_ns = now_ns
+
+    def late_ns(self) -> int:
+        """The longest that it stood still in the last second, and now."""
+        longest = max((time.monotonic_ns() - self._last_ns, *self._gaps))
+        return max(0, longest - round(self._TICK_S * 1e9))
+
+
 class _App:
     """A tiny shop of which nothing can be guessed: tokens, cookies and order ids are new each time."""
 
@@ -113,7 +136,7 @@ class _App:
 
 
 async def _serve(log_path: str, port: int) -> None:
-    app = _App()
+    app, pace = _App(), _Pace()
     log = os.open(log_path, os.O_WRONLY | os.O_APPEND)
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -135,7 +158,7 @@ async def _serve(log_path: str, port: int) -> None:
         length = int(fields.get("content-length", 0))
         body = await reader.readexactly(length) if length else b""
         entry = {
-            "at_ns": at, "method": method, "path": path, "fields": fields, "names": [name for name, _ in pairs],
+            "at_ns": at, "late_ns": pace.late_ns(), "method": method, "path": path, "fields": fields, "names": [name for name, _ in pairs],
             "body_bytes": length, "body": body.decode("latin-1") if length < 1 << 16 else "",
         }  # fmt: skip
         os.write(log, json.dumps(entry).encode() + b"\n")
@@ -184,7 +207,9 @@ async def _serve(log_path: str, port: int) -> None:
 
     server = await asyncio.start_server(handle, "127.0.0.1", port, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
+    ticking = asyncio.create_task(pace.keep())
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.buffer.read)
+    ticking.cancel()
     os._exit(0)
 
 

@@ -118,10 +118,12 @@ def test_the_witness_tells_what_does_not_fit(whole: Whole) -> None:
     assert "never sent" in seen(whole.requests, [{**whole.outcomes[0], "failure": "shed_stop"}, *whole.outcomes[1:]])
     killed = last - LEASE_NS
     assert seen(whole.requests, limit=killed + LEASE_NS) == ""
-    late = {**other, "at_ns": last + SLACK_NS + 1}
+    late = {**other, "at_ns": last + SLACK_NS + 1, "late_ns": 0}
     assert "1 s after" not in seen([*whole.requests, late]) and "had to end" in seen(
         [*whole.requests, late], limit=killed + LEASE_NS
     )
+    waited = {**late, "late_ns": 2}  # until the target got round to reading it
+    assert "had to end" not in seen([*whole.requests, waited], limit=killed + LEASE_NS)
 
 
 def test_the_accounts_tell_what_is_missing_or_too_much(whole: Whole) -> None:
