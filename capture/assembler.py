@@ -23,6 +23,7 @@ from capture.ledgers import Ledgers
 from capture.other import Others
 from capture.pair import Pair
 from capture.ready import Ready
+from capture.run import Runs
 from capture.sample import Filter
 from capture.segment import Fragment, Segment
 from capture.session import SessionFinder
@@ -82,6 +83,8 @@ class Assembler:
         self._lane = Lane(self, self._sides, self._clock, self._ledgers, settings)
         #: Frames where they stand, in the short way; False: not read, see `frames.Sink`.
         self.frame: Callable[[int, Buffer, int, int, int, str], bool] = _not_read if general else self._lane.frame
+        #: Records of a file that go on with a body; see `run`.
+        self.run = Runs(self, self._sides, self._clock, self._ledgers, settings, self._lane.go_on).take
         self.ready = Ready(self._ledgers)  # complete, and not yet taken
         #: Asked of a request: why its exchange is not wanted (a reason of `INTENTIONAL`), "" to keep it.
         self.leave_out: Filter | None = None

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
-from typing import Protocol, TypeAlias
+from struct import Struct
+from typing import Final, Protocol, TypeAlias
 
 #: ts_ns, captured bytes from the link header on, length on the wire, link type (LINKTYPE_*), interface.
 #: A plain tuple: an object a packet would cost more than decoding it.
 Frame: TypeAlias = tuple[int, bytes, int, int, str]
 Buffer: TypeAlias = bytes | mmap.mmap  # that holds frames; a slice of it is bytes
+
+#: Of Ethernet, IPv4 without options, TCP, as bytes, so that it may stand behind numbers of either order: EtherType,
+#: version and length; fragment and protocol; addresses and ports; sequence; acknowledgement and flags.
+PARTS: Final = "12x6s2x4s2x12s4s6s"
 
 
 class Sink(Protocol):
@@ -17,6 +22,9 @@ class Sink(Protocol):
 
     def frame(self, ts_ns: int, buffer: Buffer, at: int, caught: int, wire_len: int, interface: str) -> bool:
         """An Ethernet frame of at least 54 bytes, where it stands. False: it was not read; give it to `packet`."""
+
+    def run(self, buffer: bytes, at: int, size: int, record: Struct, unit: int, most: int) -> int:
+        """Records of a pcap that go on with what the one before did; how many were read. See `run.Runs.take`."""
 
     def packet(self, ts_ns: int, data: bytes, wire_len: int, linktype: int = 1, interface: str = "") -> None:
         """Any frame."""

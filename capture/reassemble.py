@@ -87,6 +87,15 @@ class Stream:
         if self._history_bytes > self._max_history:
             self._trim_history()
 
+    def take_all(self, parts: list[bytes], size: int) -> None:
+        """The same for parts of `size` bytes each that follow each other."""
+        begin = self.next
+        self.next = begin + len(parts) * size
+        self._history.extend(zip(range(begin, self.next, size), parts, strict=True))
+        self._history_bytes += len(parts) * (size + PIECE_COST)
+        if self._history_bytes > self._max_history:
+            self._trim_history()
+
     def segment(self, sequence: int, data: bytes, wire_len: int, ts_ns: int, ack: int) -> list[Piece]:
         """Take a segment of `wire_len` payload bytes, of which `data` was captured. What can come out now."""
         offset = self.in_order(sequence, data, wire_len)

@@ -16,7 +16,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from capture.frames import Frame, Sink
+from capture.frames import PARTS, Frame, Sink
 from capture.lines import Unpacked
 from wire.config import ConfigError
 
@@ -45,6 +45,7 @@ _HINTS: Final = {
     b"BZh9": "compressed by bzip2: bzcat FILE | livefire import -",
     b"PK\x03\x04": "a zip archive: unzip -p FILE | livefire import -",
 }
+_LARGE: Final = 1000  # bytes of a packet; smaller ones are not the midst of a large body
 _PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
 _BYTE_ORDER: Final = {b"\x1a\x2b\x3c\x4d": ">", b"\x4d\x3c\x2b\x1a": "<"}
 
@@ -198,9 +199,10 @@ class PcapSource:
         """What follows in the buffer, up to anything that is not plain: that is read by who looks closely."""
         _, unit, header = _PCAP[self._magic]
         record = struct.Struct(self._plain + "IIII").unpack_from
-        buffer, at, count = self._buffer, self._at, 0
+        follows = struct.Struct(f"{self._plain}IIII{header - 16}x{PARTS}")
+        buffer, at, count, before = self._buffer, self._at, 0, 0
         last = len(buffer) - header
-        read, other = sink.frame, sink.packet
+        read, other, run = sink.frame, sink.packet, sink.run
         while count < most and at <= last:
             seconds, fraction, size, wire_len = record(buffer, at)
             start = at + header
@@ -211,6 +213,11 @@ class PcapSource:
             ts_ns = seconds * 1_000_000_000 + fraction * unit
             if not read(ts_ns, buffer, start, size, wire_len, ""):
                 other(ts_ns, buffer[start:at], wire_len)
+            elif size == before and size >= _LARGE:  # two alike: there may be more
+                more = run(buffer, at, size, follows, unit, most - count - 1)
+                at += more * (header + size)
+                count += more
+            before = size
             count += 1
         self._at = at
         self.packets += count

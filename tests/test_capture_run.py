@@ -1,0 +1,147 @@
+"""Segments of a large body that are taken many at a time: as if each had been read by itself."""
+
+from __future__ import annotations
+
+import io
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pcap_build import Conversation, Packet, pcap
+
+from capture.assembler import Assembler
+from capture.settings import CaptureSettings
+from capture.source_pcap import PcapSource
+from wire.account import Account
+from wire.records import Exchange
+
+MSS = 1448
+
+
+def large(rng: random.Random, number: int, *, chunked: float = 0.1) -> list[Packet]:
+    """A connection with bodies of many segments, either way."""
+    talk = Conversation(
+        (f"10.0.0.{number + 1}", 40000 + number),
+        client_isn=rng.choice([1000, 0xFFFFFF00]),
+        server_isn=rng.choice([5000, (1 << 32) - 9000]),
+        start_ns=1_700_000_000_000_000_000 + number * 300_000,
+        step_ns=rng.choice([20_000, 1_000_000, 500_000_000]),
+    ).open()
+    for index in range(rng.randrange(1, 4)):
+        body = rng.randbytes(rng.choice([0, 100, MSS * 7, MSS * 12 + 5, 30_000]))
+        upload = rng.random() < 0.3
+        head = b"Host: x\r\nContent-Length: %d\r\n\r\n" % (len(body) if upload else 0)
+        asked = b"POST /%d HTTP/1.1\r\n" % index + head + (body if upload else b"")
+        answered = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        if rng.random() < chunked:
+            answered = (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
+            )
+        for who, data in ((0, asked), (1, answered)):
+            for at in range(0, len(data), 4 * MSS):
+                talk.send(who, data[at : at + 4 * MSS], mss=MSS)
+                if rng.random() < 0.3:
+                    talk.ack(1 - who)
+    if rng.random() < 0.7:
+        talk.close()
+    return talk.packets
+
+
+def traffic(rng: random.Random) -> list[Packet]:
+    """Connections beside each other; some packets lost, twice, late, damaged, cut, or stamped with an earlier time."""
+    packets = [packet for number in range(rng.randrange(1, 4)) for packet in large(rng, number)]
+    if rng.random() < 0.6:
+        packets.sort(key=lambda packet: packet[0])
+    rate = rng.choice([0.0, 0.02, 0.1])
+    mangled: list[Packet] = []
+    for ts_ns, data in packets:
+        chance = rng.random()
+        if chance < rate:
+            continue
+        if chance < 2 * rate:
+            mangled.append((ts_ns, data))
+        elif chance < 3 * rate:
+            mangled.insert(len(mangled) - rng.randrange(min(4, len(mangled)) + 1), (ts_ns, data))
+            continue
+        elif chance < 4 * rate:
+            broken = bytearray(data)
+            broken[rng.randrange(12, min(60, len(broken)))] ^= 1 << rng.randrange(8)
+            data = bytes(broken[: rng.choice([len(data), len(data), len(data) - 3])])
+        elif chance < 5 * rate:
+            ts_ns -= rng.randrange(2_000_000_000)
+        mangled.append((ts_ns, data))
+    return mangled
+
+
+def read(
+    file: bytes, how: CaptureSettings, most: int, *, general: bool
+) -> tuple[list[Exchange], list[tuple[int, object]], Account, int]:
+    """Exchanges, the account after each portion, the account, and how many records were taken with others."""
+    assembler, exchanges, between, taken = Assembler("r", how, None, b"k", general=general), [], [], 0
+    run = assembler.run
+
+    def counted(*arguments: object) -> int:
+        nonlocal taken
+        count = run(*arguments)  # type: ignore[arg-type]
+        taken += count
+        return count
+
+    assembler.run = counted
+    for count in PcapSource("x", stream=io.BytesIO(file)).read_into(assembler, most):
+        exchanges += assembler.take()
+        assert assembler.account.balanced
+        between.append((count, (assembler.account.as_json(), assembler.kept)))
+    exchanges += assembler.finish()
+    assert assembler.kept == 0
+    return exchanges, between, assembler.account, taken
+
+
+def assert_same(file: bytes, how: CaptureSettings, most: int) -> int:
+    fast, general = (read(file, how, most, general=switch) for switch in (False, True))
+    assert fast[0] == general[0]
+    assert fast[1] == general[1], "the same portions, and the same account after each"
+    assert fast[2].as_json() == general[2].as_json()
+    assert not general[3]
+    return fast[3]
+
+
+@given(st.integers(0, 1 << 40), st.integers(1, 200))
+@settings(max_examples=120, deadline=None)
+def test_taken_together_or_one_by_one_is_the_same(seed: int, most: int) -> None:
+    rng = random.Random(seed)
+    how = CaptureSettings() if rng.random() < 0.5 else CaptureSettings(
+        max_body_bytes=rng.choice([MSS, 5000, 1 << 20]),
+        max_total_bytes=rng.choice([9000, 1 << 20]),
+        max_connection_bytes=rng.choice([5000, 1 << 20]),
+        history_bytes=rng.choice([10, 4000, 1 << 20]),
+    )  # fmt: skip
+    snaplen = rng.choice([1 << 18] * 4 + [1200])
+    file = pcap(traffic(rng), order=rng.choice("<>"), nanoseconds=rng.random() < 0.5, snaplen=snaplen)
+    assert_same(file, how, most)
+
+
+def healthy() -> list[Packet]:
+    talk = Conversation().open().client(b"GET / HTTP/1.1\r\n\r\n")
+    body = random.Random(1).randbytes(20 * MSS)
+    return talk.send(1, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body, mss=MSS).close().packets
+
+
+def test_most_of_a_large_body_is_taken_together() -> None:
+    assert (
+        assert_same(pcap(healthy()), CaptureSettings(), 3000) == 18
+    )  # of 21: two to see that they are alike, and the last
+
+
+@pytest.mark.parametrize("at", range(12, 66))
+def test_a_difference_in_any_byte_is_seen(at: int) -> None:
+    """Of one packet in the midst: what differs decides what becomes of it, together or one by one."""
+    packets = healthy()
+    for bit in (0, 3, 7):
+        ts_ns, data = packets[14]
+        changed = bytearray(data)
+        changed[at] ^= 1 << bit
+        file = pcap([*packets[:14], (ts_ns, bytes(changed)), *packets[15:]])
+        taken = assert_same(file, CaptureSettings(), 3000)
+        says_nothing = at in (18, 19, 24, 25) or at >= 48  # id, checksum; window and on
+        assert taken == 18 if says_nothing else taken < 18
