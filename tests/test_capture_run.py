@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import struct
 
 import pytest
 from hypothesis import given, settings
@@ -115,15 +116,16 @@ def test_taken_together_or_one_by_one_is_the_same(seed: int, most: int) -> None:
         max_total_bytes=rng.choice([9000, 1 << 20]),
         max_connection_bytes=rng.choice([5000, 1 << 20]),
         history_bytes=rng.choice([10, 4000, 1 << 20]),
+        idle_ns=rng.choice([2_000_000_000, 300_000_000_000]),
     )  # fmt: skip
     snaplen = rng.choice([1 << 18] * 4 + [1200])
     file = pcap(traffic(rng), order=rng.choice("<>"), nanoseconds=rng.random() < 0.5, snaplen=snaplen)
     assert_same(file, how, most)
 
 
-def healthy() -> list[Packet]:
-    talk = Conversation().open().client(b"GET / HTTP/1.1\r\n\r\n")
-    body = random.Random(1).randbytes(20 * MSS)
+def healthy(size: int = 20 * MSS, step_ns: int = 1_000_000) -> list[Packet]:
+    talk = Conversation(step_ns=step_ns).open().client(b"GET / HTTP/1.1\r\n\r\n")
+    body = random.Random(1).randbytes(size)
     return talk.send(1, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body, mss=MSS).close().packets
 
 
@@ -145,3 +147,45 @@ def test_a_difference_in_any_byte_is_seen(at: int) -> None:
         taken = assert_same(file, CaptureSettings(), 3000)
         says_nothing = at in (18, 19, 24, 25) or at >= 48  # id, checksum; window and on
         assert taken == 18 if says_nothing else taken < 18
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.02, 0.4])
+def test_time_passes_in_a_run_for_all_connections(seconds: float) -> None:
+    """One that has a hole, and one that goes idle, beside a body that takes its time, up to where the capture ends."""
+    step_ns = round(seconds * 1e9)
+    other = Conversation(("10.0.0.9", 50000), step_ns=step_ns // 2).open().client(b"GET /a HTTP/1.1\r\n\r\n")
+    other.seq[1] += 7  # never seen
+    other.server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    packets = healthy(60 * MSS, step_ns)
+    how = CaptureSettings(idle_ns=5_000_000_000)
+    both = sorted([*packets[:40], *other.packets], key=lambda packet: packet[0])
+    later = (both[-1][0] + 2_000_000_000, Conversation(("10.0.0.8", 50001)).raw(0, 1, 0, 2)[1])
+    for file in (pcap(both), pcap([*both, later]), pcap(packets[:40])):
+        assert assert_same(file, how, 3000) or seconds == 0.4
+
+
+@pytest.mark.parametrize("rest", [-1, 0, 1])
+def test_the_last_segment_is_read_by_itself(rest: int) -> None:
+    head = len(b"HTTP/1.1 200 OK\r\nContent-Length: 28913\r\n\r\n")
+    assert assert_same(pcap(healthy(20 * MSS - head + rest)), CaptureSettings(), 3000) in (17, 18)
+
+
+@pytest.mark.parametrize("bound", [{"max_total_bytes": 9 * MSS}, {"max_body_bytes": 9 * MSS}])
+def test_no_more_is_kept_than_may_be(bound: dict[str, int]) -> None:
+    assert 3 < assert_same(pcap(healthy()), CaptureSettings(**bound), 3000) < 9
+
+
+@pytest.mark.parametrize("extra", [-1, 4, 1448])
+def test_a_record_of_another_length_ends_a_run(extra: int) -> None:
+    """A frame check sequence, or a byte that was not captured: what the packets themselves say is the same."""
+    packets = healthy()
+    ts_ns, data = packets[14]
+    changed = data[:extra] if extra < 0 else data + bytes(extra)
+    one = (
+        struct.pack("<IIII", ts_ns // 10**9, ts_ns % 10**9 // 1000, len(changed), max(len(changed), len(data)))
+        + changed
+    )
+    assert 0 < assert_same(pcap(packets[:14]) + one + pcap(packets[15:])[24:], CaptureSettings(), 3000) < 18
+    lies = bytearray(pcap(packets))
+    struct.pack_into("<I", lies, 24 + sum(16 + len(data) for _, data in packets[:14]) + 12, len(data) + 9)
+    assert 0 < assert_same(bytes(lies), CaptureSettings(), 3000) < 18
