@@ -84,7 +84,7 @@ class Assembler:
         #: Frames where they stand, in the short way; False: not read, see `frames.Sink`.
         self.frame: Callable[[int, Buffer, int, int, int, str], bool] = _not_read if general else self._lane.frame
         #: Records of a file that go on with a body; see `run`.
-        self.run = Runs(self, self._sides, self._clock, self._ledgers, settings, self._lane.go_on).take
+        self.run = Runs(self, self._sides, self._clock, self._ledgers, settings).take
         self.ready = Ready(self._ledgers)  # complete, and not yet taken
         #: Asked of a request: why its exchange is not wanted (a reason of `INTENTIONAL`), "" to keep it.
         self.leave_out: Filter | None = None

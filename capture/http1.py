@@ -54,7 +54,7 @@ class Sink(Protocol):
         another message of the same direction."""
 
 
-(BOUNDARY, IN_LENGTH, _SIZE, _CHUNK, _CHUNK_END, _TRAILERS, _CLOSE, _LOST, _TUNNEL) = range(9)
+(BOUNDARY, IN_LENGTH, _SIZE, IN_CHUNK, _CHUNK_END, _TRAILERS, _CLOSE, _LOST, _TUNNEL) = range(9)
 
 _BLANK: Final = b"\r\n"
 _MAX_CHUNK_LINE: Final = 16 << 10
@@ -110,7 +110,7 @@ class Reader:
 
     def feed(self, offset: int, data: bytes, ts_ns: int, ack: int) -> None:
         message = self.message
-        if message is not None and message.body_bytes and len(data) < self.left and self.state in (IN_LENGTH, _CHUNK):
+        if message is not None and message.body_bytes and len(data) < self.left and self.state in (IN_LENGTH, IN_CHUNK):
             self.next, self.left = offset + len(data), self.left - len(data)
             return self._body(data, ts_ns)  # nearly all of a large body is in the midst of it
         if self.state == _TUNNEL:
@@ -135,11 +135,11 @@ class Reader:
             if state == BOUNDARY:
                 began = (first_ts, first_ack) if at < fresh_from else (ts_ns, ack)
                 new = self._begin(offset, data, at, *began, ts_ns)
-            elif state in (IN_LENGTH, _CHUNK):
+            elif state in (IN_LENGTH, IN_CHUNK):
                 new = min(size, at + self.left)
                 self.left -= new - at
                 self._body(data[at:new] if at or new < size else data, ts_ns)
-                if not self.left and state == _CHUNK:
+                if not self.left and state == IN_CHUNK:
                     self.state = _CHUNK_END
                 elif not self.left and self.message is not None:
                     self._finish(self.message, offset + new, ts_ns, complete=True)
@@ -178,7 +178,7 @@ class Reader:
         if state == _CLOSE:
             message.missing_bytes += length
             return False
-        inside = min(length, self.left) if state in (IN_LENGTH, _CHUNK) else 0
+        inside = min(length, self.left) if state in (IN_LENGTH, IN_CHUNK) else 0
         self.left -= inside
         if state == IN_LENGTH and not self.left:
             message.missing_bytes += inside
@@ -186,7 +186,7 @@ class Reader:
             if length > inside:
                 self._lose("after_gap")
                 return True
-        elif state in (IN_LENGTH, _CHUNK) and inside == length:
+        elif state in (IN_LENGTH, IN_CHUNK) and inside == length:
             message.missing_bytes += length
             if not self.left:
                 self.state = _CHUNK_END
@@ -291,7 +291,7 @@ class Reader:
             if size < 0:
                 return self._broken(message, offset, at, ts_ns)
             self.left = size
-            self.state = _CHUNK if size else _TRAILERS
+            self.state = IN_CHUNK if size else _TRAILERS
         else:
             stripped = line.rstrip(b"\r")
             strictly(message, line == b"\r" or (bool(stripped) and STRICT_TRAILER.match(line) is not None))

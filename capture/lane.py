@@ -59,8 +59,8 @@ class Host(Protocol):
 
 class Lane:
     __slots__ = (
-        "_answer", "_ask", "_bytes", "_clock", "_host", "_ledgers", "_max_body", "_max_total",
-        "_messages", "_packets", "_requests", "_responses", "_sides", "go_on",
+        "_answer", "_ask", "_bytes", "_clock", "_go_on", "_host", "_ledgers", "_max_body", "_max_total",
+        "_messages", "_packets", "_requests", "_responses", "_sides",
     )  # fmt: skip
 
     def __init__(
@@ -78,7 +78,7 @@ class Lane:
         # Bound once, for the sides: see `Side.step`.
         self._ask: Step = self._asked
         self._answer: Step = self._answered
-        self.go_on: Step = self._went_on
+        self._go_on: Step = self._went_on
 
     def settle(self) -> None:
         """Bring the ledgers up to date; before they are looked at."""
@@ -269,7 +269,7 @@ class Lane:
             reader.message = message
             reader.state = IN_LENGTH
             if side.step is not None:
-                side.step = self.go_on
+                side.step = self._go_on
 
     def _went_on(self, side: Side, offset: int, data: bytes, size: int, ts_ns: int, ack: int) -> bool:
         """More of a body, all of which was kept so far."""

@@ -13,11 +13,13 @@ from typing import Final, Protocol
 
 from capture.connection import Connection
 from capture.frames import PARTS, PacketClock
+from capture.http1 import IN_CHUNK, IN_LENGTH
 from capture.ledgers import Ledgers
 from capture.settings import CaptureSettings
-from capture.side import Side, Step
+from capture.side import Side
 
 _FRAME_BYTES: Final = struct.calcsize("=" + PARTS)
+_IN_BODY: Final = (IN_LENGTH, IN_CHUNK)
 _MASK: Final = 0xFFFFFFFF
 
 
@@ -30,25 +32,17 @@ class Host(Protocol):
 
 
 class Runs:
-    __slots__ = ("_clock", "_go_on", "_host", "_ledgers", "_max_body", "_max_total", "_sides")
+    __slots__ = ("_clock", "_host", "_ledgers", "_max_body", "_max_total", "_sides")
 
     def __init__(
-        self,
-        host: Host,
-        sides: dict[bytes, Side],
-        clock: PacketClock,
-        ledgers: Ledgers,
-        settings: CaptureSettings,
-        go_on: Step,
+        self, host: Host, sides: dict[bytes, Side], clock: PacketClock, ledgers: Ledgers, settings: CaptureSettings
     ) -> None:
-        """`go_on` is the step of a side that is in the midst of a body, all of which was kept so far."""
         self._host = host
         self._sides = sides
         self._clock = clock
         self._ledgers = ledgers
         self._max_body = settings.max_body_bytes
         self._max_total = settings.max_total_bytes
-        self._go_on = go_on
 
     def take(self, buffer: bytes, at: int, size: int, record: struct.Struct, unit: int, most: int) -> int:
         """Read records of a pcap, at most so many, as far as they go on with what the one before `at` went on with.
@@ -62,13 +56,14 @@ class Runs:
         unpack = record.unpack_from
         _, _, caught, wire_len, network, transport, key, _, acked = unpack(buffer, at - step)
         side = self._sides.get(key)
-        if side is None or side.step is not self._go_on:
+        if side is None or side.expected < 0 or side.reader.message is None:
             return 0
-        reader, host = side.reader, self._host
-        message = reader.message
+        reader, host, message = side.reader, self._host, side.reader.message
+        if reader.state not in _IN_BODY or not message.body_bytes or message.kept_bytes != message.body_bytes:
+            return 0
         begin = 34 + (acked[4] >> 4) * 4
         payload = 14 + (network[4] << 8 | network[5]) - begin
-        if message is None or payload <= 0:  # a card that joined frames says 0
+        if payload <= 0:  # a card that joined frames says 0
             return 0
         room = min(reader.left - 1, self._max_body - message.body_bytes, self._max_total - host.kept)
         most = min(most, room // payload, (len(buffer) - at) // step)

@@ -20,7 +20,7 @@ from wire.records import Exchange
 MSS = 1448
 
 
-def large(rng: random.Random, number: int, *, chunked: float = 0.1) -> list[Packet]:
+def large(rng: random.Random, number: int) -> list[Packet]:
     """A connection with bodies of many segments, either way."""
     talk = Conversation(
         (f"10.0.0.{number + 1}", 40000 + number),
@@ -35,10 +35,11 @@ def large(rng: random.Random, number: int, *, chunked: float = 0.1) -> list[Pack
         head = b"Host: x\r\nContent-Length: %d\r\n\r\n" % (len(body) if upload else 0)
         asked = b"POST /%d HTTP/1.1\r\n" % index + head + (body if upload else b"")
         answered = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-        if rng.random() < chunked:
-            answered = (
-                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
-            )
+        if rng.random() < 0.3:
+            size = rng.choice([len(body) or 1, 8000])
+            parts = [body[at : at + size] for at in range(0, len(body), size)]
+            chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (*parts, b""))
+            answered = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks
         for who, data in ((0, asked), (1, answered)):
             for at in range(0, len(data), 4 * MSS):
                 talk.send(who, data[at : at + 4 * MSS], mss=MSS)
@@ -133,6 +134,14 @@ def test_most_of_a_large_body_is_taken_together() -> None:
     assert (
         assert_same(pcap(healthy()), CaptureSettings(), 3000) == 18
     )  # of 21: two to see that they are alike, and the last
+
+
+def test_of_chunks_all_but_their_lines_is_taken_together() -> None:
+    body = random.Random(1).randbytes(32 << 10)
+    chunks = b"".join(b"%x\r\n%s\r\n" % (8192, body[at : at + 8192]) for at in range(0, len(body), 8192))
+    talk = Conversation().open().client(b"GET / HTTP/1.1\r\n\r\n")
+    talk.send(1, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n", mss=MSS).close()
+    assert assert_same(pcap(talk.packets), CaptureSettings(), 3000) >= 15  # of 23, in four chunks
 
 
 @pytest.mark.parametrize("at", range(12, 66))

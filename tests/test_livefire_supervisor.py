@@ -13,7 +13,10 @@ from pathlib import Path
 from livefire.supervisor import Supervisor
 
 LIFELINE = "import sys; sys.stdin.read()"
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+STUBBORN = (
+    "import pathlib, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+    "pathlib.Path('stubborn').touch(); time.sleep(60)"
+)
 
 
 def until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
@@ -41,9 +44,11 @@ def alive(pid: int) -> bool:
 
 
 def test_children_end_with_the_block(tmp_path: Path) -> None:
+    there = f"import os; os.chdir({str(tmp_path)!r});"
     with Supervisor(tmp_path, grace_s=0.4) as supervisor:
         polite = supervisor.spawn("polite", [sys.executable, "-c", LIFELINE])
-        stubborn = supervisor.spawn("stubborn", [sys.executable, "-c", STUBBORN])
+        stubborn = supervisor.spawn("stubborn", [sys.executable, "-c", there + STUBBORN])
+        assert until((tmp_path / "stubborn").exists), "it does not begin"
         assert polite.poll() is None and stubborn.poll() is None
     assert polite.returncode == 0
     assert stubborn.returncode == -signal.SIGKILL
