@@ -39,6 +39,7 @@ _DRAIN_NS = SECOND * 6 // 5  # a proxy outlives its killed recorder
 _SLEEP_NS = 30_000_000  # how long the target takes to answer
 _BACK_S = 15.0  # from a broker's return to the first commit
 _RECORDING = "monday"
+_A_CONNECTION = 20  # requests on each
 
 
 @contextmanager
@@ -220,18 +221,18 @@ def full_spool(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
         asked = [*arguments(address, folder, spool, target.port, listen), "--unmasked"]  # masked noise is none
         with Front(folder, *asked) as recorder:
             ready(recorder)
-            _ask(listen, noise, 20)
+            _ask(listen, noise)
             broker.kill()
             if not mounted:
                 _, most = resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE)
                 resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (40_000, most))
             deadline = time.monotonic() + 25
             while time.monotonic() < deadline:  # more than disk and memory hold of the time
-                _ask(listen, noise, 20)
+                _ask(listen, noise)
             if not mounted:
                 resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (most, most))
             broker.start()
-            _ask(listen, noise, 20)
+            _ask(listen, noise)
             recorder.end()
         if recorder.process.returncode:
             problems.append(f"exit code {recorder.process.returncode}: {recorder.err()[-300:]}")
@@ -240,14 +241,18 @@ def full_spool(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
         problems += recording_problems(account, exchanges, requests, [])
         problems += _end_problems(account, whole, spool)
         shed = account["ledgers"]["messages"]["drops"].get("no_room", 0)
-        if not shed or len(exchanges) + shed // 2 != len(requests):
-            problems.append(f"{len(requests)} served, {len(exchanges)} recorded, {shed} messages shed")
+        # A recorder that stands still is left behind by its proxy, which gives up connections, and says how many.
+        given_up = account["notes"].get("shed_connections", 0)
+        if not shed or not 0 <= len(requests) - len(exchanges) - shed // 2 <= given_up * _A_CONNECTION:
+            problems.append(
+                f"{len(requests)} served, {len(exchanges)} recorded, {shed} messages and {given_up} connections shed"
+            )
     return bool(shed), True, problems
 
 
-def _ask(port: int, noise: random.Random, count: int) -> None:
+def _ask(port: int, noise: random.Random) -> None:
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    for _ in range(count):
+    for _ in range(_A_CONNECTION):
         client.request("GET", f"/{noise.randbytes(1500).hex()}")
         client.getresponse().read()
     client.close()
