@@ -198,3 +198,29 @@ def test_a_record_of_another_length_ends_a_run(extra: int) -> None:
     lies = bytearray(pcap(packets))
     struct.pack_into("<I", lies, 24 + sum(16 + len(data) for _, data in packets[:14]) + 12, len(data) + 9)
     assert 0 < assert_same(bytes(lies), CaptureSettings(), 3000) < 18
+
+
+def test_what_says_no_length_or_holds_nothing_ends_a_run() -> None:
+    """A card that joined frames says 0; an ACK may be padded to any length."""
+    packets = healthy()
+    joined = [(ts_ns, data[:16] + b"\0\0" + data[18:]) for ts_ns, data in packets[10:13]]
+    assert_same(pcap([*packets[:10], *joined, *packets[13:]]), CaptureSettings(), 3000)
+    talk = Conversation().open().client(b"GET / HTTP/1.1\r\n\r\n")
+    body = random.Random(1).randbytes(20 * MSS)
+    talk.send(1, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body[: 9 * MSS], mss=MSS)
+    for _ in range(3):
+        talk.ack(1)
+        ts_ns, data = talk.packets[-1]
+        talk.packets[-1] = (ts_ns, data + bytes(1200))
+    talk.send(1, body[9 * MSS :], mss=MSS).close()
+    assert_same(pcap(talk.packets), CaptureSettings(), 3000)
+
+
+@pytest.mark.parametrize("begins", [b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"])
+def test_the_first_bytes_of_a_body_are_read_by_themselves(begins: bytes) -> None:
+    """Behind a head that fills two packets."""
+    body = begins + random.Random(1).randbytes(8 * MSS)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nX: " % len(body)
+    talk = Conversation().open().client(b"GET / HTTP/1.1\r\n\r\n")
+    talk.send(1, head + b"y" * (2 * MSS - len(head) - 4) + b"\r\n\r\n" + body, mss=MSS).close()
+    assert assert_same(pcap(talk.packets), CaptureSettings(), 3000) == 7  # of 9: the first, and the last
