@@ -20,7 +20,7 @@ from bus import kafka_layout as layout
 from bus.address import KafkaAddress, open_bus
 from bus.ports import Bus
 from capture.dealer import Dealer
-from capture.settings import CaptureSettings
+from capture.settings import BUS_BATCH_BYTES
 from capture.writer import QueuedWriter
 from cleanse import learned
 from cleanse.settings import CleanseSettings
@@ -222,7 +222,7 @@ def cleansed(place: Place, rounds: int, count: int) -> None:
 
 def _as_recorded(exchanges: Sequence[Exchange]) -> list[list[Exchange]]:
     """Batches as a recorder on a bus makes them where there is much to do."""
-    limit = CaptureSettings().batch_bytes
+    limit = BUS_BATCH_BYTES
     batches: list[list[Exchange]] = [[]]
     size = 0
     for exchange in exchanges:

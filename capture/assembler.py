@@ -22,7 +22,7 @@ from capture.lane import Lane
 from capture.ledgers import Ledgers
 from capture.other import Others
 from capture.pair import Pair
-from capture.ready import Ready
+from capture.ready import RECORD_BYTES, Ready
 from capture.run import Runs
 from capture.sample import Filter
 from capture.segment import Fragment, Segment
@@ -387,7 +387,8 @@ class Assembler:
         self.kept -= request.kept_bytes + response.kept_bytes
         connection.became = RECORDED
         exchange = self._maker.plain(connection, asker, answerer, request, response, self._masker)
-        self.ready.add(exchange, 2, request.wire_bytes + response.wire_bytes)
+        weight = request.wire_bytes + response.wire_bytes
+        self.ready.add(exchange, 2, weight, RECORD_BYTES + weight)
 
 
 def _not_read(ts_ns: int, buffer: Buffer, at: int, caught: int, wire_len: int, interface: str) -> bool:

@@ -21,7 +21,9 @@ _RANK = {STRICT: 0, LENIENT: 1, OPAQUE: 2}
 class Masker(Protocol):
     """What must not be written is taken out here; see `mask`."""
 
-    counts: dict[str, int]  # what was masked, by kind, so far
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was masked, by kind, so far."""
 
     def exchange(self, e: Exchange, asked: bytes = b"", answered: bytes = b"") -> Exchange: ...
 

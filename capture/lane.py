@@ -25,6 +25,7 @@ from capture.known import KnownHeads
 from capture.ledgers import Ledgers
 from capture.message import LENGTH, NONE, REQUEST, RESPONSE, STRICT, UNKNOWN, Message
 from capture.pair import Pair
+from capture.reassemble import PIECE_COST
 from capture.settings import CaptureSettings
 from capture.side import Side, Step
 
@@ -60,7 +61,7 @@ class Host(Protocol):
 class Lane:
     __slots__ = (
         "_answer", "_ask", "_bytes", "_clock", "_go_on", "_host", "_ledgers", "_max_body", "_max_total",
-        "_messages", "_packets", "_requests", "_responses", "_sides",
+        "_messages", "_packets", "_requests", "_responses", "_sides", "_status", "_status_end", "_status_line",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +76,8 @@ class Lane:
         self._max_total = settings.max_total_bytes
         self._requests = KnownHeads(settings.max_head_bytes)
         self._responses = KnownHeads(settings.max_head_bytes)
+        # Of the answer before: most have the same.
+        self._status_line, self._status_end, self._status = b"HTTP/1.1 200 OK\r\n", 17, 200
         # Bound once, for the sides: see `Side.step`.
         self._ask: Step = self._asked
         self._answer: Step = self._answered
@@ -134,7 +137,12 @@ class Lane:
         data = buffer[at + begin : at + end]
         stream = side.stream
         offset = stream.next
-        stream.take(data, size)
+        # As `Stream.take`; a call of each segment would show.
+        stream.history.append((offset, data))
+        stream.next = offset + size
+        stream.history_bytes += size + PIECE_COST
+        if stream.history_bytes > stream.max_history:
+            stream.trim_history()
         side.expected = (sequence + size) & _MASK
         if not (side.step or self.take)(side, offset, data, size, ts_ns, received):
             side.step = other.step = None
@@ -214,9 +222,13 @@ class Lane:
 
     def _answered(self, side: Side, offset: int, data: bytes, size: int, ts_ns: int, ack: int) -> bool:
         """An answer, where one request waits for it."""
-        line = _STATUS_LINE.match(data)
-        if line is None:
-            return False
+        at, status = self._status_end, self._status
+        if not data.startswith(self._status_line):
+            line = _STATUS_LINE.match(data)
+            if line is None:
+                return False
+            at, status = line.end(), int(line.group(1))
+            self._status_line, self._status_end, self._status = line.group(), at, status
         pairer = side.connection.pairer
         pair = pairer.open[0]
         request = pair.request
@@ -228,11 +240,10 @@ class Lane:
         method = request.method
         if method == b"CONNECT":
             return False
-        found = self._responses.head(RESPONSE, data, line.end() - 1, size)
+        found = self._responses.head(RESPONSE, data, at - 1, size)
         if found is None:
             return False
         end, (length, low, block) = found
-        status = int(line.group(1))
         framing = LENGTH
         if status in _BODILESS or method == b"HEAD":
             length = 0
@@ -317,9 +328,12 @@ class Lane:
             if side.reader.kind is RESPONSE and other.reader.kind is REQUEST and _settled(side, other):
                 other.step = self._ask
             self._host.pair(connection, pair)
-        side.stream.forget()
-        if other.reader.message is None:
-            other.stream.forget()
+        stream = side.stream
+        if stream.history or stream.conflicts:
+            stream.forget()
+        stream = other.stream
+        if other.reader.message is None and (stream.history or stream.conflicts):
+            stream.forget()
 
 
 def _next(side: Side, sequence: int) -> bool:

@@ -11,7 +11,7 @@ import msgspec
 from bus.logwriter import LogWriter
 from bus.ports import BusError
 from capture.ready import Ready
-from capture.settings import CaptureSettings
+from capture.settings import BUS_BATCH_BYTES, FILE_BATCH_BYTES, CaptureSettings
 from wire import topics
 from wire.account import Account, Increment
 from wire.codec import RecordType
@@ -62,9 +62,9 @@ class Output:
     A batch and the counts that it belongs to are one frame: a killed process leaves both or neither.
     """
 
-    def __init__(self, writer: Writer, settings: CaptureSettings) -> None:
+    def __init__(self, writer: Writer, settings: CaptureSettings, *, bus: bool = False) -> None:
         self._writer = writer
-        self._batch_bytes = settings.batch_bytes
+        self._batch_bytes = settings.batch_bytes or (BUS_BATCH_BYTES if bus else FILE_BATCH_BYTES)
         self._batch_ns = settings.batch_ns
         self._written_ns = 0
         self._assembler: Maker | None = None

@@ -38,8 +38,8 @@ class Stream:
     """See the module. `drop(reason, bytes)` is called for what does not come out."""
 
     __slots__ = (
-        "_drop", "_history", "_history_bytes", "_hole_at", "_hole_ns", "_max_history", "_max_waiting", "acked",
-        "conflicts", "end", "next", "origin", "started", "waiting", "waiting_bytes",
+        "_drop", "_hole_at", "_hole_ns", "_max_waiting", "acked", "conflicts", "end", "history", "history_bytes",
+        "max_history", "next", "origin", "started", "waiting", "waiting_bytes",
     )  # fmt: skip
 
     def __init__(self, drop: Callable[[str, int], None], max_waiting: int, max_history: int) -> None:
@@ -55,9 +55,10 @@ class Stream:
         self.conflicts: list[tuple[int, int]] = []
         self._drop = drop
         self._max_waiting = max_waiting
-        self._max_history = max_history
-        self._history: list[tuple[int, bytes]] = []  # an empty deque takes 600 bytes more, of each of 20,000
-        self._history_bytes = 0
+        self.max_history = max_history
+        #: What came out, for comparing: (offset, bytes). An empty deque takes 600 bytes more, of each of 20,000.
+        self.history: list[tuple[int, bytes]] = []
+        self.history_bytes = 0
 
     def start(self, sequence: int, *, syn: bool) -> None:
         """Say where the stream begins: at a SYN, or in the middle."""
@@ -81,20 +82,20 @@ class Stream:
 
     def take(self, data: bytes, size: int) -> None:
         """The next `size` bytes, when that is known, and nothing waits."""
-        self._history.append((self.next, data))
+        self.history.append((self.next, data))
         self.next += size
-        self._history_bytes += size + PIECE_COST
-        if self._history_bytes > self._max_history:
-            self._trim_history()
+        self.history_bytes += size + PIECE_COST
+        if self.history_bytes > self.max_history:
+            self.trim_history()
 
     def take_all(self, parts: list[bytes], size: int) -> None:
         """The same for parts of `size` bytes each that follow each other."""
         begin = self.next
         self.next = begin + len(parts) * size
-        self._history.extend(zip(range(begin, self.next, size), parts, strict=True))
-        self._history_bytes += len(parts) * (size + PIECE_COST)
-        if self._history_bytes > self._max_history:
-            self._trim_history()
+        self.history.extend(zip(range(begin, self.next, size), parts, strict=True))
+        self.history_bytes += len(parts) * (size + PIECE_COST)
+        if self.history_bytes > self.max_history:
+            self.trim_history()
 
     def segment(self, sequence: int, data: bytes, wire_len: int, ts_ns: int, ack: int) -> list[Piece]:
         """Take a segment of `wire_len` payload bytes, of which `data` was captured. What can come out now."""
@@ -140,7 +141,7 @@ class Stream:
             self._drop("keepalive", 1)
             return b""
         old = min(self.next - offset, len(data))
-        for start, seen in reversed(self._history):
+        for start, seen in reversed(self.history):
             if start + len(seen) <= offset:
                 break
             low, high = max(start, offset), min(start + len(seen), offset + old)
@@ -249,40 +250,36 @@ class Stream:
     # -- what was seen, for comparing
 
     def _remember(self, offset: int, data: bytes) -> None:
-        self._history.append((offset, data))
-        self._history_bytes += len(data) + PIECE_COST
-        if self._history_bytes > self._max_history:
-            self._trim_history()
+        self.history.append((offset, data))
+        self.history_bytes += len(data) + PIECE_COST
+        if self.history_bytes > self.max_history:
+            self.trim_history()
 
-    def _trim_history(self) -> None:
+    def trim_history(self) -> None:
         """An eighth more than has to go: not again with the next segment."""
-        most = self._max_history - (self._max_history >> 3)
-        count, total = 0, self._history_bytes
-        for _, data in self._history:
+        most = self.max_history - (self.max_history >> 3)
+        count, total = 0, self.history_bytes
+        for _, data in self.history:
             if total <= most:
                 break
             total -= len(data) + PIECE_COST
             count += 1
-        self._history_bytes = total
-        del self._history[:count]
+        self.history_bytes = total
+        del self.history[:count]
 
     def remember_at_most(self, size: int) -> None:
         """From now on so much is remembered."""
-        self._max_history = size
-        if self._history_bytes > size:
-            self._trim_history()
+        self.max_history = size
+        if self.history_bytes > size:
+            self.trim_history()
 
     def forget(self) -> None:
         """Nothing that came out can be called ambiguous any more: its exchange is gone."""
-        if self._history:
-            self._history.clear()
-            self._history_bytes = 0
+        if self.history:
+            self.history.clear()
+            self.history_bytes = 0
         if self.conflicts:
             self.conflicts = [pair for pair in self.conflicts if pair[1] > self.next]
-
-    @property
-    def history_bytes(self) -> int:
-        return self._history_bytes
 
     def _compare(self, low: int, one: bytes, other: bytes) -> None:
         """Note the range from the first byte that differs to the last one."""

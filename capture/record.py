@@ -241,7 +241,7 @@ class _Loop:
         self._why = why
         self._anchor_ns = anchor_ns
         self._monotonic_ns = monotonic_ns
-        self._output = Output(writer, capture)
+        self._output = Output(writer, capture, bus=isinstance(log, Dealer))
         self._started_ns = monotonic_ns()
         self._last_exchanges = 0
         self._last_tick_ns = self._started_ns

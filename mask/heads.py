@@ -57,12 +57,13 @@ _COOKIE_ATTRIBUTES: Final = frozenset(
 class Block:
     """What is written for a block of fields, and what it says of the body; made once for many heads."""
 
-    __slots__ = ("_codings", "_media", "block", "counted", "new")
+    __slots__ = ("_codings", "_media", "block", "counted", "new", "used")
 
     def __init__(self, block: bytes, new: bytes, counted: tuple[tuple[str, int], ...]) -> None:
         self.block = block
         self.new = new  # the same object when nothing is masked
-        self.counted = counted  # what was masked, how often
+        self.counted = counted  # what is masked in it, how often
+        self.used = 0  # how often it was, since the counts were brought up to date
         self._media: bytes | None = None
         self._codings: tuple[bytes, ...] = ()
 
@@ -99,36 +100,45 @@ class Heads:
         else:
             at = head.find(b"\n")
             start, block = (head[:at], head[at:]) if at >= 0 else (head, b"")
-        code = ""
-        if not start or _PLAIN_REQUEST.match(start):
-            new = start
-        else:
+        new, code = start, ""
+        if start.startswith(b"HTTP/") or (start and not _PLAIN_REQUEST.match(start)):
             known = self._starts.get(start) or self._remember(self._starts, start, self._start_line(start))
             new, code = known
             if code:
                 self._count(_CODES[code])
         found = self._blocks.get(block) or self._block(block)
         if found.counted:
-            counts = self._counts
-            for what, count in found.counted:
-                counts[what] = counts.get(what, 0) + count
+            found.used += 1
         elif not code:
             return head, found
         return new + found.new, found
 
+    def settle(self) -> None:
+        """Bring the counts up to date; before they are looked at."""
+        for found in self._blocks.values():
+            if found.used:
+                self._tally(found.counted, found.used)
+                found.used = 0
+
+    def _tally(self, counted: tuple[tuple[str, int], ...], times: int = 1) -> None:
+        for what, count in counted:
+            self._counts[what] = self._counts.get(what, 0) + count * times
+
     def fields(self, block: bytes) -> bytes:
         """Field lines without a head: trailers. The same object when nothing is masked."""
         new, counted = self._fields(block)
-        for what, count in counted:
-            self._counts[what] = self._counts.get(what, 0) + count
+        self._tally(counted)
         return new
 
     def _block(self, block: bytes) -> Block:
         found = Block(block, *self._fields(block))
         if len(block) <= MAX_CACHED_BLOCK:
             if len(self._blocks) >= MAX_CACHED_BLOCKS:
+                self.settle()
                 self._blocks.clear()
             self._blocks[block] = found
+        else:
+            self._tally(found.counted)  # nobody is going to ask how often it was used
         return found
 
     def _fields(self, block: bytes) -> tuple[bytes, tuple[tuple[str, int], ...]]:

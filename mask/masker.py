@@ -18,12 +18,17 @@ class Masker:
     def __init__(self, key: bytes, settings: MaskSettings | None = None) -> None:
         """`key`: at least 16 bytes, else ValueError. Recordings that are replayed together have the same."""
         settings = settings or MaskSettings()
-        self.counts: dict[str, int] = {}
-        """What was masked: lines (`target`, `header`, `cookie`, `malformed_line`), bodies by kind (`json`, `form`,
-        `multipart`, `text`), bodies replaced whole (`gap`, `undecodable`, `opaque`)."""
+        self._counts: dict[str, int] = {}
         self.values = Values(key, settings)
-        self._heads = Heads(self.values, settings, self.counts)
-        self._bodies = Bodies(self.values, self._heads, settings, self.counts)
+        self._heads = Heads(self.values, settings, self._counts)
+        self._bodies = Bodies(self.values, self._heads, settings, self._counts)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was masked so far: lines (`target`, `header`, `cookie`, `malformed_line`), bodies by kind (`json`,
+        `form`, `multipart`, `text`), bodies replaced whole (`gap`, `undecodable`, `opaque`)."""
+        self._heads.settle()
+        return self._counts
 
     def exchange(self, e: Exchange, asked: bytes = b"", answered: bytes = b"") -> Exchange:
         """The exchange as it may be written. Lengths and times that were seen stay; Content-Length follows its body.
