@@ -33,6 +33,7 @@ from wire.account import Account
 from wire.records import Exchange
 
 _SWEEP_NS = 50_000_000
+_LATELY_NS = 250_000_000
 _MOVED_NS = 1_000_000_000  # copies of a packet follow it sooner
 _MANY_WAITS = 4096
 _TCP = struct.Struct(">IIBB").unpack_from
@@ -74,6 +75,8 @@ class Assembler:
         self._crowd = Crowd(settings, self._flows.forget, self._ledgers)
         self._open = self._crowd.open
         self.busy: dict[Connection, None] = {}  # see `side.Host`
+        self._lately: dict[Connection, None] = {}  # of the others: what had something to do a moment ago
+        self._next_forget_ns = 0
         self._waiting: dict[Connection, tuple[int, int]] = {}  # of the others: bytes and messages that wait in them
         self._waiting_bytes = self._waiting_messages = 0
         self._fragments = Fragments()
@@ -103,14 +106,23 @@ class Assembler:
                 self._waiting[connection] = waiting
                 self._waiting_bytes += waiting[0]
                 self._waiting_messages += waiting[1]
-            else:  # remembered for speed alone: 0.5 KB and a head, of each of 20,000
-                connection.exchange_ids, connection.session_low = None, b""
+            else:
+                self._lately[connection] = None
         self.busy.clear()
+        if self._clock.now_ns >= self._next_forget_ns:
+            self._forget_idle(self._clock.now_ns)
         self._bytes.in_flight = self.ready.wire_bytes + self._waiting_bytes
         messages = self.ready.messages + self._waiting_messages
         self._messages.in_flight, self._packets.in_flight = messages, self._fragments.held
         self._ledgers.connections.in_flight = len(self._open)
         return self._ledgers.account
+
+    def _forget_idle(self, now_ns: int) -> None:
+        """What is remembered of connections for speed alone: 0.5 KB and a head, of each of 20,000 that are open."""
+        self._next_forget_ns = now_ns + _LATELY_NS
+        for connection in [c for c in self._lately if c.last_ns <= now_ns - _LATELY_NS]:
+            connection.exchange_ids, connection.session_low = None, b""
+            del self._lately[connection]
 
     @property
     def connections(self) -> int:
@@ -329,6 +341,7 @@ class Assembler:
 
     def over(self, connection: Connection) -> None:
         self.busy.pop(connection, None)
+        self._lately.pop(connection, None)
         self._waits_no_more(connection)
         self._crowd.over(connection, self._clock.now_ns)
 

@@ -27,6 +27,8 @@ _LITTLE = 2 << 10  # remembered where no message is under way
 class Connection:
     """`first` is who sent SYN, as far as it was seen."""
 
+    __deletable__ = ("pairer", "sides")  # for mypyc: see `release`
+
     def __init__(self, host: Host, first: str, second: str, link: str, *, midstream: bool) -> None:
         settings = host.settings
         self._host = host
@@ -363,12 +365,14 @@ class Connection:
 
     def in_flight(self) -> tuple[int, int]:
         """(payload bytes, messages) that wait here."""
+        first, second = self.sides
+        count = first.stream.waiting_bytes + first.held_bytes + len(first.reader.buffer)
+        count += second.stream.waiting_bytes + second.held_bytes + len(second.reader.buffer)
+        if self.pairer.idle:
+            return count, 0
         messages = self.pairer.messages()
-        count = 0
         for message in messages:
             count += message.wire_bytes
-        for side in self.sides:
-            count += side.stream.waiting_bytes + side.held_bytes + len(side.reader.buffer)
         return count, len(messages)
 
     @property

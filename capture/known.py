@@ -15,11 +15,20 @@ _REST: Final = 8 * MAX_CACHED  # heads for which nothing is looked up, after a t
 MAX_CACHED_LENGTH: Final = 4096
 _END: Final = b"\r\n\r\n"
 
-#: (length that is announced, -1 where none is; the block in lower case, from the newline before it; and as it is).
-#: None: not plain.
-Told = tuple[int, bytes, bytes]
-Facts = Told | None
-_UNSEEN: Final = (-2, b"", b"")
+
+class Told:
+    """What a block of fields means."""
+
+    __slots__ = ("block", "length", "low")
+
+    def __init__(self, length: int, low: bytes, block: bytes) -> None:
+        self.length = length  # that is announced, -1 where none is
+        self.low = low  # the block in lower case, from the newline before it
+        self.block = block  # and as it is
+
+
+Facts = Told | None  # None: not plain
+_UNSEEN: Final = Told(-2, b"", b"")
 
 
 class KnownHeads:
@@ -29,7 +38,7 @@ class KnownHeads:
 
     def __init__(self, max_head: int) -> None:
         self._max_head = max_head
-        self._last: Told = (-1, b"", b"\0")  # of the head before: often it comes again, and comparing is cheaper
+        self._last = Told(-1, b"", b"\0")  # of the head before: often it comes again, and comparing is cheaper
         self.facts: dict[bytes, Facts] = {}
         self.used = 0
         self.rest = 0
@@ -50,8 +59,8 @@ class KnownHeads:
         end = size
         facts: Facts = _UNSEEN
         last = self._last
-        if data.startswith(last[2], at):
-            end = at + len(last[2])
+        if data.startswith(last.block, at):
+            end = at + len(last.block)
             if end > self._max_head:
                 return None
             self.used += 1
@@ -86,8 +95,8 @@ def _facts_of(kind: Kind, head: bytes, block: bytes) -> Facts:
         return None
     at = low.find(b"\ncontent-length:")
     if at < 0:
-        return (-1, low, block) if low.find(b"\ncontent-length") < 0 else None
+        return Told(-1, low, block) if low.find(b"\ncontent-length") < 0 else None
     value = low[at + 16 : low.find(b"\r", at)].strip(b" \t")
     if not value.isdigit() or len(value) > 18 or low.find(b"\ncontent-length", at + 16) >= 0:
         return None
-    return int(value), low, block
+    return Told(int(value), low, block)

@@ -198,7 +198,8 @@ class Lane:
         found = self._requests.head(REQUEST, data, line.end() - 1, size)
         if found is None:
             return False
-        end, (length, low, block) = found
+        end, told = found
+        length = told.length
         framing = LENGTH
         if length < 0:
             length = 0
@@ -210,7 +211,7 @@ class Lane:
         whole = rest == length
         message = Message(
             REQUEST, data[:end] if rest else data, offset, ts_ns, ack, STRICT, offset + (size if whole else end), ts_ns,
-            size, line.group(1), 0, low, block, framing, rest, rest, whole,
+            size, line.group(1), 0, told.low, told.block, framing, rest, rest, whole,
         )  # fmt: skip
         side.connection.pairer.open.append(Pair(message))
         side.connection.pairer.request_reader = side.reader
@@ -243,7 +244,8 @@ class Lane:
         found = self._responses.head(RESPONSE, data, at - 1, size)
         if found is None:
             return False
-        end, (length, low, block) = found
+        end, told = found
+        length = told.length
         framing = LENGTH
         if status in _BODILESS or method == b"HEAD":
             length = 0
@@ -256,7 +258,7 @@ class Lane:
         whole = rest == length
         message = Message(
             RESPONSE, data[:end] if rest else data, offset, ts_ns, ack, STRICT, offset + (size if whole else end),
-            ts_ns, size, b"", status, low, block, framing, rest, rest, whole,
+            ts_ns, size, b"", status, told.low, told.block, framing, rest, rest, whole,
         )  # fmt: skip
         pair.response = message
         pairer.response_reader = side.reader

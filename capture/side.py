@@ -58,6 +58,8 @@ class Side:
         "reset", "seen", "step", "stream",
     )  # fmt: skip
 
+    __deletable__ = ("connection", "other")  # for mypyc: see `Connection.release`
+
     other: Side
 
     def __init__(self, connection: Connection, address: str, stream: Stream, reader: Reader) -> None:

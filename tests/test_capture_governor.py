@@ -251,6 +251,7 @@ def test_a_recorder_keeps_to_its_bound_and_the_servers_log_says_what_is_missing(
     assert account["notes"]["cost.cpu_ns"] > 0 and account["notes"]["exceeded.max_rate"] >= 1
 
 
+@pytest.mark.patches
 def test_connections_on_which_nothing_comes_cost_the_account_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Connection] = []
     plain = Connection.in_flight
@@ -275,3 +276,33 @@ def test_connections_on_which_nothing_comes_cost_the_account_nothing(monkeypatch
         asked.clear()
         assert assembler.account.ledger("bytes").in_flight >= 22 and assembler.account.balanced
         assert len(asked) == count
+
+
+def test_what_is_remembered_for_speed_is_forgotten_of_idle_connections_a_moment_later() -> None:
+    assembler = Assembler("r", CaptureSettings(), None, b"k" * 32)
+    talks = [Conversation((f"10.0.1.{number}", 40_000)).open() for number in range(3)]
+
+    def exchange(talk: Conversation, at_ns: int) -> None:
+        talk.now_ns, before = at_ns, len(talk.packets)
+        talk.client(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").server(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        for ts_ns, data in talk.packets[before:]:
+            assembler.packet(ts_ns, data, len(data))
+
+    def remembered() -> list[bool]:
+        assert assembler.account.balanced
+        return [connection.exchange_ids is not None for connection in assembler._open]
+
+    start_ns = max(talk.now_ns for talk in talks)
+    for talk in talks:
+        for ts_ns, data in talk.packets:
+            assembler.packet(ts_ns, data, len(data))
+    for number, talk in enumerate(talks):
+        exchange(talk, start_ns + number * 1000)
+    assert remembered() == [True, True, True], "they may go on at once"
+    exchange(talks[1], start_ns + 300_000_000)
+    assert remembered() == [False, True, False]
+    exchange(talks[1], start_ns + 600_000_000)
+    exchange(talks[0], start_ns + 600_000_000)
+    assert remembered() == [True, True, False], "those that go on are known again"
+    ids = [e.exchange_id for e in assembler.take()]
+    assert len(set(ids)) == len(ids) == 6

@@ -260,6 +260,7 @@ def test_llhttp_cases() -> None:
     assert (alike, refused, lenient) == (63, 45, 10)
 
 
+@pytest.mark.patches
 def test_llhttp_negative_control(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that takes every chunk line for strict, or every length for clear, fails the comparison."""
     for module in (chunks, http1):

@@ -258,6 +258,7 @@ def test_both_paths_mask_alike(seed: int) -> None:
     assert fast.account.as_json() == general.account.as_json()
 
 
+@pytest.mark.patches
 def test_heads_that_never_repeat_are_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known, "MAX_CACHED", 8)
     monkeypatch.setattr(known, "_REST", 20)
@@ -279,6 +280,7 @@ def test_heads_that_never_repeat_are_not_looked_up(monkeypatch: pytest.MonkeyPat
     assert rests[-1] == 0
 
 
+@pytest.mark.patches
 @pytest.mark.parametrize("name", ["_BODILESS", "_REQUEST_LINE", "_STATUS_LINE"])
 def test_a_difference_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison sees a fast path that is wrong: about bodies, about methods, about status codes."""

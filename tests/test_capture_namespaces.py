@@ -171,6 +171,7 @@ def test_each_exchange_is_there_once_and_the_copies_are_counted(net: Net, names:
     assert ledger.drops["other_interface"] >= ledger.emitted >= 40  # each packet passes two veths at least
 
 
+@pytest.mark.patches
 def test_without_deduplication_it_would_show(net: Net) -> None:
     """The negative control: the same packets, said to be of one interface, are not taken once each."""
     source = opened(net.middle, ["v1", "v2"])

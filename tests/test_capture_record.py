@@ -393,6 +393,7 @@ def test_a_file_that_cannot_be_gone_on_with_is_refused(server: Counting, tmp_pat
     assert account_of(file).notes["blind"] == 1
 
 
+@pytest.mark.patches
 @needs_ring
 def test_a_ring_that_loses_packets_silently_unbalances_the_recording(server: Counting, tmp_path: Path) -> None:
     class Lossy(RingSource):
@@ -450,7 +451,7 @@ def test_the_source_is_chosen_and_the_choice_told() -> None:
 
 def test_the_doctor_tells_each_lack_with_a_remedy(tmp_path: Path) -> None:
     findings = doctor.findings()
-    assert [f.name for f in findings] == ["packet ring", "capabilities"]
+    assert [f.name for f in findings] == ["packet ring", "capabilities", "packet path"]
     assert all(f.good or f.remedy for f in findings)
     assert findings[0].good == (_refused is None)
     status = tmp_path / "status"

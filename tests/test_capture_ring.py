@@ -176,6 +176,7 @@ class Lossy(RingSource):
         return super()._walk(sink)  # type: ignore[arg-type]
 
 
+@pytest.mark.patches
 @needs_ring
 def test_a_source_that_loses_packets_silently_does_not_balance() -> None:
     with connected() as (client, theirs, port):

@@ -57,6 +57,7 @@ def masked(raw: bytes, *, general: bool) -> bytes:
     return bodies.masked(raw, cut=False)
 
 
+@pytest.mark.patches
 @given(st.integers(0, 1 << 40))
 @settings(max_examples=300, deadline=None)
 def test_both_ways_give_the_same_bytes(seed: int) -> None:
@@ -64,6 +65,7 @@ def test_both_ways_give_the_same_bytes(seed: int) -> None:
     assert masked(raw, general=False) == masked(raw, general=True)
 
 
+@pytest.mark.patches
 def test_the_quick_way_is_taken_and_masks() -> None:
     raw = b'{"id": 17, "password": "hunter22", "mail": "anna@mail.example", "lines": [{"sku": "sku-00017"}]}'
     found = Masker(KEY)._bodies._json._simple(raw)
@@ -83,6 +85,7 @@ def test_what_the_quick_way_leaves_to_the_general_one(raw: bytes) -> None:
     assert Masker(KEY)._bodies._json._simple(raw) is None
 
 
+@pytest.mark.patches
 @pytest.mark.parametrize(
     "name", ["_WORDS", "_NUMBERS", "_LONG_WORD", "_LONG_NUMBER", "_SCHEMES", "_BARE", "_LONG_BARE"]
 )

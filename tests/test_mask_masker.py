@@ -430,6 +430,7 @@ def test_a_head_of_many_spaces_is_read_in_no_time() -> None:
     assert time.process_time() - began < 5  # what is tried from each blank again takes minutes
 
 
+@pytest.mark.patches
 def test_caches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     import mask.bodies
     import mask.heads
