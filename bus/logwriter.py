@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bus import frames
+from bus import frames, writeback
 from bus.batchwriter import BatchWriter
 from bus.frames import FRAME_BYTES, MAX_FRAME_BYTES
 from bus.logreader import LogReader
@@ -19,6 +19,8 @@ from wire import codec
 from wire.codec import RecordType
 from wire.records import End, Manifest
 
+#: The kernel would begin when seconds have passed, or memory is full of it: then who asks for the disk waits for all.
+_BEGIN_EVERY = 8 << 20
 _LARGE = 64 << 10  # bytes of a message that is not copied to be one write with its header
 _LOOK_S = 0.05  # who only asks whether a file has a writer locks it for microseconds
 _UNCOUNTED = (RecordType.MANIFEST, RecordType.END, RecordType.ACCOUNT)
@@ -42,6 +44,7 @@ class LogWriter(BatchWriter):
         self._sync = sync
         self._closed = False
         self._size = 0
+        self._begun = 0  # up to here the kernel was asked to bring it to the disk
         self._salt = 0
         try:
             # Not blocking: opening a pipe that nobody reads would wait for ever.
@@ -133,7 +136,10 @@ class LogWriter(BatchWriter):
             self._append(offset, header + data)
         else:
             self._append(offset, header, data)
-        self._size = offset + FRAME_BYTES + len(data)
+        self._size = end = offset + FRAME_BYTES + len(data)
+        if end - self._begun >= _BEGIN_EVERY:
+            writeback.begin(self._fd, self._begun, end - self._begun)
+            self._begun = end
         self._count(data)
         return offset
 

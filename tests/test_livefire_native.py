@@ -46,7 +46,7 @@ def test_what_was_compiled_of_other_sources_is_not_tested(tmp_path: Path, monkey
     monkeypatch.setattr(conftest, "COMPILED", [compiled])
     conftest.pytest_sessionstart()
     os.utime(source, (1002, 1002))
-    with pytest.raises(pytest.UsageError, match="lane.py was changed since it was compiled: make native"):
+    with pytest.raises(pytest.UsageError, match=r"lane\.py was changed since it was compiled: make native"):
         conftest.pytest_sessionstart()
 
 
