@@ -82,7 +82,6 @@ class Assembler:
         self._fragments = Fragments()
         self._clock = PacketClock()
         self.next_sweep_ns = 0
-        self.kept = 0  # body bytes in memory
         self._lane = Lane(self, self._sides, self._clock, self._ledgers, settings)
         #: Frames where they stand, in the short way; False: not read, see `frames.Sink`.
         self.frame: Callable[[int, Buffer, int, int, int, str], bool] = _not_read if general else self._lane.frame
@@ -123,6 +122,11 @@ class Assembler:
         for connection in [c for c in self._lately if c.last_ns <= now_ns - _LATELY_NS]:
             connection.exchange_ids, connection.session_low = None, b""
             del self._lately[connection]
+
+    @property
+    def kept(self) -> int:
+        """Body bytes in memory, of messages that are not over."""
+        return self._ledgers.kept
 
     @property
     def connections(self) -> int:
@@ -311,15 +315,15 @@ class Assembler:
     def keep(self, pair: Pair | None, count: int) -> bool:
         if pair is None or pair.shed:
             return False
-        if self.kept + count > self.settings.max_total_bytes:
+        if self._ledgers.kept + count > self.settings.max_total_bytes:
             pair.shed = True
             for message in (pair.request, pair.response):
                 if message is not None:
-                    self.kept -= message.kept_bytes
+                    self._ledgers.kept -= message.kept_bytes
                     message.kept_bytes = 0
                     message.parts.clear()
             return False
-        self.kept += count
+        self._ledgers.kept += count
         return True
 
     def gap(self, count: int) -> None:
@@ -354,11 +358,11 @@ class Assembler:
         if request is not None:
             count += 1
             wire_bytes += request.wire_bytes
-            self.kept -= request.kept_bytes
+            self._ledgers.kept -= request.kept_bytes
         if response is not None:
             count += 1
             wire_bytes += response.wire_bytes
-            self.kept -= response.kept_bytes
+            self._ledgers.kept -= response.kept_bytes
         reason = "shed" if pair.shed else ""
         if request is None:
             self._ledgers.account.note("unpaired")
@@ -397,7 +401,7 @@ class Assembler:
         if self.leave_out is not None and self.leave_out(request):
             self.pair(connection, pair)
             return
-        self.kept -= request.kept_bytes + response.kept_bytes
+        self._ledgers.kept -= request.kept_bytes + response.kept_bytes
         connection.became = RECORDED
         exchange = self._maker.plain(connection, asker, answerer, request, response, self._masker)
         weight = request.wire_bytes + response.wire_bytes

@@ -46,7 +46,6 @@ _MASK: Final = 0xFFFFFFFF
 class Host(Protocol):
     """Who owns the connections."""
 
-    kept: int  # body bytes in memory
     busy: dict[Connection, None]  # see `side.Host`
     next_sweep_ns: int
 
@@ -60,7 +59,7 @@ class Host(Protocol):
 
 class Lane:
     __slots__ = (
-        "_answer", "_ask", "_bytes", "_clock", "_go_on", "_host", "_ledgers", "_max_body", "_max_total",
+        "_answer", "_ask", "_busy", "_bytes", "_clock", "_go_on", "_host", "_ledgers", "_max_body", "_max_total",
         "_messages", "_packets", "_requests", "_responses", "_sides", "_status", "_status_end", "_status_line",
     )  # fmt: skip
 
@@ -68,6 +67,7 @@ class Lane:
         self, host: Host, sides: dict[bytes, Side], clock: PacketClock, ledgers: Ledgers, settings: CaptureSettings
     ) -> None:
         self._host = host
+        self._busy = host.busy
         self._sides = sides
         self._clock = clock
         self._ledgers = ledgers
@@ -133,7 +133,7 @@ class Lane:
         if not size:
             return True
         self._bytes += size
-        self._host.busy[connection] = None
+        self._busy[connection] = None
         data = buffer[at + begin : at + end]
         stream = side.stream
         offset = stream.next
@@ -205,8 +205,7 @@ class Lane:
             length = 0
             framing = NONE
         rest = size - end
-        host = self._host
-        if rest > length or (rest and (rest > self._max_body or host.kept + rest > self._max_total)):
+        if rest > length or (rest and (rest > self._max_body or self._ledgers.kept + rest > self._max_total)):
             return False
         whole = rest == length
         message = Message(
@@ -253,7 +252,7 @@ class Lane:
         elif length < 0:
             return False  # it lasts until close
         rest = size - end
-        if rest > length or (rest and (rest > self._max_body or self._host.kept + rest > self._max_total)):
+        if rest > length or (rest and (rest > self._max_body or self._ledgers.kept + rest > self._max_total)):
             return False
         whole = rest == length
         message = Message(
@@ -276,7 +275,7 @@ class Lane:
         reader.next = message.start_offset + message.wire_bytes
         reader.left = left
         if body:
-            self._host.kept += len(body)
+            self._ledgers.kept += len(body)
             message.parts.append(body)
         if left:
             reader.message = message
@@ -291,12 +290,12 @@ class Lane:
         left = reader.left - size
         if message is None or left < 0:
             return False
-        host = self._host
+        ledgers = self._ledgers
         body = message.body_bytes + size
-        kept = host.kept + size
+        kept = ledgers.kept + size
         if body > self._max_body or kept > self._max_total:
             return False
-        host.kept = kept
+        ledgers.kept = kept
         message.parts.append(data)
         message.body_bytes = message.kept_bytes = body
         message.wire_bytes += size

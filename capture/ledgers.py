@@ -27,7 +27,7 @@ INTENTIONAL = frozenset(
 class Ledgers:
     """The account, with its ledgers at hand."""
 
-    __slots__ = ("account", "bytes", "connections", "messages", "packets")
+    __slots__ = ("account", "bytes", "connections", "kept", "messages", "packets")
 
     def __init__(self) -> None:
         self.account = Account()
@@ -35,6 +35,7 @@ class Ledgers:
         self.bytes = self.account.ledger("bytes")
         self.messages = self.account.ledger("messages")
         self.connections = self.account.ledger("connections")
+        self.kept = 0  # body bytes in memory, of messages that are not over: what `max_total_bytes` bounds
 
     def drop_packet(self, reason: str, count: int = 1) -> None:
         self.packets.drop(reason, count, intentional=reason in INTENTIONAL)

@@ -26,7 +26,6 @@ _MASK: Final = 0xFFFFFFFF
 class Host(Protocol):
     """Who owns the connections; see `lane.Host`."""
 
-    kept: int
     busy: dict[Connection, None]
     next_sweep_ns: int
 
@@ -65,7 +64,7 @@ class Runs:
         payload = 14 + (network[4] << 8 | network[5]) - begin
         if payload <= 0:  # a card that joined frames says 0
             return 0
-        room = min(reader.left - 1, self._max_body - message.body_bytes, self._max_total - host.kept)
+        room = min(reader.left - 1, self._max_body - message.body_bytes, self._max_total - self._ledgers.kept)
         most = min(most, room // payload, (len(buffer) - at) // step)
         sweep_ns, now_ns, ts_ns = host.next_sweep_ns, self._clock.now_ns, 0
         expected, front = side.expected, header + begin
@@ -97,7 +96,7 @@ class Runs:
         ledgers.bytes.seen += size
         connection.last_ns = ts_ns
         host.busy[connection] = None
-        host.kept += size
+        ledgers.kept += size
         side.expected = expected
         side.stream.take_all(parts, payload)
         reader.next += size

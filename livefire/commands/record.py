@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import socket
@@ -113,6 +114,9 @@ def command(
     if drain_only:
         return _drain(settings, security)
     masker, key = masker_for(resolved, unmasked, mask)
+    # A recorder makes many objects that live for a moment, and takes its cycles apart itself: looking for some shows.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     stop = StopFlag().install()
     if stdin_guard:
         stop.with_stdin()
