@@ -18,6 +18,7 @@ from capture.exchange import ExchangeMaker, Masker
 from capture.flows import Flows
 from capture.fragments import Fragments
 from capture.frames import Buffer, PacketClock
+from capture.inflight import InFlight
 from capture.lane import Lane
 from capture.ledgers import Ledgers
 from capture.other import Others
@@ -33,7 +34,6 @@ from wire.account import Account
 from wire.records import Exchange
 
 _SWEEP_NS = 50_000_000
-_LATELY_NS = 250_000_000
 _MOVED_NS = 1_000_000_000  # copies of a packet follow it sooner
 _MANY_WAITS = 4096
 _TCP = struct.Struct(">IIBB").unpack_from
@@ -41,7 +41,6 @@ _TCP = struct.Struct(">IIBB").unpack_from
 #: addresses and ports.
 _FRAME = struct.Struct(">12xHBxH2xHxB2x12s").unpack_from
 _SYN = 2
-_NOTHING = (0, 0)
 
 
 class Assembler:
@@ -74,11 +73,8 @@ class Assembler:
         self._sides = self._flows.side_of
         self._crowd = Crowd(settings, self._flows.forget, self._ledgers)
         self._open = self._crowd.open
-        self.busy: dict[Connection, None] = {}  # see `side.Host`
-        self._lately: dict[Connection, None] = {}  # of the others: what had something to do a moment ago
-        self._next_forget_ns = 0
-        self._waiting: dict[Connection, tuple[int, int]] = {}  # of the others: bytes and messages that wait in them
-        self._waiting_bytes = self._waiting_messages = 0
+        self._in_flight = InFlight()
+        self.busy = self._in_flight.busy
         self._fragments = Fragments()
         self._clock = PacketClock()
         self.next_sweep_ns = 0
@@ -98,30 +94,13 @@ class Assembler:
     def account(self) -> Account:
         """The account so far; what waits is counted when it is asked for."""
         self._lane.settle()
-        for connection in self.busy:
-            self._waits_no_more(connection)
-            waiting = connection.in_flight()
-            if any(waiting):
-                self._waiting[connection] = waiting
-                self._waiting_bytes += waiting[0]
-                self._waiting_messages += waiting[1]
-            else:
-                self._lately[connection] = None
-        self.busy.clear()
-        if self._clock.now_ns >= self._next_forget_ns:
-            self._forget_idle(self._clock.now_ns)
-        self._bytes.in_flight = self.ready.wire_bytes + self._waiting_bytes
-        messages = self.ready.messages + self._waiting_messages
-        self._messages.in_flight, self._packets.in_flight = messages, self._fragments.held
+        waits = self._in_flight
+        waits.count(self._clock.now_ns)
+        self._bytes.in_flight = self.ready.wire_bytes + waits.bytes
+        self._messages.in_flight = self.ready.messages + waits.messages
+        self._packets.in_flight = self._fragments.held
         self._ledgers.connections.in_flight = len(self._open)
         return self._ledgers.account
-
-    def _forget_idle(self, now_ns: int) -> None:
-        """What is remembered of connections for speed alone: 0.5 KB and a head, of each of 20,000 that are open."""
-        self._next_forget_ns = now_ns + _LATELY_NS
-        for connection in [c for c in self._lately if c.last_ns <= now_ns - _LATELY_NS]:
-            connection.exchange_ids, connection.session_low = None, b""
-            del self._lately[connection]
 
     @property
     def kept(self) -> int:
@@ -338,15 +317,8 @@ class Assembler:
             self._crowd.waiting[connection] = None
             self._crowd.waits += 1
 
-    def _waits_no_more(self, connection: Connection) -> None:
-        count, messages = self._waiting.pop(connection, _NOTHING)
-        self._waiting_bytes -= count
-        self._waiting_messages -= messages
-
     def over(self, connection: Connection) -> None:
-        self.busy.pop(connection, None)
-        self._lately.pop(connection, None)
-        self._waits_no_more(connection)
+        self._in_flight.over(connection)
         self._crowd.over(connection, self._clock.now_ns)
 
     def pair(self, connection: Connection, pair: Pair) -> None:
