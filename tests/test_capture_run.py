@@ -224,3 +224,26 @@ def test_the_first_bytes_of_a_body_are_read_by_themselves(begins: bytes) -> None
     talk = Conversation().open().client(b"GET / HTTP/1.1\r\n\r\n")
     talk.send(1, head + b"y" * (2 * MSS - len(head) - 4) + b"\r\n\r\n" + body, mss=MSS).close()
     assert assert_same(pcap(talk.packets), CaptureSettings(), 3000) == 7  # of 9: the first, and the last
+
+
+def test_of_a_connection_that_was_unsettled_nothing_is_taken_together() -> None:
+    """Which sequence number is next is not known then; each segment is looked at from all sides again."""
+    file = pcap(healthy())
+    assembler, exchanges, asked = Assembler("r", CaptureSettings(), None, b"k"), [], 0
+    run = assembler.run
+
+    def unsettled(*arguments: object) -> int:
+        nonlocal asked
+        asked += 1
+        for connection in assembler._open:
+            connection.unsettle()
+        count: int = run(*arguments)  # type: ignore[arg-type]
+        assert count == 0
+        return count
+
+    assembler.run = unsettled  # type: ignore[assignment]
+    for _ in PcapSource("x", stream=io.BytesIO(file)).read_into(assembler, 3000):
+        exchanges += assembler.take()
+    exchanges += assembler.finish()
+    assert asked > 10
+    assert exchanges == read(file, CaptureSettings(), 3000, general=True)[0]

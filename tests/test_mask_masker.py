@@ -596,3 +596,19 @@ def test_half_of_a_surrogate_pair_hides_nothing() -> None:
             request = msgspec.structs.replace(e.request, truncated_bytes=cut)
             after = masked(msgspec.structs.replace(e, request=request)).request.body
             assert b"hunter2" not in after and b"mail.example" not in after
+
+
+def test_what_is_masked_is_counted_each_time_also_of_blocks_that_are_not_remembered() -> None:
+    """Counts are brought up to date when they are asked for; blocks come, are used again, and are forgotten."""
+    masker, want = Masker(KEY), 0
+    for round in range(3):
+        for number in range(700):  # more than are remembered
+            long = b"X-Long: %s\r\n" % (b"v" * 5000) if number % 10 == 0 else b""
+            block = b"\nHost: h\r\nX-Own: value %d\r\nX-Same: value\r\n%s\r\n" % (number, long)
+            for _ in range(1 + number % 3):
+                masker.message(b"GET / HTTP/1.1\r" + block, block, b"")
+                want += 3 if long else 2
+            if number % 97 == round:
+                assert masker.counts == {"header": want}
+    assert masker.counts == {"header": want}
+    assert masker.counts == {"header": want}, "asked again, nothing is counted twice"
