@@ -16,6 +16,8 @@ _QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 #: RFC 9112 section 7.1.1. What it is not is read all the same, and lenient.
 STRICT_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]+(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*\r\Z")
 STRICT_TRAILER = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*\r\Z")
+#: The end of a chunk and the size of the next one, not the last, as nearly all write them.
+NEXT_CHUNK: Final = re.compile(rb"\r\n(?=[0-9A-Fa-f]*[1-9A-Fa-f])([0-9A-Fa-f]{1,8})\r\n")
 _MAX_LENGTH: Final = 1 << 62
 
 

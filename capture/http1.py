@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from capture import landmarks
-from capture.chunks import STRICT_TRAILER, none_follow, size_in, strictly
+from capture.chunks import NEXT_CHUNK, STRICT_TRAILER, none_follow, size_in, strictly
 from capture.message import (
     CHUNKED,
     CLOSE,
@@ -140,7 +140,7 @@ class Reader:
                 self.left -= new - at
                 self._body(data[at:new] if at or new < size else data, ts_ns)
                 if not self.left and state == IN_CHUNK:
-                    self.state = _CHUNK_END
+                    new = self._next_chunk(data, new)
                 elif not self.left and self.message is not None:
                     self._finish(self.message, offset + new, ts_ns, complete=True)
             elif state == _CLOSE:
@@ -267,6 +267,17 @@ class Reader:
             if self._sink.keep(message, count):
                 message.parts.append(data)
                 message.kept_bytes += count
+
+    def _next_chunk(self, data: bytes, at: int) -> int:
+        """A chunk is over: where the next one begins, if its lines are here and plain; else they are read by `_line`,
+        which would come to the same."""
+        lines = NEXT_CHUNK.match(data, at)
+        if lines is None or self.message is None:
+            self.state = _CHUNK_END
+            return at
+        self.left = int(lines.group(1), 16)
+        self.message.wire_bytes += lines.end() - at
+        return lines.end()
 
     def _line(self, offset: int, data: bytes, at: int, ts_ns: int) -> int:
         """The lines of a chunked body (RFC 9112 section 7.1)."""

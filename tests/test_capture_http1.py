@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import re
 import time
 from typing import Any
 
+import msgspec
 import pytest
 from capture_corpus import corpus
 from hypothesis import given, settings
@@ -389,3 +391,46 @@ def test_no_line_takes_longer_than_its_length(data: bytes) -> None:
     begun = time.process_time()
     read(data)
     assert time.process_time() - begun < 5  # what is tried from each place again takes a minute
+
+
+_SIZES = [b"%x", b"%X", b"0%x", b"000%x", b"%x;a=b", b"%x ", b" %x", b"0x%x", b"+%x", b"%xg", b"00000000%x"]
+
+
+@pytest.mark.patches
+@given(st.integers(0, 1 << 40))
+@settings(max_examples=300, deadline=None)
+def test_plain_lines_between_chunks_mean_the_same_in_one_look_and_line_by_line(seed: int) -> None:
+    rng = random.Random(seed)
+    plain = rng.random() < 0.5
+
+    def line(size: int) -> bytes:
+        how = _SIZES[0] if plain or rng.random() < 0.7 else rng.choice(_SIZES)
+        return how % size + (b"\r\n" if plain or rng.random() < 0.9 else rng.choice([b"\n", b"\r\r\n", b"\r"]))
+
+    data = b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for _ in range(rng.randrange(1, 6)):
+        part = rng.choice([b"x", b"\r\n", b"5\r\n", b"\r\n0\r\n\r\n", rng.randbytes(40)])
+        end = b"\r\n" if plain or rng.random() < 0.9 else rng.choice([b"\n", b"", b"\r\r\n", b"\r\n\r\n"])
+        data += line(len(part)) + part + end
+    data += line(0) + rng.choice([b"\r\n", b"A: b\r\n\r\n", b"\n", b""])
+    data += rng.choice([b"", b"GET / HTTP/1.1\r\n\r\n"])
+    step = rng.choice([0, 7, 30])
+    quick = read(data, step=step, kind=Kind.REQUEST)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http1, "NEXT_CHUNK", re.compile(rb"(?!)"))
+        slow = read(data, step=step, kind=Kind.REQUEST)
+    assert [msgspec.structs.astuple(m) for m in quick.messages] == [msgspec.structs.astuple(m) for m in slow.messages]
+    assert quick.junk_bytes == slow.junk_bytes
+
+
+@pytest.mark.patches
+@pytest.mark.parametrize(
+    "wrong", [rb"\r?\n([1-9a-f][0-9a-f]{0,7})\r\n", rb"\r\n([0-9a-f]{1,8})\r\n", rb"\r\n([1-9a-f]{1,8})[ ;a-z=]*\r\n"]
+)
+def test_lines_between_chunks_that_are_taken_for_plain_and_are_not_are_found(
+    monkeypatch: pytest.MonkeyPatch, wrong: bytes
+) -> None:
+    monkeypatch.setattr(http1, "NEXT_CHUNK", re.compile(wrong))
+    with pytest.raises(AssertionError):
+        for seed in range(2000):
+            test_plain_lines_between_chunks_mean_the_same_in_one_look_and_line_by_line.hypothesis.inner_test(seed)  # type: ignore[attr-defined]
