@@ -36,6 +36,16 @@ def size_in(message: Message, line: bytes) -> int:
     return size
 
 
+def next_chunk(message: Message, data: bytes, at: int) -> tuple[int, int]:
+    """Behind a chunk: the size of the next one and where it begins, if the lines between are here and plain. Else
+    (0, at), and they are read one by one; that would come to the same."""
+    lines = NEXT_CHUNK.match(data, at)
+    if lines is None:
+        return 0, at
+    message.wire_bytes += lines.end() - at
+    return int(lines.group(1), 16), lines.end()
+
+
 def none_follow(message: Message, data: bytes, at: int, end: int) -> bool:
     """Whether the first line of an answer's body shows that it is not chunked, though its head sounded like it.
 

@@ -368,12 +368,8 @@ class Connection:
         first, second = self.sides
         count = first.stream.waiting_bytes + first.held_bytes + len(first.reader.buffer)
         count += second.stream.waiting_bytes + second.held_bytes + len(second.reader.buffer)
-        if self.pairer.idle:
-            return count, 0
         messages = self.pairer.messages()
-        for message in messages:
-            count += message.wire_bytes
-        return count, len(messages)
+        return count + sum(message.wire_bytes for message in messages), len(messages)
 
     @property
     def half_open(self) -> bool:

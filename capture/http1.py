@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from capture import landmarks
-from capture.chunks import NEXT_CHUNK, STRICT_TRAILER, none_follow, size_in, strictly
+from capture.chunks import STRICT_TRAILER, next_chunk, none_follow, size_in, strictly
 from capture.message import (
     CHUNKED,
     CLOSE,
@@ -91,10 +91,8 @@ class Reader:
 
     def expect(self, framing: Framing) -> None:
         """Called by the sink inside `head`: the body is framed so, whatever the head says (only NONE and CLOSE)."""
-        message = self.message
-        if message is not None:
-            message.framing = framing
-            self.left = 0
+        if self.message is not None:
+            self.message.framing, self.left = framing, 0
 
     def open_tunnel(self) -> None:
         """What follows is no HTTP: CONNECT, 101."""
@@ -139,10 +137,13 @@ class Reader:
                 new = min(size, at + self.left)
                 self.left -= new - at
                 self._body(data[at:new] if at or new < size else data, ts_ns)
-                if not self.left and state == IN_CHUNK:
-                    new = self._next_chunk(data, new)
-                elif not self.left and self.message is not None:
-                    self._finish(self.message, offset + new, ts_ns, complete=True)
+                message = self.message
+                if not self.left and message is not None:
+                    if state == IN_LENGTH:
+                        self._finish(message, offset + new, ts_ns, complete=True)
+                    else:
+                        self.left, new = next_chunk(message, data, new)
+                        self.state = IN_CHUNK if self.left else _CHUNK_END
             elif state == _CLOSE:
                 new = size
                 self._body(data[at:] if at else data, ts_ns)
@@ -268,17 +269,6 @@ class Reader:
                 message.parts.append(data)
                 message.kept_bytes += count
 
-    def _next_chunk(self, data: bytes, at: int) -> int:
-        """A chunk is over: where the next one begins, if its lines are here and plain; else they are read by `_line`,
-        which would come to the same."""
-        lines = NEXT_CHUNK.match(data, at)
-        if lines is None or self.message is None:
-            self.state = _CHUNK_END
-            return at
-        self.left = int(lines.group(1), 16)
-        self.message.wire_bytes += lines.end() - at
-        return lines.end()
-
     def _line(self, offset: int, data: bytes, at: int, ts_ns: int) -> int:
         """The lines of a chunked body (RFC 9112 section 7.1)."""
         message = self.message
@@ -348,8 +338,7 @@ class Reader:
         if self.state == _TUNNEL:
             return
         self._leave_buffer(reason, gap=reason == "after_gap")
-        self.state = _LOST
-        self._lost_reason = reason
+        self.state, self._lost_reason = _LOST, reason
 
     def _leave_buffer(self, reason: str, *, gap: bool = False) -> None:
         """What waits will not be whole. A request that its first line tells is told, as far as it was seen."""
@@ -374,8 +363,7 @@ class Reader:
             if header:
                 self._sink.junk(self, "not_http", header)
                 return at + header
-        self.state = _LOST
-        self._lost_reason = landmarks.other_protocol(data, at)
+        self.state, self._lost_reason = _LOST, landmarks.other_protocol(data, at)
         return self._search(data, at, at + 1)
 
     def _resync(self, offset: int, data: bytes) -> bool:

@@ -366,11 +366,6 @@ class Pairer:
         while self.open:
             self._emit_first()
 
-    @property
-    def idle(self) -> bool:
-        """Whether no message waits here."""
-        return not (self.open or self.orphans or self._aside)
-
     def messages(self) -> list[Message]:
         """All messages that wait here, for the account."""
         found: list[Message] = []

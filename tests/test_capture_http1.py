@@ -417,7 +417,7 @@ def test_plain_lines_between_chunks_mean_the_same_in_one_look_and_line_by_line(s
     step = rng.choice([0, 7, 30])
     quick = read(data, step=step, kind=Kind.REQUEST)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(http1, "NEXT_CHUNK", re.compile(rb"(?!)"))
+        patch.setattr(chunks, "NEXT_CHUNK", re.compile(rb"(?!)"))
         slow = read(data, step=step, kind=Kind.REQUEST)
     assert [msgspec.structs.astuple(m) for m in quick.messages] == [msgspec.structs.astuple(m) for m in slow.messages]
     assert quick.junk_bytes == slow.junk_bytes
@@ -430,7 +430,7 @@ def test_plain_lines_between_chunks_mean_the_same_in_one_look_and_line_by_line(s
 def test_lines_between_chunks_that_are_taken_for_plain_and_are_not_are_found(
     monkeypatch: pytest.MonkeyPatch, wrong: bytes
 ) -> None:
-    monkeypatch.setattr(http1, "NEXT_CHUNK", re.compile(wrong))
+    monkeypatch.setattr(chunks, "NEXT_CHUNK", re.compile(wrong))
     with pytest.raises(AssertionError):
         for seed in range(2000):
             test_plain_lines_between_chunks_mean_the_same_in_one_look_and_line_by_line.hypothesis.inner_test(seed)  # type: ignore[attr-defined]
