@@ -44,6 +44,8 @@ bench: .venv
 # after each change of a source; `make interpreted` takes it back.
 native: .venv
 	@command -v $${CC:-cc} >/dev/null || { echo "No C compiler. Install one: sudo apt-get install -y gcc libc6-dev"; exit 2; }
+	@$(BIN)/python -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { \
+	  echo "Python's headers are missing. Install them: sudo apt-get install -y python3-dev"; exit 2; }
 	@LIVEFIRE_NATIVE=1 $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 
 interpreted:
