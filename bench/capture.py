@@ -37,6 +37,7 @@ from pcap_build import Conversation, Packet, pcap  # noqa: E402
 
 from capture.app import import_files  # noqa: E402
 from capture.assembler import Assembler  # noqa: E402
+from capture.compiled import compiled  # noqa: E402
 from capture.settings import CaptureSettings  # noqa: E402
 from capture.source_pcap import PcapSource  # noqa: E402
 from mask.masker import Masker  # noqa: E402
@@ -222,7 +223,7 @@ def main() -> None:
     parser.add_argument("--profile-masked", action="store_true")
     count = (args := parser.parse_args()).exchanges
     settings = CaptureSettings()
-    print(f"load {os.getloadavg()[0]:.1f}")
+    print(f"load {os.getloadavg()[0]:.1f}; packet path {'compiled' if compiled() else 'interpreted'}")
     with tempfile.TemporaryDirectory() as folder:
         if args.large:
             return large(Path(folder))

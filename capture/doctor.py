@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from capture import lane
+from capture.compiled import ROOT, compiled, stale
 from capture.source_ring import explained, open_error
 
 _CAPABILITIES = {"cap_net_raw": 13, "cap_net_admin": 12}
@@ -36,15 +36,15 @@ def ring() -> Finding:
     return Finding("packet ring", False, f"packets cannot be captured: {explained(error)}", remedy)
 
 
-def packet_path() -> Finding:
+def packet_path(root: Path = ROOT) -> Finding:
     """Whether what reads packets is compiled; and that it is what its sources are now."""
-    compiled = Path(lane.__file__)
-    if compiled.suffix != ".so":
-        return Finding("packet path", True, "interpreted (compiled it takes a third less CPU: make native)")
-    source = compiled.with_name("lane.py")
-    if source.exists() and source.stat().st_mtime > compiled.stat().st_mtime:
-        return Finding("packet path", False, "compiled from sources that were changed since", "make native")
-    return Finding("packet path", True, "compiled")
+    changed = stale(root)
+    if changed:
+        says = f"compiled from sources that were changed since: {', '.join(path.stem for path in changed)}"
+        return Finding("packet path", False, says, "make native, or make interpreted")
+    if compiled(root):
+        return Finding("packet path", True, "compiled")
+    return Finding("packet path", True, "interpreted (compiled it takes a third less CPU: make native)")
 
 
 def capabilities(status: Path = Path("/proc/self/status")) -> Finding:

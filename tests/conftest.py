@@ -9,29 +9,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from pathlib import Path
 
 import pytest
 from servers.fixtures import chdb_server, clickhouse_server, elasticsearch_server, kafka_server
+
+from capture.compiled import ROOT, compiled, stale
 
 __all__ = ["chdb_server", "clickhouse_server", "elasticsearch_server", "kafka_server"]
 ALL = "all" in os.environ.get("LIVEFIRE_REQUIRE", "").split(",")
 
 
-ROOT = Path(__file__).resolve().parent.parent
-COMPILED = sorted(path for room in ("capture", "mask", "wire") for path in (ROOT / room).glob("*.so"))
-
-
 def pytest_sessionstart() -> None:
-    for path in COMPILED:
-        source = path.with_name(path.name.partition(".")[0] + ".py")
-        if not source.exists() or source.stat().st_mtime > path.stat().st_mtime:
-            name = source.relative_to(ROOT)
-            raise pytest.UsageError(f"{name} was changed since it was compiled: make native, or make interpreted")
+    for source in stale():
+        name = source.relative_to(ROOT)
+        raise pytest.UsageError(f"{name} was changed since it was compiled: make native, or make interpreted")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if COMPILED:
+    if compiled():
         for item in items:
             if item.get_closest_marker("patches"):
                 item.add_marker(
