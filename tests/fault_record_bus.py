@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fault_checks import SECOND, Front, Line, Tally, make_keys, until
-from fault_record import Clients, free_port, ready, recording_problems
+from fault_record import Clients, free_port, held_problems, ready, recorded_until, recording_problems
 from http_target import Target
 from servers.kafka import Kafka
 from servers.process import Missing
@@ -31,10 +31,6 @@ from wire import codec
 from wire.account import Account
 from wire.codec import RecordType
 
-#: What a recorder may still hold in memory when it is killed: a batch, and while a call to the broker has not come back
-#: what came since.
-_HELD_NS = SECOND
-_HELD_AWAY_NS = 8 * SECOND
 _DRAIN_NS = SECOND * 6 // 5  # a proxy outlives its killed recorder
 _SLEEP_NS = 30_000_000  # how long the target takes to answer
 _BACK_S = 15.0  # from a broker's return to the first commit
@@ -104,7 +100,7 @@ def _read(address: str) -> tuple[Line, list[Line], bool]:
 def kills(folder: Path, server: str, count: int, seed: int) -> Tally:
     """`count` kills of a recorder that is started again each time, and then ends in peace."""
     tally, rng = Tally(wanted=count), random.Random(seed)
-    listen, sure, at_ns = free_port(), [], 0
+    listen, lives, at_ns = free_port(), list[tuple[int, int]](), 0
     with Target(folder) as target, topics(server) as address:
         asked = arguments(address, folder, folder / "spool", target.port, listen)
         with Clients(listen) as clients:
@@ -118,7 +114,7 @@ def kills(folder: Path, server: str, count: int, seed: int) -> Tally:
                     hit = recorder.process.poll() is None
                     recorder.close()
                 if not early:
-                    sure.append((ready_ns, at_ns - _HELD_NS))
+                    lives.append((ready_ns, at_ns))
                 in_flight = any(at_ns - _SLEEP_NS < request["at_ns"] <= at_ns for request in target.requests())
                 problems = [] if hit else [f"the recorder had ended: {recorder.err()}"]
                 account, exchanges, _ = read(address)
@@ -134,7 +130,11 @@ def kills(folder: Path, server: str, count: int, seed: int) -> Tally:
                 if recorder.process.returncode:
                     tally.problems.append(f"exit code {recorder.process.returncode}: {recorder.err()[-300:]}")
         account, exchanges, whole = read(address)
-        tally.problems += recording_problems(account, exchanges, clients.told(target.requests()), sure)
+        served = clients.told(target.requests())
+        found = [(life[0], *recorded_until(life, exchanges, served)) for life in lives]
+        tally.problems += recording_problems(account, exchanges, served, [(begin, end) for begin, end, _ in found])
+        tally.problems += held_problems([held for *_, held in found])
+        tally.worst_ns = max(held for *_, held in found)
         tally.problems += _end_problems(account, whole, folder / "spool")
         blind = account["notes"].get("blind", 0)
         # Who is killed before it has the stream, which its killed forerunner's hold may delay, goes on with one spell.
@@ -167,13 +167,13 @@ def outage(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
                 broker.kill()
                 killed_ns = time.time_ns()
                 time.sleep(rng.uniform(2.0, 8.0))  # the same
-                sure = [(begun_ns, 0)]
+                lives = [(begun_ns, 0)]
                 if kill_recorder:
                     at_ns = time.time_ns()
                     recorder.close()
-                    sure = [(begun_ns, at_ns - _HELD_AWAY_NS)]
+                    lives = [(begun_ns, at_ns)]
                     recorder = Front(folder, *asked)  # with its broker away
-                    sure.append((max(ready(recorder), at_ns + _DRAIN_NS), 0))
+                    lives.append((max(ready(recorder), at_ns + _DRAIN_NS), 0))
                     time.sleep(rng.uniform(0.5, 2.0))  # the same
                 broker.start()
                 back = time.monotonic()
@@ -186,10 +186,12 @@ def outage(folder: Path, seed: int) -> tuple[bool, bool, list[str]]:
             if recorder.process.returncode:
                 problems.append(f"exit code {recorder.process.returncode}: {recorder.err()[-300:]}")
             account, exchanges, whole = read(address)
-            requests = target.requests()
-            ended = max(r["at_ns"] for r in requests)
-            spans = [(a, b or ended) for a, b in sure]
-            problems += recording_problems(account, exchanges, clients.told(requests), spans)
+            requests = clients.told(target.requests())
+            ended = max(r["done_ns"] for r in requests)
+            found = [recorded_until(life, exchanges, requests) for life in lives if life[1]]
+            spans = [(begin, found[0][0] if killed else ended) for begin, killed in lives]
+            problems += recording_problems(account, exchanges, requests, spans)
+            problems += held_problems([held for _, held in found])
             problems += _end_problems(account, whole, folder / "spool")
         finally:
             recorder.close()

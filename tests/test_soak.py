@@ -19,6 +19,7 @@ import pytest
 import soak
 from fault_checks import (
     LEASE_NS,
+    SECOND,
     SLACK_NS,
     Front,
     Line,
@@ -29,7 +30,7 @@ from fault_checks import (
     told,
     witness_problems,
 )
-from fault_record import recording_problems
+from fault_record import held_problems, recorded_until, recording_problems
 from fault_record_clock import APART_NS, step_problems, time_problems
 from fault_record_disk import link_problems, names_in, ring_problems, segments_problems, torn_problems
 from fault_replay import the_run
@@ -159,7 +160,7 @@ def test_a_file_without_its_end_is_told(whole: Whole, tmp_path: Path) -> None:
 
 
 def test_a_recording_that_lost_or_made_up_something_is_told() -> None:
-    served = [{"path": f"/{number}", "sent_ns": number, "at_ns": number} for number in range(10)]
+    served = [{"path": f"/{n}", "sent_ns": n, "at_ns": n, "done_ns": n} for n in range(10)]
     exchanges = [{"target": f"/{number}", "status": 200} for number in range(10)]
     ledgers = {"messages": {"emitted": 20}}
 
@@ -172,10 +173,35 @@ def test_a_recording_that_lost_or_made_up_something_is_told() -> None:
     assert "1 of 6 served while it recorded are missing: ['/2']" in seen(exchanges[3:], emitted=14)
     served[2]["sent_ns"] = 1  # read while it recorded, and on the wire before
     assert seen(exchanges[3:], emitted=14) == ""
+    assert "1 of 5 served while it recorded are missing: ['/7']" in seen(exchanges[:7], emitted=14)
+    served[7]["done_ns"] = 8  # read while it recorded, and answered when it was gone
+    assert seen(exchanges[:7], emitted=14) == ""
     assert "recorded twice" in seen([*exchanges, exchanges[0]], emitted=22)
     assert "never served" in seen([*exchanges, {"target": "/x", "status": 200}], emitted=22)
     assert "20 messages in the file" in seen(emitted=21)
     assert "not balance" in seen(balanced=False)
+
+
+def test_a_killed_recorder_that_lost_more_than_what_came_last_is_told() -> None:
+    served = [{"path": f"/{n}", "sent_ns": n * SECOND, "at_ns": 0, "done_ns": n * SECOND + 5} for n in range(10)]
+    life = (2 * SECOND, 7 * SECOND)  # of /2 to /6: what was answered after the kill is not its own
+
+    def there(*numbers: int) -> tuple[int, int]:
+        return recorded_until(life, [{"target": f"/{number}", "status": 200} for number in numbers], served)
+
+    assert there(*range(10)) == (6 * SECOND, 0)
+    assert there(2, 3, 4, 8, 9) == (4 * SECOND, 2 * SECOND)
+    assert there(0, 1, 9) == (2 * SECOND, 4 * SECOND + 5)  # nothing of it: all the time that it lived
+    assert recorded_until((20 * SECOND, 21 * SECOND), [], served) == (20 * SECOND, 0)  # nobody asked
+    gap = [{"target": f"/{number}", "status": 200} for number in (2, 4, 5)]
+    account = {"balanced": True, "ledgers": {"messages": {"emitted": 6}}}
+    until_ns, _ = recorded_until(life, gap, served)
+    assert "missing: ['/3']" in recording_problems(account, gap, served, [(life[0], until_ns)])[0]
+
+    assert held_problems([SECOND // 3] * 5) == [] == held_problems([])
+    assert held_problems([2 * SECOND, 2 * SECOND, 1, 1, 1]) == []
+    assert "of 5 killed recorders 3 have" in held_problems([2 * SECOND] * 3 + [1, 1])[0]
+    assert "of 5 killed recorders 1 have" in held_problems([9 * SECOND, 1, 1, 1, 1])[0]
 
 
 def test_times_that_followed_the_clock_and_steps_that_nobody_told_are_told() -> None:
