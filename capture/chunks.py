@@ -46,6 +46,27 @@ def next_chunk(message: Message, data: bytes, at: int) -> tuple[int, int]:
     return int(lines.group(1), 16), lines.end()
 
 
+def cut(data: bytes, left: int) -> tuple[list[bytes], int, int] | None:
+    """A segment in which a chunk ends of which `left` bytes are to come: the parts of the body in it, how much is to come
+    of the chunk that it ends in (at least 1), and bytes of lines. None where a line is not plain, not whole in it, or
+    that of the last chunk; it is read step by step then."""
+    at, lines, size = 0, 0, len(data)
+    parts: list[bytes] = []
+    while left < size - at:
+        line = NEXT_CHUNK.match(data, at + left)
+        if line is None:
+            return None
+        parts.append(data[at : at + left])
+        at = line.end()
+        lines += at - line.start()
+        left = int(line.group(1), 16)
+    if left == size - at:
+        return None
+    if at < size:
+        parts.append(data[at:])
+    return parts, left - (size - at), lines
+
+
 def none_follow(message: Message, data: bytes, at: int, end: int) -> bool:
     """Whether the first line of an answer's body shows that it is not chunked, though its head sounded like it.
 

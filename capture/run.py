@@ -3,7 +3,8 @@
 Segments of the midst of a body differ from the one before in their time, their sequence number, and what says nothing
 here (the packet's id, checksums, the window). So where one was read in the short way (`lane`), those behind it that
 differ in no more are known as they are found, and all that is known of a connection is brought up to date once for all
-of them. What begins and ends a body, and every packet of any other kind, is read as ever.
+of them. So are the lines between its chunks, where they are plain. What begins and ends a body, and every packet of any
+other kind, is read as ever.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import struct
 from typing import Final, Protocol
 
+from capture.chunks import cut
 from capture.connection import Connection
 from capture.frames import PARTS, PacketClock
 from capture.http1 import IN_CHUNK, IN_LENGTH
@@ -64,12 +66,15 @@ class Runs:
         payload = 14 + (network[4] << 8 | network[5]) - begin
         if payload <= 0:  # a card that joined frames says 0
             return 0
-        room = min(reader.left - 1, self._max_body - message.body_bytes, self._max_total - self._ledgers.kept)
+        room = min(self._max_body - message.body_bytes, self._max_total - self._ledgers.kept)
+        if reader.state == IN_LENGTH:
+            room = min(room, reader.left - 1)
         most = min(most, room // payload, (len(buffer) - at) // step)
         sweep_ns, now_ns, ts_ns = host.next_sweep_ns, self._clock.now_ns, 0
-        expected, front = side.expected, header + begin
-        parts: list[bytes] = []
-        while len(parts) < most:
+        expected, front, left, lines = side.expected, header + begin, reader.left, 0
+        segments: list[bytes] = []
+        parts: list[bytes] = []  # of the body
+        while len(segments) < most:
             seconds, fraction, c, w, n, t, k, sequence, a = unpack(buffer, at)
             if (
                 sequence != expected.to_bytes(4, "big")
@@ -79,16 +84,28 @@ class Runs:
             at_ns = seconds * 1_000_000_000 + fraction * unit
             if at_ns >= sweep_ns:
                 break
+            data = buffer[at + front : at + front + payload]
+            if payload < left:
+                parts.append(data)
+                left -= payload
+            else:
+                found = cut(data, left)
+                if found is None:
+                    break
+                within, left, more = found
+                parts += within
+                lines += more
+            segments.append(data)
             ts_ns = at_ns
             if at_ns > now_ns:
                 now_ns = at_ns
-            parts.append(buffer[at + front : at + front + payload])
             expected = (expected + payload) & _MASK
             at += step
-        count = len(parts)
+        count = len(segments)
         if not count:
             return 0
         size = count * payload
+        body = size - lines
         self._clock.now_ns = now_ns
         ledgers, connection = self._ledgers, side.connection
         ledgers.packets.seen += count
@@ -96,13 +113,13 @@ class Runs:
         ledgers.bytes.seen += size
         connection.last_ns = ts_ns
         host.busy[connection] = None
-        ledgers.kept += size
+        ledgers.kept += body
         side.expected = expected
-        side.stream.take_all(parts, payload)
+        side.stream.take_all(segments, payload)
         reader.next += size
-        reader.left -= size
+        reader.left = left
         message.parts += parts
-        message.body_bytes += size
+        message.body_bytes += body
         message.kept_bytes = message.body_bytes
         message.wire_bytes += size
         message.end_ns = ts_ns

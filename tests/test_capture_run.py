@@ -12,12 +12,23 @@ from hypothesis import strategies as st
 from pcap_build import Conversation, Packet, pcap
 
 from capture.assembler import Assembler
+from capture.chunks import cut
 from capture.settings import CaptureSettings
 from capture.source_pcap import PcapSource
 from wire.account import Account
 from wire.records import Exchange
 
 MSS = 1448
+
+
+def chunked(rng: random.Random, body: bytes) -> bytes:
+    """As any server may write it, and now and then as none should."""
+    size = rng.choice([len(body) or 1, 8000, 8192, MSS, MSS - 7, 2 * MSS - 14, 700, 40])
+    parts = [body[at : at + size] for at in range(0, len(body), size)]
+    odd = rng.choice([0.0, 0.0, 0.05])
+    lines = (b"%X\r\n%s\r\n", b"000%x\r\n%s\r\n", b"%x;name=value\r\n%s\r\n", b"%x \n%s\n", b"%xz\r\n%s\r\n")
+    written = [(rng.choice(lines) if rng.random() < odd else b"%x\r\n%s\r\n") % (len(part), part) for part in parts]
+    return b"".join(written) + rng.choice([b"0\r\n\r\n", b"0\r\nX-Sum: 1\r\n\r\n", b"00\r\n\r\n", b""])
 
 
 def large(rng: random.Random, number: int) -> list[Packet]:
@@ -35,11 +46,8 @@ def large(rng: random.Random, number: int) -> list[Packet]:
         head = b"Host: x\r\nContent-Length: %d\r\n\r\n" % (len(body) if upload else 0)
         asked = b"POST /%d HTTP/1.1\r\n" % index + head + (body if upload else b"")
         answered = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-        if rng.random() < 0.3:
-            size = rng.choice([len(body) or 1, 8000])
-            parts = [body[at : at + size] for at in range(0, len(body), size)]
-            chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (*parts, b""))
-            answered = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks
+        if rng.random() < 0.6:
+            answered = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(rng, body)
         for who, data in ((0, asked), (1, answered)):
             for at in range(0, len(data), 4 * MSS):
                 talk.send(who, data[at : at + 4 * MSS], mss=MSS)
@@ -136,12 +144,39 @@ def test_most_of_a_large_body_is_taken_together() -> None:
     )  # of 21: two to see that they are alike, and the last
 
 
-def test_of_chunks_all_but_their_lines_is_taken_together() -> None:
+@pytest.mark.parametrize(("size", "together"), [(8192, 20), (1000, 20), (50, 17)])
+def test_chunks_are_taken_together_with_their_lines(size: int, together: int) -> None:
+    """All but the first two, the last, and where segments end inside of a line: that one and the one behind it."""
     body = random.Random(1).randbytes(32 << 10)
-    chunks = b"".join(b"%x\r\n%s\r\n" % (8192, body[at : at + 8192]) for at in range(0, len(body), 8192))
-    talk = Conversation().open().client(b"GET / HTTP/1.1\r\n\r\n")
-    talk.send(1, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n", mss=MSS).close()
-    assert assert_same(pcap(talk.packets), CaptureSettings(), 3000) >= 15  # of 23, in four chunks
+    parts = [body[at : at + size] for at in range(0, len(body), size)]
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
+    answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+    talk = Conversation().open().client(b"GET / HTTP/1.1\r\n\r\n").send(1, answer, mss=MSS).close()
+    assert assert_same(pcap(talk.packets), CaptureSettings(), 3000) == together
+
+
+@pytest.mark.parametrize(
+    ("data", "left", "parts", "to_come"),
+    [
+        (b"ab\r\n5\r\ncde", 2, [b"ab", b"cde"], 2),
+        (b"\r\n5\r\ncde", 0, [b"", b"cde"], 2),
+        (b"ab\r\n5\r\n", 2, [b"ab"], 5),
+        (b"ab\r\n1\r\nc\r\nfF\r\nde", 2, [b"ab", b"c", b"de"], 253),
+        (b"abc", 4, [b"abc"], 1),
+    ],
+)
+def test_a_segment_is_cut_where_its_chunks_end(data: bytes, left: int, parts: list[bytes], to_come: int) -> None:
+    lines = len(data) - sum(map(len, parts))
+    assert cut(data, left) == (parts, to_come, lines)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"ab", b"ab\r", b"ab\r\n5\r", b"ab\r\n1\r\nc", b"ab\r\n1\r\nc\r\n", b"ab\r\n0\r\n\r\n", b"abc\r\n5\r\nd",
+     b"ab\n5\nc", b"ab\r\n5;x\r\nc", b"ab\r\n5 \r\nc", b"ab\r\n000000005\r\nc", b"ab\r\ng\r\nc"],
+)  # fmt: skip
+def test_a_segment_with_any_other_line_is_not_cut(data: bytes) -> None:
+    assert cut(data, 2) is None
 
 
 @pytest.mark.parametrize("at", range(12, 66))
