@@ -46,20 +46,20 @@ CREATED_NS = 1_800_000_000_000_000_000
 def cluster(server: str) -> Iterator[str]:
     """An address of its own on a broker: its topics are made, and removed."""
     address = f"kafka://{server}/t{uuid.uuid4().hex[:10]}"
-    made = Topics(parse_kafka(address))
-    made.create(Wanted(partitions=PARTITIONS))
-    try:
-        yield address
-    finally:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                made.delete()
-                break
-            except BusAway:  # a broker that has just come back: the driver asks again in a moment
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
+    with Topics(parse_kafka(address)) as made:
+        made.create(Wanted(partitions=PARTITIONS))
+        try:
+            yield address
+        finally:
+            deadline = time.monotonic() + 20
+            while True:
+                try:
+                    made.delete()
+                    break
+                except BusAway:  # a broker that has just come back: the driver asks again in a moment
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.1)
 
 
 def learned_file(folder: Path) -> Path:

@@ -42,12 +42,12 @@ _A_CONNECTION = 20  # requests on each
 def topics(server: str) -> Iterator[str]:
     """An address with topics of its own."""
     address = f"kafka://{server}/fault-{uuid.uuid4().hex[:8]}"
-    made = Topics(parse_kafka(address))
-    made.create(Wanted(retention_ms=3_600_000))
-    try:
-        yield address
-    finally:
-        made.delete()
+    with Topics(parse_kafka(address)) as made:
+        made.create(Wanted(retention_ms=3_600_000))
+        try:
+            yield address
+        finally:
+            made.delete()
 
 
 def arguments(address: str, folder: Path, spool: Path, port: int, listen: int) -> list[str | Path]:

@@ -42,10 +42,10 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     from bus.kafka_topics import Topics, Wanted
 
     where = f"kafka://{request.getfixturevalue('kafka_server').address}/test-{uuid.uuid4().hex[:8]}"
-    topics = Topics(parse_kafka(where))
-    topics.create(Wanted(retention_ms=3_600_000))
-    yield where
-    topics.delete()
+    with Topics(parse_kafka(where)) as topics:
+        topics.create(Wanted(retention_ms=3_600_000))
+        yield where
+        topics.delete()
 
 
 def settings_for(address: str, tmp_path: Path, agent: str = "a", **more: Any) -> RecordSettings:
@@ -264,12 +264,12 @@ def topics_on(server: str) -> Iterator[str]:
     from bus.kafka_topics import Topics, Wanted
 
     where = f"kafka://{server}/test-{uuid.uuid4().hex[:8]}"
-    topics = Topics(parse_kafka(where))
-    topics.create(Wanted(retention_ms=3_600_000))
-    try:
-        yield where
-    finally:
-        topics.delete()
+    with Topics(parse_kafka(where)) as topics:
+        topics.create(Wanted(retention_ms=3_600_000))
+        try:
+            yield where
+        finally:
+            topics.delete()
 
 
 def test_a_clock_that_drifts_is_measured_again_and_told(tmp_path: Path) -> None:

@@ -439,6 +439,7 @@ def test_topics_that_take_less_than_a_message_needs(tmp_path: Path, kafka_server
             worker.close()
     finally:
         made.delete()
+        made.close()
 
 
 def _small(topic: str, size: int) -> Any:
