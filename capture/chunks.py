@@ -47,9 +47,9 @@ def next_chunk(message: Message, data: bytes, at: int) -> tuple[int, int]:
 
 
 def cut(data: bytes, left: int) -> tuple[list[bytes], int, int] | None:
-    """A segment in which a chunk ends of which `left` bytes are to come: the parts of the body in it, how much is to come
-    of the chunk that it ends in (at least 1), and bytes of lines. None where a line is not plain, not whole in it, or
-    that of the last chunk; it is read step by step then."""
+    """A segment in which a chunk ends of which `left` bytes are to come: the parts of the body in it, how much is to
+    come of the chunk that it ends in (at least 1), and bytes of lines. None where a line is not plain, not whole in it,
+    or that of the last chunk; it is read step by step then."""
     at, lines, size = 0, 0, len(data)
     parts: list[bytes] = []
     while left < size - at:
