@@ -15,7 +15,7 @@ from capture.other import ASKED, Other, finish, upgraded_to
 from capture.pair import Pair, Pairer
 from capture.reassemble import PIECE_COST, Piece, Stream
 from capture.settings import CaptureSettings
-from capture.side import NOTHING_HELD, Host, Side
+from capture.side import NOTHING_HELD, WHOEVER, Host, Side
 from wire.ids import ExchangeIds
 
 #: No sender is farther from what was acknowledged: receivers grant some 16 MB at most, of the 1 GB that TCP could.
@@ -103,13 +103,13 @@ class Connection:
         """What was known of the next segments does not hold any more; see `Side.step`."""
         self._host.busy[self] = None
         for side in self.sides:
-            side.expected, side.step = -1, None
+            side.expected, side.step = -1, WHOEVER
 
     def segment(self, side: Side, sequence: int, ack: int, flags: int, data: bytes, wire_len: int, ts_ns: int) -> None:
         """A TCP segment. SYNs have been looked at by the owner: streams that they start are started."""
         stream, other = side.stream, side.other
         side.expected = other.expected = -1
-        side.step = other.step = None
+        side.step = other.step = WHOEVER
         self._host.busy[self] = None
         self.last_ns = ts_ns
         side.seen = True

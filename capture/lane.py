@@ -27,7 +27,7 @@ from capture.message import LENGTH, NONE, REQUEST, RESPONSE, STRICT, UNKNOWN, Me
 from capture.pair import Pair
 from capture.reassemble import PIECE_COST
 from capture.settings import CaptureSettings
-from capture.side import Side, Step
+from capture.side import ANSWERED, ASKED, WENT_ON, WHOEVER, Side
 
 #: Start lines that mean nothing but what they say, so that the fields alone decide how the rest is read.
 _REQUEST_LINE: Final = re.compile(
@@ -59,8 +59,8 @@ class Host(Protocol):
 
 class Lane:
     __slots__ = (
-        "_answer", "_ask", "_busy", "_bytes", "_clock", "_go_on", "_host", "_ledgers", "_max_body", "_max_total",
-        "_messages", "_packets", "_requests", "_responses", "_sides", "_status", "_status_end", "_status_line",
+        "_busy", "_bytes", "_clock", "_host", "_ledgers", "_max_body", "_max_total", "_messages", "_packets",
+        "_requests", "_responses", "_sides", "_status", "_status_end", "_status_line",
     )  # fmt: skip
 
     def __init__(
@@ -78,10 +78,6 @@ class Lane:
         self._responses = KnownHeads(settings.max_head_bytes)
         # Of the answer before: most have the same.
         self._status_line, self._status_end, self._status = b"HTTP/1.1 200 OK\r\n", 17, 200
-        # Bound once, for the sides: see `Side.step`.
-        self._ask: Step = self._asked
-        self._answer: Step = self._answered
-        self._go_on: Step = self._went_on
 
     def settle(self) -> None:
         """Bring the ledgers up to date; before they are looked at."""
@@ -101,6 +97,14 @@ class Lane:
             clock.now_ns = ts_ns
             if ts_ns >= self._host.next_sweep_ns:
                 self._host.expire(ts_ns)
+        kind: bytes  # typed, for what is compiled: its numbers are no objects then
+        length: int
+        fragment: int
+        protocol: int
+        key: bytes
+        sequence: int
+        ack: int
+        tail: int
         kind, length, fragment, protocol, key, sequence, ack, tail = _FRAME(buffer, at)
         # Nearly all packets are ACKs, with or without data.
         if kind != _PLAIN_IPV4 or protocol != 6 or tail & 0x17 != 0x10 or fragment & 0x3FFF:
@@ -144,8 +148,14 @@ class Lane:
         if stream.history_bytes > stream.max_history:
             stream.trim_history()
         side.expected = (sequence + size) & _MASK
-        if not (side.step or self.take)(side, offset, data, size, ts_ns, received):
-            side.step = other.step = None
+        step = side.step
+        if not (
+            self._asked(side, offset, data, size, ts_ns, received) if step == ASKED
+            else self._answered(side, offset, data, size, ts_ns, received) if step == ANSWERED
+            else self._went_on(side, offset, data, size, ts_ns, received) if step == WENT_ON
+            else self.take(side, offset, data, size, ts_ns, received)
+        ):  # fmt: skip
+            side.step = other.step = WHOEVER
             side.reader.feed(offset, data, ts_ns, received)
         return True
 
@@ -177,7 +187,7 @@ class Lane:
             if waiting or pairer.tunnel or pairer.doubts:
                 return False
             if first and _settled(side, side.other):
-                side.step = self._ask  # from the first request on
+                side.step = ASKED  # from the first request on
             return self._asked(side, offset, data, size, ts_ns, ack)
         if kind is not RESPONSE and not (kind is UNKNOWN and theirs is REQUEST and not reader.synced):
             return False
@@ -215,9 +225,9 @@ class Lane:
         side.connection.pairer.open.append(Pair(message))
         side.connection.pairer.request_reader = side.reader
         self._begun(side, message, data[end:] if rest else b"", length - rest)
-        if whole and side.step is not None:
-            side.step = None
-            side.other.step = self._answer
+        if whole and side.step:
+            side.step = WHOEVER
+            side.other.step = ANSWERED
         return True
 
     def _answered(self, side: Side, offset: int, data: bytes, size: int, ts_ns: int, ack: int) -> bool:
@@ -280,8 +290,8 @@ class Lane:
         if left:
             reader.message = message
             reader.state = IN_LENGTH
-            if side.step is not None:
-                side.step = self._go_on
+            if side.step:
+                side.step = WENT_ON
 
     def _went_on(self, side: Side, offset: int, data: bytes, size: int, ts_ns: int, ack: int) -> bool:
         """More of a body, all of which was kept so far."""
@@ -312,22 +322,22 @@ class Lane:
         reader.state = BOUNDARY
         if message.kind is RESPONSE:
             self._over(side, side.connection.pairer.open[0])
-        elif side.step is not None:
-            side.step = None
-            side.other.step = self._answer
+        elif side.step:
+            side.step = WHOEVER
+            side.other.step = ANSWERED
         return True
 
     def _over(self, side: Side, pair: Pair) -> None:
         """As `Connection.pair`: all that was under way is over."""
         connection, other = side.connection, side.other
         connection.pairer.open.clear()
-        if side.step is not None:
-            side.step = None
-            other.step = self._ask
+        if side.step:
+            side.step = WHOEVER
+            other.step = ASKED
             self._host.plain(connection, other, side, pair)
         else:
             if side.reader.kind is RESPONSE and other.reader.kind is REQUEST and _settled(side, other):
-                other.step = self._ask
+                other.step = ASKED
             self._host.pair(connection, pair)
         stream = side.stream
         if stream.history or stream.conflicts:

@@ -75,6 +75,11 @@ class Runs:
         segments: list[bytes] = []
         parts: list[bytes] = []  # of the body
         while len(segments) < most:
+            seconds: int
+            fraction: int
+            c: int
+            w: int
+            sequence: bytes
             seconds, fraction, c, w, n, t, k, sequence, a = unpack(buffer, at)
             if (
                 sequence != expected.to_bytes(4, "big")

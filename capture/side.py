@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from capture.http1 import Reader
 from capture.pair import Pair
@@ -15,8 +14,11 @@ if TYPE_CHECKING:
     from capture.connection import Connection
 
 
-#: (side, offset, data, its length, ts_ns, ack) -> False: not read, and nothing is changed
-Step = Callable[["Side", int, bytes, int, int, int], bool]
+#: Who reads what comes next, where that is known; see `lane`. Numbers: what is compiled compares them at no cost.
+WHOEVER: Final = 0
+ASKED: Final = 1
+ANSWERED: Final = 2
+WENT_ON: Final = 3
 
 
 class Host(Protocol):
@@ -77,9 +79,9 @@ class Side:
         #: comes, or what comes ends there.
         self.reset: tuple[int, int, int] | None = None
         # Known by `lane`, and by nobody else: the sequence number that comes next, with nothing held or waiting (-1:
-        # that is not known), and who reads what comes then (None: whoever it may concern).
+        # that is not known), and who reads what comes then.
         self.expected = -1
-        self.step: Step | None = None
+        self.step = WHOEVER
 
     @property
     def lacks(self) -> bool:

@@ -205,6 +205,10 @@ class PcapSource:
         last = len(buffer) - header
         read, other, run = sink.frame, sink.packet, sink.run
         while count < most and at <= last:
+            seconds: int
+            fraction: int
+            size: int
+            wire_len: int
             seconds, fraction, size, wire_len = record(buffer, at)
             start = at + header
             at = start + size

@@ -262,6 +262,8 @@ class RingSource:
     def _walk(self, sink: PacketSink) -> int:
         ring = self._ring
         base = self._block * BLOCK_BYTES
+        packets: int
+        first: int
         packets, first = _BLOCK.unpack_from(ring, base)[3:5]
         at = base + first
         given = 0
@@ -270,6 +272,13 @@ class RingSource:
         read, skips, header = sink.frame, self._skips_outgoing, _PACKET.unpack_from
         in_place = names is None and linktype == LINKTYPE_ETHERNET and not skips
         for _ in range(packets):
+            step: int
+            s: int
+            ns: int
+            kept: int
+            wire: int
+            status: int
+            mac: int
             step, s, ns, kept, wire, status, mac = header(ring, at)
             at_ns = s * 1_000_000_000 + ns
             if time_of is not None:
