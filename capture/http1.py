@@ -54,7 +54,11 @@ class Sink(Protocol):
         another message of the same direction."""
 
 
-(BOUNDARY, IN_LENGTH, _SIZE, IN_CHUNK, _CHUNK_END, _TRAILERS, _CLOSE, _LOST, _TUNNEL) = range(9)
+# Where a reader stands. Those that are asked for all the time are literals: compiled, they are numbers then.
+BOUNDARY: Final = 0
+IN_LENGTH: Final = 1
+IN_CHUNK: Final = 2
+(_SIZE, _CHUNK_END, _TRAILERS, _CLOSE, _LOST, _TUNNEL) = range(3, 9)
 
 _BLANK: Final = b"\r\n"
 _MAX_CHUNK_LINE: Final = 16 << 10
@@ -79,9 +83,7 @@ class Reader:
         self._lost_reason = "midstream" if midstream else "not_http"
         self.left = 0  # bytes of the body, or of the chunk
         self.buffer = b""  # the beginning of a head or a line
-        self._offset = 0  # of the buffer's first byte; its time, its ack
-        self._ts_ns = 0
-        self._ack = -1
+        self._offset, self._ts_ns, self._ack = 0, 0, -1  # of the buffer's first byte
         self.next = 0  # the offset after what was fed
         self.opening: bytes | None = b""  # the first bytes that are no HTTP; None when nobody asks what they are
 

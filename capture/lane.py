@@ -23,7 +23,7 @@ from capture.frames import Buffer, PacketClock
 from capture.http1 import BOUNDARY, IN_LENGTH
 from capture.known import KnownHeads
 from capture.ledgers import Ledgers
-from capture.message import LENGTH, NONE, REQUEST, RESPONSE, STRICT, UNKNOWN, Message
+from capture.message import LENGTH, NONE, REQUEST, RESPONSE, STRICT, UNKNOWN, Kind, Message
 from capture.pair import Pair
 from capture.reassemble import PIECE_COST
 from capture.settings import CaptureSettings
@@ -224,7 +224,7 @@ class Lane:
         )  # fmt: skip
         side.connection.pairer.open.append(Pair(message))
         side.connection.pairer.request_reader = side.reader
-        self._begun(side, message, data[end:] if rest else b"", length - rest)
+        self._begun(side, message, REQUEST, offset + size, data[end:] if rest else b"", length - rest)
         if whole and side.step:
             side.step = WHOEVER
             side.other.step = ANSWERED
@@ -271,18 +271,18 @@ class Lane:
         )  # fmt: skip
         pair.response = message
         pairer.response_reader = side.reader
-        self._begun(side, message, data[end:] if rest else b"", length - rest)
+        self._begun(side, message, RESPONSE, offset + size, data[end:] if rest else b"", length - rest)
         if whole:
             self._over(side, pair)
         return True
 
-    def _begun(self, side: Side, message: Message, body: bytes, left: int) -> None:
-        """A head was read, and the begin of its body; so much is left of that."""
+    def _begun(self, side: Side, message: Message, kind: Kind, end: int, body: bytes, left: int) -> None:
+        """A head was read, and the begin of its body, up to `end`; so much is left of that."""
         self._messages += 1
         reader = side.reader
-        reader.kind = message.kind
+        reader.kind = kind
         reader.synced = True
-        reader.next = message.start_offset + message.wire_bytes
+        reader.next = end
         reader.left = left
         if body:
             self._ledgers.kept += len(body)

@@ -234,4 +234,8 @@ def _codings(message: Message) -> list[bytes]:
 def hints_chunked(message: Message) -> bool:
     """Whether chunked is named, but not last or not alone, and what is last is no coding: some readers take it so."""
     names = _names(_codings(message))
-    return names[-1] not in (b"chunked", *_OTHER_CODINGS) and any(_CHUNKED_AND_MORE.match(name) for name in names)
+    return (
+        names[-1] != b"chunked"
+        and names[-1] not in _OTHER_CODINGS
+        and any(_CHUNKED_AND_MORE.match(name) for name in names)
+    )

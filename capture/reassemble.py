@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from typing import Final
 
 Piece = tuple[int, bytes | None, int, int, int]
 
@@ -27,7 +28,7 @@ _MASK = 0xFFFFFFFF
 _HALF = 0x80000000
 _MAX_CONFLICTS = 64
 #: What a piece that waits, or is remembered, takes in memory besides its bytes: so many tiny segments are as many.
-PIECE_COST = 160
+PIECE_COST: Final = 160
 
 
 def _end(piece: Piece) -> int:
