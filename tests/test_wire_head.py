@@ -30,6 +30,22 @@ def test_a_request_head_is_read_on_demand() -> None:
     assert head.target_of(b"GET /x HTTP/1.1") == b"/x"
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"GET   /a HTTP/1.1", (b"GET", b"/a", b"HTTP/1.1")),
+        (b"GET\t/a\tHTTP/1.1", (b"GET", b"/a", b"HTTP/1.1")),
+        (b"GET /a  b HTTP/1.1 ", (b"GET", b"/a  b", b"HTTP/1.1")),
+        (b"GET \t/a", (b"GET", b"/a", b"")),
+        (b"GET  HTTP/1.1", (b"GET", b"", b"HTTP/1.1")),
+        (b"GET\t", (b"GET", b"", b"")),
+        (b" \t ", (b"", b"", b"")),
+    ],
+)
+def test_any_blanks_part_the_words_of_a_request_line(line: bytes, words: tuple[bytes, ...]) -> None:
+    assert head.request_head(line + b"\r\nHost: x\r\n\r\n") == (*words, [(b"Host", b"x")])
+
+
 def test_a_response_head_is_read_on_demand() -> None:
     parts = head.response_head(b"HTTP/1.1 404 Not Found\nA: b\n\n")
     assert parts == ResponseHead(b"HTTP/1.1", 404, b"Not Found", [(b"A", b"b")])

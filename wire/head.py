@@ -37,11 +37,23 @@ class ResponseHead(NamedTuple):
 def request_head(head: bytes) -> RequestHead:
     """Parse a request's head. Never raises: what is missing is empty."""
     line, _, rest = head.partition(b"\n")
-    words = line.strip().split(b" ")
+    line = line.strip()
+    if b"  " in line or b"\t" in line:
+        return RequestHead(*_words_of(line), fields_of(rest))
+    words = line.split(b" ")
     method = words[0] if words else b""
     version = words[-1] if len(words) > 2 else b""
     target = b" ".join(words[1:-1]) if len(words) > 2 else (words[1] if len(words) == 2 else b"")
     return RequestHead(method, target, version, fields_of(rest))
+
+
+def _words_of(line: bytes) -> tuple[bytes, bytes, bytes]:
+    """Method, target and version, whatever blanks part them, as readers in use take it; those in a target stay."""
+    method, target = line.split(None, 1)
+    words = target.rsplit(None, 1)
+    if not words[-1].startswith(b"HTTP/"):
+        return method, target, b""
+    return method, words[0] if len(words) > 1 else b"", words[-1]
 
 
 def response_head(head: bytes) -> ResponseHead:
