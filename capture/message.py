@@ -20,8 +20,9 @@ _METHOD = re.compile(rb"(" + _TOKEN + rb"{1,64})[ \t]+\S")
 #: In two steps: as one, a line of blanks would be tried from each of them.
 _VERSION_AT_END = re.compile(rb"[ \t]HTTP/1\.\d[.\d]{0,8}[ \t]*\r*\n\Z")
 _LONGEST_VERSION: Final = 64
-#: More digits, or a NUL behind them, are none of the status to readers in use.
-_STATUS_LINE = re.compile(rb"HTTP/1\.\d[ \t]+([1-9]\d\d)(?=[ \t\r\n\0\d])[^\r\n]*\r*(?:\n|\Z)")
+#: More digits, or a NUL behind them, are none of the status to readers in use, which take any of these versions.
+_STATUS_LINE = re.compile(rb"HTTP/(?:0\.9|1\.\d{1,2}|2\.0)[ \t]+([1-9]\d\d)(?=[ \t\r\n\0\d])[^\r\n]*\r*(?:\n|\Z)")
+_VERSION_BEGINS = re.compile(rb"H(?:T(?:T(?:P(?:/(?:\d(?:\.)?)?)?)?)?)?\Z")
 #: A request line that is not all there yet.
 _REQUEST_PREFIX = re.compile(_TOKEN + rb"{1,32}(?:[ \t]+(?:\S[^\r\n]*)?)?\r?\Z")
 _METHOD_PREFIX = re.compile(_TOKEN + rb"{1,32} [^\r]*\Z")
@@ -154,8 +155,7 @@ def promising(kind: Kind, data: bytes, at: int) -> bool:
     """Whether the bytes from `at` on, which hold no whole head, may be the beginning of one."""
     line_end = data.find(b"\n", at)
     if kind is not REQUEST:
-        start = data[at : at + 7]
-        if start == b"HTTP/1."[: len(start)]:
+        if _VERSION_BEGINS.match(data[at : at + 7]):
             return line_end < 0 or bool(_STATUS_LINE.match(data, at))
         if kind is RESPONSE:
             return False

@@ -349,6 +349,30 @@ def test_a_request_is_not_read_so(line: bytes) -> None:
     assert (body(message), message.mode, message.complete) == (b"", Mode.OPAQUE, False)
 
 
+@pytest.mark.parametrize("version", [b"0.9", b"1.00", b"1.01", b"1.10", b"2.0"])
+@pytest.mark.parametrize("step", [0, 1, 3])
+def test_an_answer_of_any_version_in_use_is_one(version: bytes, step: int) -> None:
+    heard = read(b"HTTP/%s 200 OK\r\nContent-Length: 1\r\n\r\na" % version, step=step, kind=Kind.RESPONSE)
+    assert [(m.status, body(m), m.complete) for m in heard.messages] == [(200, b"a", True)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"HTTP/x.1 200 OK",
+        b"HTTP/1 200 OK",
+        b"HTTP/1.123 200 OK",
+        b"HTTP/5.6 200 OK",
+        b"HTTP1.1 200 OK",
+        b"RTSP/1.0 200 OK",
+    ],
+)
+@pytest.mark.parametrize("step", [0, 1])
+def test_what_has_no_such_version_is_no_answer(line: bytes, step: int) -> None:
+    heard = read(line + b"\r\nContent-Length: 1\r\n\r\na", step=step, kind=Kind.RESPONSE)
+    assert not heard.messages and sum(heard.junk_bytes.values()) == len(line) + 24
+
+
 @pytest.mark.parametrize(("line", "status"), [(b"2000 OK", 200), (b"200\0 OK", 200), (b"20x OK", 0), (b"0200 OK", 0)])
 def test_a_status_of_more_digits_is_its_first_three(line: bytes, status: int) -> None:
     heard = read(b"HTTP/1.1 " + line + b"\r\nContent-Length: 1\r\n\r\na", kind=Kind.RESPONSE)
