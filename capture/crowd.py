@@ -18,6 +18,7 @@ from capture.settings import CaptureSettings
 _RELIEF_NS = 5_000_000_000  # how often memory is counted
 _RELIEF_NS_EACH = 250_000  # the more there are, the less often: it takes 3 us each
 _LEAST_NS = 50_000_000
+_LATE = 12  # times as long one is known whose sender sends again after its end: its pauses double
 
 
 class Crowd:
@@ -31,6 +32,7 @@ class Crowd:
         self.waiting: dict[Connection, None] = {}  # for bytes
         self.waits = 0  # how often something began to wait since the last sweep
         self._closed: deque[tuple[int, Connection]] = deque()
+        self._late: deque[tuple[int, Connection]] = deque()  # whose sender sends again
         self._next_idle = 0
 
     def make_room(self, now_ns: int) -> None:
@@ -58,7 +60,13 @@ class Crowd:
                 if not connection.closed and connection.sweep(now_ns, force=crowded):
                     self.waiting[connection] = None
         while self._closed and now_ns - self._closed[0][0] > settings.closed_ns:
-            self._forget(self._closed.popleft()[1])
+            over_ns, connection = self._closed.popleft()
+            if connection.last_ns > over_ns and len(self._late) < settings.max_connections:
+                self._late.append((connection.last_ns, connection))
+            else:
+                self._forget(connection)
+        while self._late and now_ns - self._late[0][0] > _LATE * settings.closed_ns:
+            self._forget(self._late.popleft()[1])
         if now_ns < self._next_idle:
             return
         often = max(_RELIEF_NS, _RELIEF_NS_EACH * len(self.open))

@@ -62,6 +62,7 @@ class Flows:
             stream = side.stream
             ended = not side.connection.was_reset or (stream.started and stream.offset_of(sequence) < stream.next)
             if ended and not side.connection.replaced:
+                side.connection.last_ns = ts_ns  # sent again, by who does not know that it is over
                 return None
             # It goes on after a reset that its receiver did not believe, or after we had let it go.
         side = self._connect(key, found, version, answers=False, midstream=True)

@@ -9,14 +9,14 @@ from capture.message import OPAQUE, REQUEST, RESPONSE, UNKNOWN, Kind, Message, m
 
 _METHODS: Final = rb"(?:GET|POST|HEAD|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE|PROPFIND|REPORT|SEARCH|QUERY)"
 _START_LINE: Final = {
-    REQUEST: re.compile(_METHODS + rb" [!-~]+ HTTP/1\.[01]\r?\n"),
+    REQUEST: re.compile(_METHODS + rb" +[!-~]+ +HTTP/1\.[01]\r?\n"),
     RESPONSE: re.compile(rb"HTTP/1\.[01] [1-5]\d\d[ \r]"),
-    UNKNOWN: re.compile(rb"(?:" + _METHODS + rb" [!-~]+ HTTP/1\.[01]\r?\n|HTTP/1\.[01] [1-5]\d\d[ \r])"),
+    UNKNOWN: re.compile(rb"(?:" + _METHODS + rb" +[!-~]+ +HTTP/1\.[01]\r?\n|HTTP/1\.[01] [1-5]\d\d[ \r])"),
 }
 _FIRST_WORDS: Final = {
-    REQUEST: re.compile(_METHODS + rb" [!-~]*"),
+    REQUEST: re.compile(_METHODS + rb" +[!-~]*"),
     RESPONSE: re.compile(rb"HTTP/1\.[01] "),
-    UNKNOWN: re.compile(_METHODS + rb" [!-~]|HTTP/1\.[01] "),
+    UNKNOWN: re.compile(_METHODS + rb" +[!-~]|HTTP/1\.[01] "),
 }
 
 

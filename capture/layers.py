@@ -47,6 +47,13 @@ def _null(data: bytes, at: int, limit: int, link: bytes) -> Result:
     return Step(_ip, at + 4, limit, link) if family in (2, 10, 23, 24, 28, 30) else "not_ip"
 
 
+def _arcnet(data: bytes, at: int, limit: int, link: bytes) -> Result:
+    """From the protocol's id on: IP of RFC 1051, and of RFC 1201, which may split a packet."""
+    if data[at] == 0xF0:
+        return Step(_ip, at + 1, limit, link)
+    return Step(_ip, at + 4, limit, link) if data[at] == 0xD4 and not data[at + 1] else "not_ip"
+
+
 def _sll2(data: bytes, at: int, limit: int, link: bytes) -> Result:
     read = _ETHERTYPES.get(_U16(data, at)[0])  # its first field; tags stand behind the header
     return Step(read, at + 20, limit, link) if read is not None else "not_ip"
@@ -375,6 +382,7 @@ LAYERS: Final = (
     Layer("ethertype", _ethertype, {113: 14, 104: 2, 205: 3, 138: 16}),
     Layer("llc", _snap, {100: 0, 10: 13}),
     Layer("cooked v2", _sll2, {276: 0}),
+    Layer("arcnet", _arcnet, {129: 4, 7: 2}),
     Layer("loopback", _null, {0: 0, 108: 0}),
     Layer("802.11", _wireless, {105: 0, 119: 144}),
     Layer("802.11 radiotap", _radiotap, {127: 0, 192: 0}),

@@ -39,14 +39,15 @@ class Stream:
     """See the module. `drop(reason, bytes)` is called for what does not come out."""
 
     __slots__ = (
-        "_drop", "_hole_at", "_hole_ns", "_max_waiting", "acked", "conflicts", "end", "history", "history_bytes",
-        "max_history", "next", "origin", "started", "waiting", "waiting_bytes",
+        "_drop", "_hole_at", "_hole_ns", "_max_waiting", "acked", "conflicts", "end", "first", "history",
+        "history_bytes", "max_history", "next", "origin", "started", "waiting", "waiting_bytes",
     )  # fmt: skip
 
     def __init__(self, drop: Callable[[str, int], None], max_waiting: int, max_history: int) -> None:
         self.started = False
         self.origin = 0  # sequence number of offset 0
         self.next = 0  # offset of the next byte to come out
+        self.first = 0  # offset of the first one that was seen
         self.end = -1  # offset of the end of the stream, once FIN was seen
         self.acked = -1  # offset up to which the peer has acknowledged
         self._hole_at = -1
@@ -68,6 +69,7 @@ class Stream:
             self.origin, self.next = (sequence + 1) & _MASK, 0
         else:
             self.origin, self.next = 0, sequence
+            self.first = sequence
 
     def offset_of(self, sequence: int) -> int:
         """The offset of a sequence number: the one nearest to where the stream stands."""
@@ -148,7 +150,11 @@ class Stream:
             low, high = max(start, offset), min(start + len(seen), offset + old)
             if low < high:
                 self._compare(low, seen[low - start : high - start], data[low - offset : high - offset])
-        self._drop("duplicate", old)
+        unseen = min(max(self.first - offset, 0), old)  # sent before what was met first, and here after it
+        if unseen:
+            self._drop("midstream", unseen)
+        if old > unseen:
+            self._drop("duplicate", old - unseen)
         return data[old:]
 
     def _insert(self, offset: int, data: bytes, wire_len: int, ts_ns: int, ack: int) -> None:

@@ -200,6 +200,7 @@ def test_where_segments_are_cut_changes_nothing(seed: int, mss: int) -> None:
     assert read(mss) == read(1 << 14)
 
 
+@pytest.mark.patches
 def test_healthy_traffic_takes_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
     read = {"general": 0, "looked at": 0, "plain": 0}
 

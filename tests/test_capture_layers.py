@@ -119,7 +119,7 @@ def test_tags_without_end_are_a_drop_and_no_key_of_their_length() -> None:
 
 def test_every_layer_of_the_table_is_wrapped_somewhere() -> None:
     """So a row that is added asks for its wrapping here."""
-    without = {"802.11 avs", "pflog", "macsec", "esp", "teredo", "vn-tag, hsr"}  # below, one by one
+    without = {"802.11 avs", "arcnet", "pflog", "macsec", "esp", "teredo", "vn-tag, hsr"}  # below, one by one
     wrapped = {
         "ethernet", "ethertype", "llc", "cooked v2", "loopback", "802.11", "802.11 radiotap", "nflog", "frame relay",
         "ppp", "pppoe", "vlan", "802.1ah", "mpls", "ip", "ip in ip", "gre, erspan", "etherip", "udp", "vxlan",
@@ -140,10 +140,18 @@ def test_every_layer_of_the_table_is_wrapped_somewhere() -> None:
         (113, b"\0" * 14 + b"\x81\0\0\5\x08\0" + PLAIN[4][1]),
         (219, b"\0\1\1\x40" + PLAIN[4][1]),
         (51, b"\x11\0\0\1\0\xff\0\x21" + PLAIN[4][1]),
+        (129, b"\xbe\x50\x09\x08\xf0" + PLAIN[4][1]),
+        (129, b"\x50\xbe\xf0\x53\xd4\0\1\x6b" + PLAIN[4][1]),
+        (7, b"\xbe\x50\xf0" + PLAIN[4][1]),
     ],
 )
 def test_other_links(linktype: int, data: bytes) -> None:
     assert told(decode(linktype, data)) == told(decode(101, PLAIN[4][1]))
+
+
+@pytest.mark.parametrize("header", [b"\xd4\x01\1\x6b", b"\xd5\0\1\x6b", b"\xf1"])
+def test_a_packet_that_arcnet_split_or_that_is_no_ip_is_told(header: bytes) -> None:
+    assert decode(129, b"\x50\xbe\xf0\x53" + header + PLAIN[4][1]) == "not_ip"
 
 
 def test_teredo() -> None:

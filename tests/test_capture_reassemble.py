@@ -152,6 +152,9 @@ def test_midstream_start_counts_from_the_sequence_number() -> None:
     second = s.segment(2, b"ef", 2, 1, -1)
     assert first[0][0] == MASK - 1
     assert second[0][0] == MASK + 3
+    late = s.segment(MASK - 4, b"xyzab", 5, 1, -1)  # of which three bytes were sent before what was met first
+    assert late == [] and drops == {"midstream": 3, "duplicate": 2}
+    drops.clear()
     early = s.segment(6, b"ij", 2, 1, -1)  # ahead of its turn, beyond 4 GiB
     third = s.segment(4, b"gh", 2, 1, -1)
     again = s.segment(2, b"efghij", 6, 1, -1)

@@ -11,6 +11,7 @@ from test_capture_pair import answer, assembled, get, shown
 from capture.assembler import Assembler
 from capture.reassemble import PIECE_COST, Stream
 from capture.settings import CaptureSettings
+from wire.head import request_head
 from wire.records import Fault
 
 WRAP = 0xFFFFFFFF
@@ -50,6 +51,31 @@ def test_data_on_syn_is_read_once() -> None:
     found, assembler = assembled(again.client(get("/slow")).server(answer(b"open")).close())
     assert shown(found) == [(b"/slow", 200, b"open")]
     assert assembler.account.ledger("bytes").intentional == {"duplicate": len(get("/slow"))}
+
+
+def test_a_request_that_is_sent_again_long_after_the_end_is_no_other_one() -> None:
+    """Its sender does not know that the connection is over, and its pauses double; each is longer than the last."""
+    talk = Conversation().open().client(get("/once")).server(answer(b"one")).close()
+    begin = talk.seq[0] - len(get("/once")) - 1
+    for pause_ns in (1, 2, 4, 8, 16):
+        talk.now_ns += pause_ns * 10**9
+        talk.raw(0, begin, talk.seq[1], ACK, get("/once"))
+        Conversation(("10.0.0.9", pause_ns + 1), start_ns=talk.now_ns).open()
+    found, assembler = assembled(talk)
+    assert shown(found) == [(b"/once", 200, b"one")]
+    assert assembler.account.ledger("connections").seen == 1
+    talk.now_ns += 100 * 10**9  # by then it is another one's
+    talk.raw(0, begin, talk.seq[1], ACK, get("/once"))
+    found, assembler = assembled(talk)
+    assert [path for path, _, _ in shown(found)] == [b"/once", b"/once"]
+
+
+def test_a_connection_that_is_met_in_its_midst_begins_with_a_request_line_of_any_blanks() -> None:
+    talk = Conversation()
+    talk.seq = [5_000_000, 7_000_000]
+    talk.client(b"GET   /a  HTTP/1.1\r\nHost: x\r\n\r\n").server(answer(b"one")).close()
+    (found,), _ = assembled(talk)
+    assert request_head(found.request.head).target == b"/a" and found.response is not None
 
 
 def test_keepalive_probes_and_a_window_of_zero() -> None:
