@@ -54,10 +54,9 @@ class Sink(Protocol):
         another message of the same direction."""
 
 
-# Where a reader stands. Those that are asked for all the time are literals: compiled, they are numbers then.
 BOUNDARY: Final = 0
 IN_LENGTH: Final = 1
-IN_CHUNK: Final = 2
+IN_CHUNK: Final = 2  # literals: compiled, they are numbers then
 (_SIZE, _CHUNK_END, _TRAILERS, _CLOSE, _LOST, _TUNNEL) = range(3, 9)
 
 _BLANK: Final = b"\r\n"
