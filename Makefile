@@ -40,7 +40,7 @@ bench: .venv
 	@for script in bench/corpus.py bench/record.py bench/cleanse.py bench/replay.py bench/fleet.py; do \
 	  echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-# What reads packets and masks, compiled by mypyc beside its sources, a minute: a third less CPU. Needs a C compiler. Again
+# What reads packets and masks, compiled by mypyc beside its sources, a minute: a third to a half less CPU. Needs a C compiler. Again
 # after each change of a source; `make interpreted` takes it back.
 native: .venv
 	@command -v $${CC:-cc} >/dev/null || { echo "No C compiler. Install one: sudo apt-get install -y gcc libc6-dev"; exit 2; }
