@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import stat
-import zlib
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from isal.isal_zlib import crc32
 
 from bus import frames
 from bus.frames import FILE_BYTES, FRAME_BYTES, SYNC
@@ -182,10 +183,10 @@ class LogReader:
             return self._next_slowly(wait)
         sync, length, crc, header_crc = frames.FRAME.unpack_from(buffer, cursor)
         body = cursor + FRAME_BYTES
-        if length > room or sync != SYNC or zlib.crc32(buffer[cursor : cursor + 12], self._salt) != header_crc:
+        if length > room or sync != SYNC or crc32(buffer[cursor : cursor + 12], self._salt) != header_crc:
             return self._next_slowly(wait)
         data = bytes(buffer[body : body + length])
-        return self._found(data) if zlib.crc32(data) == crc else self._next_slowly(wait)
+        return self._found(data) if crc32(data) == crc else self._next_slowly(wait)
 
     def _found(self, data: bytes) -> Message:
         offset = self._at
@@ -218,7 +219,7 @@ class LogReader:
                     continue
                 break
             data = self._peek(FRAME_BYTES, FRAME_BYTES + length)
-            if zlib.crc32(data) != crc:
+            if crc32(data) != crc:
                 if not self._stale():
                     self._skip_frame(length, wait)
                 continue

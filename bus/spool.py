@@ -15,12 +15,12 @@ import fcntl
 import os
 import re
 import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
+from isal.isal_zlib import crc32
 
 from bus.logfile import FileBus, LogReader, LogWriter
 from bus.ports import BusDamaged, BusError, BusFull, BusHeld
@@ -49,7 +49,7 @@ class Mark(NamedTuple):
     last_ns: int = 0
 
     def pack(self) -> bytes:
-        return _MARK.pack(*self, zlib.crc32(_MARK.pack(*self, 0)))
+        return _MARK.pack(*self, crc32(_MARK.pack(*self, 0)))
 
     @classmethod
     def unpack(cls, data: bytes) -> Mark | None:
@@ -57,7 +57,7 @@ class Mark(NamedTuple):
         if len(data) != _MARK.size:
             return None
         *fields, check = _MARK.unpack(data)
-        return cls(*fields) if check == zlib.crc32(_MARK.pack(*fields, 0)) else None
+        return cls(*fields) if check == crc32(_MARK.pack(*fields, 0)) else None
 
 
 class Spool:
