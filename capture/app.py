@@ -14,7 +14,7 @@ import msgspec
 from bus.address import KafkaSecurity, open_bus, parse_kafka
 from bus.logreader import LogReader
 from bus.ports import BusError
-from capture import goreplay, goreplay_kafka
+from capture import goreplay, goreplay_kafka, heap
 from capture.assembler import Assembler
 from capture.dealer import Dealer
 from capture.exchange import Masker
@@ -51,6 +51,7 @@ def import_files(
     packets read and exchanges written. Raises ConfigError for input that is no capture, BusError when `to` cannot
     be written or has something in it.
     """
+    heap.keep_freed()
     chosen = settings if settings is not None else CaptureSettings()
     if chosen.keep_unpaired is None:
         chosen = msgspec.structs.replace(chosen, keep_unpaired=True)
