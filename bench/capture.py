@@ -113,11 +113,14 @@ def floor(path: Path) -> int:
 
 
 def large(folder: Path, megabytes: int = 64) -> None:
-    shapes = (("segments of 1,448", 1448, 0), ("frames of 60,000", 60_000, 0), ("chunks of 8 KB", 1448, 8192))
+    shapes = (
+        ("segments of 1,448", 1448, 0, 0), ("an ACK after every 2", 1448, 0, 2),
+        ("frames of 60,000", 60_000, 0, 0), ("chunks of 8 KB", 1448, 8192, 0),
+    )  # fmt: skip
     print(f"answers of 1 MiB, masked, medians of 3{'ms CPU a MiB':>25} {'MiB/s of a core':>16} {'by the clock':>13}")
-    for what, mss, chunk in shapes:
+    for what, mss, chunk, acked in shapes:
         path, target = folder / "large.pcap", folder / "large.lf"
-        path.write_bytes(pcap(_answers(megabytes, mss, chunk)))
+        path.write_bytes(pcap(_answers(megabytes, mss, chunk, acked)))
         rows: dict[str, list[tuple[float, float]]] = {"floor: packets, llhttp": [], "recording": [], "dd": []}
         for _ in range(3):
             with _timed(rows["floor: packets, llhttp"]):
@@ -143,7 +146,8 @@ def large(folder: Path, megabytes: int = 64) -> None:
             )  # fmt: skip
 
 
-def _answers(megabytes: int, mss: int, chunk: int) -> list[Packet]:
+def _answers(megabytes: int, mss: int, chunk: int, acked: int) -> list[Packet]:
+    """`acked`: after so many segments comes an ACK, as behind a switch; 0: none, as where a card answers."""
     rng = random.Random(1)
     talk = Conversation(("10.0.0.1", 40000), step_ns=2_000).open()
     for number in range(megabytes):
@@ -153,7 +157,12 @@ def _answers(megabytes: int, mss: int, chunk: int) -> list[Packet]:
             parts = [body[at : at + chunk] for at in range(0, len(body), chunk)]
             body = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
             how = b"Transfer-Encoding: chunked"
-        talk.send(1, b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n" + how + b"\r\n\r\n" + body, mss=mss)
+        answer = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n" + how + b"\r\n\r\n" + body
+        step = acked * mss or len(answer)
+        for at in range(0, len(answer), step):
+            talk.send(1, answer[at : at + step], mss=mss)
+            if acked:
+                talk.ack(0)
     return talk.close().packets
 
 

@@ -23,8 +23,9 @@ class Sink(Protocol):
     def frame(self, ts_ns: int, buffer: Buffer, at: int, caught: int, wire_len: int, interface: str) -> bool:
         """An Ethernet frame of at least 54 bytes, where it stands. False: it was not read; give it to `packet`."""
 
-    def run(self, buffer: bytes, at: int, size: int, record: Struct, unit: int, most: int) -> int:
-        """Records of a pcap that go on with what the one before did; how many were read. See `run.Runs.take`."""
+    def run(self, buffer: bytes, at: int, size: int, record: Struct, unit: int, most: int) -> tuple[int, int]:
+        """Records of a pcap that go on with what the one before did; how many were read, and where the next begins.
+        See `run.Runs.take`."""
 
     def packet(self, ts_ns: int, data: bytes, wire_len: int, linktype: int = 1, interface: str = "") -> None:
         """Any frame."""

@@ -3,8 +3,8 @@
 Segments of the midst of a body differ from the one before in their time, their sequence number, and what says nothing
 here (the packet's id, checksums, the window). So where one was read in the short way (`lane`), those behind it that
 differ in no more are known as they are found, and all that is known of a connection is brought up to date once for all
-of them. So are the lines between its chunks, where they are plain. What begins and ends a body, and every packet of any
-other kind, is read as ever.
+of them. So are the lines between its chunks, where they are plain, and the ACKs of who receives it. What begins and
+ends a body, and every packet of any other kind, is read as ever.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Runs:
         self._max_body = settings.max_body_bytes
         self._max_total = settings.max_total_bytes
 
-    def take(self, buffer: bytes, at: int, size: int, record: struct.Struct, unit: int, most: int) -> int:
+    def take(self, buffer: bytes, at: int, size: int, record: struct.Struct, unit: int, most: int) -> tuple[int, int]:
         """Read records of a pcap, at most so many, as far as they go on with what the one before `at` went on with.
-        How many; the next one is to be read by itself.
+        How many, and where the next one begins, which is to be read by itself.
 
         `record` is (seconds, fractions of `unit` ns, bytes captured, bytes on the wire), then `PARTS`; `size` is what
         was captured of the one before, which the lane has read.
@@ -58,74 +58,107 @@ class Runs:
         _, _, caught, wire_len, network, transport, key, _, acked = unpack(buffer, at - step)
         side = self._sides.get(key)
         if side is None or side.expected < 0 or side.reader.message is None:
-            return 0
-        reader, host, message = side.reader, self._host, side.reader.message
+            return 0, at
+        reader, host, message, other = side.reader, self._host, side.reader.message, side.other
         if reader.state not in _IN_BODY or not message.body_bytes or message.kept_bytes != message.body_bytes:
-            return 0
+            return 0, at
         begin = 34 + (acked[4] >> 4) * 4
         payload = 14 + (network[4] << 8 | network[5]) - begin
         if payload <= 0:  # a card that joined frames says 0
-            return 0
+            return 0, at
         room = min(self._max_body - message.body_bytes, self._max_total - self._ledgers.kept)
         if reader.state == IN_LENGTH:
             room = min(room, reader.left - 1)
-        most = min(most, room // payload, (len(buffer) - at) // step)
-        sweep_ns, now_ns, ts_ns = host.next_sweep_ns, self._clock.now_ns, 0
+        room //= payload
+        sweep_ns, now_ns, ts_ns, data_ns = host.next_sweep_ns, self._clock.now_ns, 0, 0
         expected, front, left, lines = side.expected, header + begin, reader.left, 0
+        acks, received = 0, -1
+        back = key[4:8] + key[:4] + key[10:] + key[8:10]
+        if other.expected < 0 or other.interface != side.interface or self._sides.get(back) is not other:
+            back = b""
+        told = max(other.expected, 0).to_bytes(4, "big")
+        like: tuple[bytes, bytes, int, int, bytes] | None = None  # the ACK before
         segments: list[bytes] = []
         parts: list[bytes] = []  # of the body
-        while len(segments) < most:
+        while len(segments) + acks < most and at + step <= len(buffer):
             seconds: int
             fraction: int
             c: int
             w: int
             sequence: bytes
             seconds, fraction, c, w, n, t, k, sequence, a = unpack(buffer, at)
-            if (
-                sequence != expected.to_bytes(4, "big")
-                or k != key or a != acked or n != network or t != transport or c != caught or w != wire_len
-            ):  # fmt: skip
-                break
             at_ns = seconds * 1_000_000_000 + fraction * unit
             if at_ns >= sweep_ns:
                 break
-            data = buffer[at + front : at + front + payload]
-            if payload < left:
-                parts.append(data)
-                left -= payload
-            else:
-                found = cut(data, left)
-                if found is None:
+            if k == key:
+                if (
+                    sequence != expected.to_bytes(4, "big") or len(segments) >= room
+                    or a != acked or n != network or t != transport or c != caught or w != wire_len
+                ):  # fmt: skip
                     break
-                within, left, more = found
-                parts += within
-                lines += more
-            segments.append(data)
+                data = buffer[at + front : at + front + payload]
+                if payload < left:
+                    parts.append(data)
+                    left -= payload
+                else:
+                    found = cut(data, left)
+                    if found is None:
+                        break
+                    within, left, more = found
+                    parts += within
+                    lines += more
+                segments.append(data)
+                expected = (expected + payload) & _MASK
+                data_ns = at_ns
+                at += step
+            elif k == back and sequence == told and c <= size:
+                one = (n, t, c, w, a[4:])
+                if one != like:
+                    if not _only_acks(n, t, c, w, a):
+                        break
+                    like = one
+                behind = (expected - int.from_bytes(a[:4], "big")) & _MASK
+                if behind >= 0x80000000 or a[:4] == b"\0\0\0\0":
+                    break
+                received = max(received, side.stream.next + len(segments) * payload - behind)
+                acks += 1
+                at += header + c
+            else:
+                break
             ts_ns = at_ns
             if at_ns > now_ns:
                 now_ns = at_ns
-            expected = (expected + payload) & _MASK
-            at += step
         count = len(segments)
-        if not count:
-            return 0
-        size = count * payload
-        body = size - lines
+        if not count + acks:
+            return 0, at
         self._clock.now_ns = now_ns
-        ledgers, connection = self._ledgers, side.connection
-        ledgers.packets.seen += count
-        ledgers.packets.emitted += count
-        ledgers.bytes.seen += size
+        ledgers, connection, stream = self._ledgers, side.connection, side.stream
+        ledgers.packets.seen += count + acks
+        ledgers.packets.emitted += count + acks
         connection.last_ns = ts_ns
-        host.busy[connection] = None
-        ledgers.kept += body
-        side.expected = expected
-        side.stream.take_all(segments, payload)
-        reader.next += size
-        reader.left = left
-        message.parts += parts
-        message.body_bytes += body
-        message.kept_bytes = message.body_bytes
-        message.wire_bytes += size
-        message.end_ns = ts_ns
-        return count
+        stream.acked = max(stream.acked, received)
+        if count:
+            size = count * payload
+            body = size - lines
+            ledgers.bytes.seen += size
+            host.busy[connection] = None
+            ledgers.kept += body
+            side.expected = expected
+            stream.take_all(segments, payload)
+            reader.next += size
+            reader.left = left
+            message.parts += parts
+            message.body_bytes += body
+            message.kept_bytes = message.body_bytes
+            message.wire_bytes += size
+            message.end_ns = data_ns
+        return count + acks, at
+
+
+def _only_acks(network: bytes, transport: bytes, caught: int, wire_len: int, acked: bytes) -> bool:
+    """Whether a packet is plain IPv4 and TCP, whole, and an ACK without data; its connection is known."""
+    end = 14 + (network[4] << 8 | network[5])
+    return (
+        network[:3] == b"\x08\x00\x45" and transport[3] == 6 and not transport[0] & 0x3F and not transport[1]
+        and acked[5] & 0x17 == 0x10 and 54 <= end == 34 + (acked[4] >> 4) * 4 <= caught <= wire_len
+    )  # fmt: skip

@@ -218,11 +218,11 @@ class PcapSource:
             ts_ns = seconds * 1_000_000_000 + fraction * unit
             if not read(ts_ns, buffer, start, size, wire_len, ""):
                 other(ts_ns, buffer[start:at], wire_len)
-            elif size == before and size >= _LARGE:  # two alike: there may be more
-                more = run(buffer, at, size, follows, unit, most - count - 1)
-                at += more * (header + size)
-                count += more
-            before = size
+            elif size >= _LARGE:
+                if size == before:  # two alike: there may be more
+                    more, at = run(buffer, at, size, follows, unit, most - count - 1)
+                    count += more
+                before = size
             count += 1
         self._at = at
         self.packets += count

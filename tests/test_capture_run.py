@@ -49,13 +49,27 @@ def large(rng: random.Random, number: int) -> list[Packet]:
         if rng.random() < 0.6:
             answered = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(rng, body)
         for who, data in ((0, asked), (1, answered)):
-            for at in range(0, len(data), 4 * MSS):
-                talk.send(who, data[at : at + 4 * MSS], mss=MSS)
-                if rng.random() < 0.3:
-                    talk.ack(1 - who)
+            step, often = MSS * rng.choice([1, 2, 4]), rng.choice([0.1, 0.5, 1.0])
+            for at in range(0, len(data), step):
+                talk.send(who, data[at : at + step], mss=MSS)
+                if rng.random() < often:
+                    acked(talk, 1 - who, rng)
     if rng.random() < 0.7:
         talk.close()
     return talk.packets
+
+
+def acked(talk: Conversation, who: int, rng: random.Random) -> None:
+    """Mostly as it should be; now and then late, of what nobody sent, of nothing, with options, or with a window only."""
+    if rng.random() < 0.8:
+        talk.ack(who)
+        return
+    mine, theirs = talk.seq[who], talk.seq[1 - who]
+    odd = rng.choice([theirs - MSS, theirs - 3, theirs + 1, theirs + (1 << 31), 0])
+    ts_ns, data = talk.raw(who, mine - rng.choice([0, 0, 1, 7]), odd, 0x10)
+    if rng.random() < 0.5:
+        options = data[:16] + struct.pack(">H", 52) + data[18:46] + b"\x80" + data[47:] + b"\1\1\x08\x0a" + bytes(8)
+        talk.packets[-1] = (ts_ns, options)
 
 
 def traffic(rng: random.Random) -> list[Packet]:
@@ -84,6 +98,20 @@ def traffic(rng: random.Random) -> list[Packet]:
     return mangled
 
 
+def state(assembler: Assembler) -> list[object]:
+    """Of each open connection what the segments that come are read by."""
+    found: list[object] = []
+    for connection in assembler._open:
+        found.append((connection.id, connection.last_ns))
+        for side in connection.sides:
+            stream, reader, message = side.stream, side.reader, side.reader.message
+            found.append((stream.next, stream.acked, stream.end, stream.history_bytes, stream.waiting_bytes))
+            found.append((side.ended, reader.state, reader.next, reader.left))
+            if message is not None:
+                found.append((message.body_bytes, message.kept_bytes, message.wire_bytes, message.end_ns))
+    return found
+
+
 def read(
     file: bytes, how: CaptureSettings, most: int, *, general: bool
 ) -> tuple[list[Exchange], list[tuple[int, object]], Account, int]:
@@ -91,17 +119,17 @@ def read(
     assembler, exchanges, between, taken = Assembler("r", how, None, b"k", general=general), [], [], 0
     run = assembler.run
 
-    def counted(*arguments: object) -> int:
+    def counted(*arguments: object) -> tuple[int, int]:
         nonlocal taken
-        count = run(*arguments)  # type: ignore[arg-type]
+        count, at = run(*arguments)  # type: ignore[arg-type]
         taken += count
-        return count
+        return count, at
 
     assembler.run = counted
     for count in PcapSource("x", stream=io.BytesIO(file)).read_into(assembler, most):
         exchanges += assembler.take()
         assert assembler.account.balanced
-        between.append((count, (assembler.account.as_json(), assembler.kept)))
+        between.append((count, (assembler.account.as_json(), assembler.kept, state(assembler))))
     exchanges += assembler.finish()
     assert assembler.kept == 0
     return exchanges, between, assembler.account, taken
@@ -193,6 +221,71 @@ def test_a_difference_in_any_byte_is_seen(at: int) -> None:
         assert taken == 18 if says_nothing else taken < 18
 
 
+def acknowledged(every: int, segments: int = 24, isn: int = 5000) -> list[Packet]:
+    """An answer of so many segments; after `every` of them an ACK."""
+    talk = Conversation(server_isn=isn).open().client(b"GET / HTTP/1.1\r\n\r\n")
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
+    body = random.Random(1).randbytes(segments * MSS - len(head % 10_000))
+    answer = head % len(body) + body
+    for at in range(0, len(answer), every * MSS):
+        talk.send(1, answer[at : at + every * MSS], mss=MSS).ack(0)
+    return talk.close().packets
+
+
+@pytest.mark.parametrize(("every", "together"), [(1, 43), (2, 32), (3, 28), (8, 23)])
+def test_acks_between_are_taken_too(every: int, together: int) -> None:
+    """All but the first two segments with what comes between them, and the last one with what comes behind it."""
+    assert assert_same(pcap(acknowledged(every)), CaptureSettings(), 3000) == together
+
+
+@pytest.mark.parametrize("at", range(12, 54))
+def test_a_difference_in_any_byte_of_an_ack_is_seen(at: int) -> None:
+    packets = acknowledged(2)
+    which = next(index for index in range(20, len(packets)) if len(packets[index][1]) == 54)
+    for bit in range(8):
+        ts_ns, data = packets[which]
+        changed = bytearray(data)
+        changed[at] ^= 1 << bit
+        file = pcap([*packets[:which], (ts_ns, bytes(changed)), *packets[which + 1 :]])
+        for most in (7, 3000):
+            assert_same(file, CaptureSettings(), most)
+
+
+def record(ts_ns: int, data: bytes, caught: int, wire_len: int) -> bytes:
+    return struct.pack("<IIII", ts_ns // 10**9, ts_ns % 10**9 // 1000, caught, wire_len) + data
+
+
+def test_an_ack_that_is_none_of_the_kind() -> None:
+    """Of no byte at all, with a header too short, cut off inside of its options, or of a record that is cut off."""
+    packets = acknowledged(2, isn=(1 << 32) - 9 * MSS)
+    which = next(index for index in range(20, len(packets)) if len(packets[index][1]) == 54)
+    ts_ns, data = packets[which]
+    optional = data[:16] + struct.pack(">H", 52) + data[18:46] + b"\x80" + data[47:]
+    short = data[:16] + struct.pack(">H", 36) + data[18:46] + b"\x40" + data[47:]
+    before, behind = pcap(packets[:which]), pcap(packets[which + 1 :])[24:]
+    for odd in (
+        record(ts_ns, data[:42] + bytes(4) + data[46:], 54, 54),
+        record(ts_ns, short, 54, 54),
+        record(ts_ns, optional + bytes(6), 60, 66),
+        record(ts_ns, data, 54, 50),
+        record(ts_ns, data + bytes(2946), 3000, 3000),
+    ):
+        assert_same(before + odd + behind, CaptureSettings(), 3000)
+        assert_same(before + odd + behind, CaptureSettings(), 7)
+    assert_same(before + record(ts_ns, data + bytes(1600), 3000, 3000), CaptureSettings(), 3000)
+
+
+def test_an_ack_that_is_lost_held_back_or_ahead_of_what_was_seen() -> None:
+    """A segment that no capture holds was acknowledged: that is a hole, also inside of what is taken together."""
+    packets = acknowledged(2)
+    for left_out in range(6, len(packets)):
+        assert_same(pcap(packets[:left_out] + packets[left_out + 1 :]), CaptureSettings(), 3000)
+        moved = packets[:left_out] + packets[left_out + 1 :]
+        moved.insert(min(left_out + 4, len(moved)), packets[left_out])
+        for most in (7, 3000):
+            assert_same(pcap(moved), CaptureSettings(), most)
+
+
 @pytest.mark.parametrize("seconds", [0.001, 0.02, 0.4])
 def test_time_passes_in_a_run_for_all_connections(seconds: float) -> None:
     """One that has a hole, and one that goes idle, beside a body that takes its time, up to where the capture ends."""
@@ -267,14 +360,14 @@ def test_of_a_connection_that_was_unsettled_nothing_is_taken_together() -> None:
     assembler, exchanges, asked = Assembler("r", CaptureSettings(), None, b"k"), [], 0
     run = assembler.run
 
-    def unsettled(*arguments: object) -> int:
+    def unsettled(*arguments: object) -> tuple[int, int]:
         nonlocal asked
         asked += 1
         for connection in assembler._open:
             connection.unsettle()
-        count: int = run(*arguments)  # type: ignore[arg-type]
-        assert count == 0
-        return count
+        found = run(*arguments)  # type: ignore[arg-type]
+        assert found[0] == 0
+        return found
 
     assembler.run = unsettled  # type: ignore[assignment]
     for _ in PcapSource("x", stream=io.BytesIO(file)).read_into(assembler, 3000):
