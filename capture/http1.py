@@ -68,7 +68,7 @@ class Reader:
 
     __slots__ = (
         "_ack", "_lost_reason", "_max_body", "_max_head", "_offset", "_sink", "_ts_ns", "buffer", "kind", "left",
-        "message", "next", "opening", "state", "synced",
+        "message", "met_ack", "next", "opening", "state", "synced",
     )  # fmt: skip
 
     def __init__(self, sink: Sink, max_head: int, max_body: int, *, midstream: bool = False) -> None:
@@ -84,6 +84,7 @@ class Reader:
         self.buffer = b""  # the beginning of a head or a line
         self._offset, self._ts_ns, self._ack = 0, 0, -1  # of the buffer's first byte
         self.next = 0  # the offset after what was fed
+        self.met_ack = -1  # what its sender had received when it sent the end of a message met in its midst
         self.opening: bytes | None = b""  # the first bytes that are no HTTP; None when nobody asks what they are
 
     @property
@@ -123,8 +124,10 @@ class Reader:
             data = self.buffer + data
             offset, first_ts, first_ack = self._offset, self._ts_ns, self._ack
             self.buffer = b""
-        elif self.state == _LOST and not self._resync(offset, data):
-            return
+        elif self.state == _LOST:
+            self._ack = ack
+            if not self._resync(data):
+                return
         elif self.message is not None:
             self._interrupted(self.message, data)
         at, size = 0, len(data)
@@ -218,7 +221,7 @@ class Reader:
             self._sink.junk(self, "blank", at - start)  # RFC 9112 section 2.2
             return at
         end = data.find(b"\n\r\n", at)
-        bare = data.find(b"\n\n", at, end) if end >= 0 else data.find(b"\n\n", at)
+        bare = data.find(b"\n\n", at, end + 1) if end >= 0 else data.find(b"\n\n", at)
         end = bare + 2 if bare >= 0 else end + 3 if end >= 0 else -1
         if end < 0:
             if size - at <= self._max_head and promising(self.kind, data, at):
@@ -367,7 +370,7 @@ class Reader:
         self.state, self._lost_reason = _LOST, landmarks.other_protocol(data, at)
         return self._search(data, at, at + 1)
 
-    def _resync(self, offset: int, data: bytes) -> bool:
+    def _resync(self, data: bytes) -> bool:
         """Lost, at the beginning of a segment: True when it is worth reading."""
         if landmarks.may_begin(self.kind, data):
             self.state = BOUNDARY
@@ -375,7 +378,7 @@ class Reader:
         if not landmarks.may_hold(data):
             if not self.synced:
                 self.opening = listened(self.opening, data)
-            self._sink.junk(self, self._lost_reason, len(data))
+            self._pass(len(data))
             return False
         return True
 
@@ -385,15 +388,20 @@ class Reader:
         found = -1 if self._lost_reason == "bad_chunk" else landmarks.find(self.kind, data, max(at, begin))
         stop = found if found >= 0 else len(data)
         if stop > at:
-            self._sink.junk(self, self._lost_reason, stop - at)
+            self._pass(stop - at)
         if found >= 0:
             self.state = BOUNDARY
         return stop
+
+    def _pass(self, count: int) -> None:
+        if self._lost_reason == "midstream" and count > 1:  # one byte is a keep-alive probe
+            self.met_ack = self._ack
+        self._sink.junk(self, self._lost_reason, count)
 
     def _interrupted(self, message: Message, data: bytes) -> None:
         """A body that lasts until close (or was never sent), and a segment that begins like the next message."""
         response = message.kind is RESPONSE
         unsent = self.state in (IN_LENGTH, _SIZE) and message.wire_bytes == len(message.head)
         may_be_over = self.state == _CLOSE if response else unsent
-        if may_be_over and landmarks.begins(message.kind, data) and self._sink.cut_short(message):
+        if may_be_over and landmarks.begins_long(message.kind, data) and self._sink.cut_short(message):
             self._finish(message, self.next, message.end_ns, complete=response)

@@ -7,7 +7,12 @@ from typing import Final
 
 from capture.message import OPAQUE, REQUEST, RESPONSE, UNKNOWN, Kind, Message, message_of, promising
 
-_METHODS: Final = rb"(?:GET|POST|HEAD|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE|PROPFIND|REPORT|SEARCH|QUERY)"
+#: Of RFC 9110, WebDAV and its extensions (RFC 3253, 3648, 3744, 4791, 5842), UPnP, and caches.
+_METHODS: Final = (
+    rb"(?:GET|POST|HEAD|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE|QUERY|PROPFIND|PROPPATCH|REPORT|SEARCH|LOCK|UNLOCK|MKCOL|"
+    rb"COPY|MOVE|MERGE|CHECKOUT|CHECKIN|UNCHECKOUT|MKACTIVITY|MKCALENDAR|MKWORKSPACE|VERSION-CONTROL|BASELINE-CONTROL|"
+    rb"LABEL|UPDATE|ORDERPATCH|ACL|BIND|REBIND|UNBIND|LINK|UNLINK|M-SEARCH|NOTIFY|SUBSCRIBE|UNSUBSCRIBE|PURGE|BAN)"
+)
 _START_LINE: Final = {
     REQUEST: re.compile(_METHODS + rb" +[!-~]+ +HTTP/1\.[01]\r?\n"),
     RESPONSE: re.compile(rb"HTTP/1\.[01] [1-5]\d\d[ \r]"),
@@ -23,6 +28,11 @@ _FIRST_WORDS: Final = {
 def begins(kind: Kind, data: bytes) -> bool:
     """Whether a whole start line stands at the beginning."""
     return bool(_START_LINE[kind].match(data))
+
+
+def begins_long(kind: Kind, data: bytes) -> bool:
+    """The same, or one that is longer than these bytes."""
+    return begins(kind, data) or (data.find(b"\n") < 0 and may_begin(kind, data))
 
 
 def half_request(data: bytes, offset: int, ts_ns: int, ack: int) -> Message | None:

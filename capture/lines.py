@@ -95,7 +95,11 @@ class Input:
             raise ConfigError(f"{path}: is a folder; name the files in it") from None
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {os.strerror(error.errno or 0).lower()}") from None
-        first = raw.peek(2)[:2]  # type: ignore[attr-defined]
+        try:
+            first = raw.peek(2)[:2]  # type: ignore[attr-defined]
+        except OSError as error:
+            raw.close()
+            raise ConfigError(f"{path}: cannot be read: {os.strerror(error.errno or 0).lower()}") from None
         self._file = Unpacked(raw) if first == _GZIP else raw
 
     def read(self, size: int) -> bytes:

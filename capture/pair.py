@@ -9,10 +9,13 @@ follows with the wrong request; so two facts of TCP are used instead:
 - a client that sent its next request after it had received what is lost, was not waiting any more for the answer
   that was in it.
 
+What follows a loss of answers may begin inside of one, as bodies hold HTTP, too: to a request that waited then it is
+paired with the fault `gap`.
+
 Of requests that were sent one behind the other without waiting, these facts tell nothing. There answers after a loss
 are laid aside until they, with the least that can have been lost, are as many as the requests: then each has its place.
-Or until the client closes, having received all: then the last answer is to the last request. Else they stay unpaired:
-no pair is better than a wrong one.
+Or until the client closes, having received all: then the last answer is to the last request, where nothing was lost
+behind that. Else they stay unpaired: no pair is better than a wrong one.
 
 A request whose end two readers could see at two places makes all that follows it doubtful, too, until one follows
 that was sent after its answer had come: what looked like a request may have been its body.
@@ -61,9 +64,9 @@ class Pairer:
     """The sink of both readers of a connection."""
 
     __slots__ = (
-        "_apart", "_aside", "_asked_too", "_doubtful", "_lost_since", "_max_open", "_sink", "_trusted_from",
-        "_uncounted", "_unseen", "lost", "open", "orphans", "owed", "received", "request_reader", "response_reader",
-        "tunnel",
+        "_apart", "_aside", "_asked_too", "_doubtful", "_gap_end", "_lost_since", "_max_open", "_sink", "_trusted_from",
+        "_uncounted", "_unseen", "asked", "lost", "open", "orphans", "owed", "received", "request_reader",
+        "response_reader", "tunnel",
     )  # fmt: skip
 
     def __init__(self, sink: PairSink, max_open: int, *, midstream: bool = False) -> None:
@@ -82,7 +85,9 @@ class Pairer:
         self._uncounted = False  # requests were lost before one that is open: there are more answers than requests
         self._apart = False  # it is not known which request the next answer is to
         self._aside: list[Pair | None] = []  # then: answers in their order; None where one is known to be lost
+        self._gap_end = -1  # offset of the end of what was lost last of the answers, and with it where the next begins
         self.received = -1  # offset of the end of what the client had received when it closed, before the server did
+        self.asked = -1  # and of what it had sent
         self._doubtful: Message | None = None  # the last request that was ambiguous
         self._trusted_from = -1  # the offset of its answer
         self._unseen = midstream  # there may have been requests that were not seen
@@ -110,7 +115,8 @@ class Pairer:
                 self._doubtful, self._trusted_from = message, -1
             else:
                 self._doubtful = None
-            self.open.append(Pair(message, after_loss=0 <= message.ack <= self._lost_since))
+            lost_since = max(self._lost_since, reader.met_ack)
+            self.open.append(Pair(message, after_loss=0 <= message.ack <= lost_since))
             self._lost_since = -1
             self._sink.head()
             return
@@ -126,6 +132,8 @@ class Pairer:
         owed = pair is None and bool(self.owed) and not self._apart
         if pair is None and not owed and not self._apart:
             pair = self._asked_by(message)
+            if pair is not None and pair.request is not None and 0 <= pair.request.ack < self._gap_end:
+                message.gap = True  # it may begin in what is lost, and this be part of its body
         if pair is None:
             pair = self.orphans[reader] = Pair(None, aside=self._apart, unseen=not owed and not self._apart)
         status = message.status
@@ -149,7 +157,7 @@ class Pairer:
                 continue
             request = pair.request
             assert request is not None
-            if self._unseen and 0 <= answer.ack <= request.start_offset:
+            if (self._unseen or self._gap_end >= 0) and 0 <= answer.ack <= request.start_offset:
                 return None  # its sender had not seen this request: the one that it answers is not here
             return pair
         return None
@@ -161,6 +169,10 @@ class Pairer:
             return
         if not self.owed:
             self._skip_certain(answer)
+            waiting = next((pair.request for pair in self.open if pair.response is None), None)
+            if waiting is not None and 0 <= self._gap_end <= waiting.ack:
+                self._aside.clear()  # its client had received what is lost when it asked
+                return
         # Asked before the answer was sent, as far as that can be told.
         asked = [p.request for p in self.open if p.response is None and p.request is not None]
         count = sum(1 for request in asked if answer.ack < 0 or request.start_offset < answer.ack)
@@ -225,7 +237,10 @@ class Pairer:
 
     def junk(self, reader: Reader, reason: str, count: int) -> None:
         if reason != "blank":
-            self.lost = self.lost or reader is not self.request_reader
+            if reader is not self.request_reader:
+                self.lost = True
+                if self.request_reader is not None:
+                    self._gap_end = max(self._gap_end, reader.next)
             self._unseen = self._unseen or reader is not self.response_reader
         self._sink.junk(reason, count)
 
@@ -238,6 +253,8 @@ class Pairer:
         if reader is self.request_reader:
             return
         self.lost = True
+        if self.request_reader is not None:
+            self._gap_end = reader.next
         interim = self.orphans.pop(reader, None)
         if interim is not None:  # their answer is in what is lost
             self._sink.pair(interim)
@@ -283,9 +300,14 @@ class Pairer:
     def _is_to_last(self, answer: Message | None, waiting: list[Pair]) -> bool:
         """Whether it answers the last request: its client had all of it when it closed, and not yet when it asked."""
         reader = self.response_reader
-        if answer is None or reader is None or not answer.end_offset <= self.received == reader.next:
+        if answer is None or reader is None or not answer.end_offset == self.received == reader.next:
             return False
+        heads = [pair.request is not None and pair.request.method == b"HEAD" for pair in waiting]
+        if any(heads) and not all(heads):
+            return False  # where it ends hangs on which of them it is to
         last = waiting[-1].request if waiting else None
+        if last is not None and last.complete and self.asked > last.end_offset + _NO_REQUEST:
+            return False  # there was another one, which is lost
         return last is None or last.ack < answer.end_offset
 
     def _being_read(self, request: Message | None) -> bool:

@@ -81,6 +81,12 @@ CASES: list[tuple[str, bytes, list[tuple[bytes, Mode, bool]], dict[str, int]]] =
     ),
     ("line feeds alone", b"GET / HTTP/1.1\nHost: x\n\n", [(b"", Mode.LENIENT, True)], {}),
     ("line feeds alone in an answer", b"HTTP/1.1 200 OK\nA: b\n\nabc", [(b"abc", Mode.LENIENT, True)], {}),
+    (
+        "a body that begins with a line's end, behind line feeds",
+        b"PUT / HTTP/1.1\nContent-Length: 8\n\n\r\n<html>",
+        [(b"\r\n<html>", Mode.LENIENT, True)],
+        {},
+    ),
     ("a line that is none in an answer", b"HTTP/1.1 204 No\r\nA b\r\n\r\n", [(b"", Mode.LENIENT, True)], {}),
     ("a version of many parts", b"GET / HTTP/1.0.8\r\n\r\n", [(b"", Mode.LENIENT, True)], {}),
     ("unknown method", b"BREW /pot HTTP/1.1\r\n\r\n", [(b"", Mode.LENIENT, True)], {}),

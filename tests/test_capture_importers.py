@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import hashlib
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pcap_build import Conversation, pcap
 
 from bus.logfile import LogReader, account_of
 from capture import access_log, alb, goreplay, har
@@ -659,3 +661,31 @@ def test_the_corpus_gives_what_independent_readers_found(part: str) -> None:
                 detect(path)
                 list(har.entries(Input(path)))
     assert checked > 10
+
+
+def test_a_pipe_is_read_from_stdin_alone(tmp_path: Path) -> None:
+    """Each input is read more than once; a pipe would never end, or be empty the second time."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    result = run(tmp_path, "import", str(pipe), "--to", str(tmp_path / "out.lf"))
+    assert result.exit_code == 2
+    assert f"{pipe}: is a pipe or a device; a capture is read from stdin: livefire import - < {pipe}" in told(result)
+    assert not (tmp_path / "out.lf").exists()
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/mem").exists(), reason="a file whose first byte cannot be read: /proc of Linux"
+)
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    result = run(tmp_path, "import", "/proc/self/mem", "--to", str(tmp_path / "out.lf"))
+    assert result.exit_code == 2
+    assert told(result) == "/proc/self/mem: cannot be read: input/output error"
+
+
+def test_packets_of_a_link_that_is_not_read_are_told_as_that(tmp_path: Path) -> None:
+    capture = tmp_path / "other.pcap"
+    capture.write_bytes(pcap(Conversation().open().client(b"GET / HTTP/1.1\r\n\r\n").close().packets, linktype=258))
+    result = run(tmp_path, "import", str(capture), "--to", str(tmp_path / "out.lf"))
+    assert result.exit_code == 0
+    assert "7 packets of a kind of link that is not read" in told(result)
+    assert "no HTTP was in it" not in told(result)

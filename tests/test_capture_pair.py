@@ -137,6 +137,23 @@ def test_a_body_not_sent_after_a_final_answer_to_expect() -> None:
     assert shown(assembled(talk.close())[0]) == [(b"/up", 417, b""), (b"/2", 200, b"2")]
 
 
+@pytest.mark.parametrize("path", ["/2", "/" + "long" * 600])
+@pytest.mark.parametrize("method", ["GET", "MKCOL", "PURGE", "VERSION-CONTROL"])
+def test_the_next_request_is_not_the_body_that_was_not_sent(method: str, path: str) -> None:
+    """Also where its first line does not end in its first segment."""
+    talk = Conversation().open().client(b"PUT /up HTTP/1.1\r\nContent-Length: 6000\r\nExpect: 100-continue\r\n\r\n")
+    talk.server(answer(b"", status="401 No")).client(get(path, method=method)).server(answer(b"2"))
+    assert shown(assembled(talk.close())[0]) == [(b"/up", 401, b""), (path.encode(), 200, b"2")]
+
+
+@pytest.mark.parametrize("method", ["GET", "LOCK", "MKCOL", "PROPPATCH", "PURGE", "M-SEARCH", "NOTIFY"])
+def test_a_connection_that_is_met_in_its_midst_is_read_from_its_next_request_on(method: str) -> None:
+    talk = Conversation().open().client(b"POST /0 HTTP/1.1\r\nContent-Length: 3000\r\n\r\n" + b"x" * 3000)
+    talk.server(answer(b"0")).ack(0).client(get("/1", method=method)).server(answer(b"1")).close()
+    talk.packets = talk.packets[4:]
+    assert (b"/1", 200, b"1") in shown([e for e in assembled(talk)[0] if e.request.head])
+
+
 def test_requests_without_an_answer() -> None:
     talk = Conversation().open().client(get("/1")).server(answer(b"1")).client(get("/2"))
     found, _ = assembled(talk.close())

@@ -69,6 +69,7 @@ def command(
     if any(is_kafka(name) for name in files):
         return _of_kafka(resolved, files, to, form, unmasked, mask, as_json)
     sources: list[Path | str] = ["-" if name == "-" else Path(name) for name in files]
+    _are_files(sources)
     choice = Choice(_format(sources, form, log_format), log_format or "", host_header or "")
     if log_format is not None and choice.format not in ("nginx", "apache"):
         raise UserError(f"--log-format is for logs of lines, and this is read as {choice.format}")
@@ -89,7 +90,12 @@ def command(
     if choice.format == "capture":
         account = import_files(sources, to, CaptureSettings(), masker, key, say=say, progress=progress)
         _told(story, to, account, written, account.ledger("packets").seen, unit)
-        if account.ledger("packets").seen and not written:
+        packets = account.ledger("packets")
+        if unread := packets.drops.get("link_type", 0):
+            story.line(
+                f"{counted(unread, 'packet')} of a kind of link that is not read; tcpdump -i any writes one that is"
+            )
+        if packets.seen > unread and not written:
             story.line("no HTTP was in it: is it plain HTTP/1.1, and captured in full (tcpdump -s 0)?")
             for line in other_protocols(account):
                 story.line(f"  there was {line}")
@@ -100,6 +106,15 @@ def command(
         _left_out(story, account)
     if as_json:
         show_account(account, as_json=True)
+
+
+def _are_files(sources: list[Path | str]) -> None:
+    """Raises UserError for pipes and devices: each input is read more than once, but for stdin."""
+    for source in sources:
+        if isinstance(source, Path) and source.exists() and not source.is_file() and not source.is_dir():
+            raise UserError(
+                f"{source}: is a pipe or a device; a capture is read from stdin: livefire import - < {source}"
+            )
 
 
 def _format(sources: list[Path | str], form: str, log_format: str | None) -> str:
