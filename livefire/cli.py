@@ -11,7 +11,7 @@ import click
 
 from livefire import VERSION, logs, settings
 from livefire.errors import INTERRUPTED, USER_ERRORS, UserError, line_of, name_line, usage_line
-from livefire.pipes import outlive_readers
+from livefire.pipes import open_what_is_closed, outlive_readers
 from wire.config import suggestion
 
 #: Every command and its module; loaded when it is used, so that `livefire show` does not wait for a web framework.
@@ -130,6 +130,7 @@ def cli(
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    open_what_is_closed()
     try:
         code = cli.main(prog_name="livefire", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Output that nobody reads any more, as of `livefire record ... 2>&1 | head -1`."""
+"""Output that nobody reads any more, as of `livefire record ... 2>&1 | head -1`, or that cannot be written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import IO, Any
 
 
 class _Patient:
-    """A text stream that goes on into nothing when its reader is gone."""
+    """A text stream that goes on into nothing when its reader is gone, and leaves out what cannot be written: the disk
+    of a log is full, the terminal is gone. It may have room again."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -16,23 +17,37 @@ class _Patient:
     def write(self, text: str) -> int:
         try:
             return self._stream.write(text)
-        except BrokenPipeError:
-            self._let_go()
+        except OSError as error:
+            self._failed(error)
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
-        except BrokenPipeError:
-            self._let_go()
+        except OSError as error:
+            self._failed(error)
 
-    def _let_go(self) -> None:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())  # what is buffered still goes there
-        os.close(nowhere)
+    def _failed(self, error: OSError) -> None:
+        if isinstance(error, BrokenPipeError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())  # what is buffered still goes there
+            os.close(nowhere)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def open_what_is_closed() -> None:
+    """For who was started with `>&-` or `2>&-`: else a file that is opened next would be standard output."""
+    for number, how in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, how)  # the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def outlive_readers() -> None:

@@ -443,6 +443,29 @@ def test_a_terminal_that_is_closed_ends_a_recorder_whole_or_is_outlived(
     assert not Recording(to).warnings and Recording(to).end is not None
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full: of Linux")
+@pytest.mark.parametrize("words", ["2>/dev/full", ">/dev/full 2>&1", "2>&-", ">&-", "<&- >&- 2>&-"])
+def test_a_recorder_whose_words_cannot_be_written_records_on(stage: Stage, tmp_path: Path, words: str) -> None:
+    """A log on a full disk, a terminal that is gone, or none to begin with."""
+    to, port = tmp_path / "mute.lf", free_port()
+    command = stage.argv("record", "--proxy", f"127.0.0.1:{port}={stage.shop.at}", "--to", to, "--json")
+    process = subprocess.Popen(["sh", "-c", f'exec "$@" {words}', "sh", *map(str, command)])
+    deadline = time.monotonic() + 60
+    answered = 0
+    while answered < 3 and time.monotonic() < deadline and process.poll() is None:
+        with (
+            contextlib.suppress(OSError),
+            contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as client,
+        ):
+            client.request("GET", "/")
+            assert client.getresponse().read()
+            answered += 1
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0
+    recording = Recording(to)
+    assert not recording.warnings and recording.end is not None and recording.end.count == 3
+
+
 def test_a_recorder_whose_words_nobody_reads_records_on(stage: Stage, tmp_path: Path) -> None:
     """As when its terminal is gone."""
     recorded, port = tmp_path / "on.lf", free_port()
