@@ -66,6 +66,7 @@ class Progress(msgspec.Struct, frozen=True):
     recording_id: str
     waiting_bytes: int = 0  # in the spool, till the bus takes them
     away: bool = False  # the bus cannot be reached now
+    full: bool = False  # the disk has no room now
     written_bytes: int = 0  # so far; those that were removed too
     blind_ns: int = -1  # it goes on with what a killed recorder left: how long nobody looked; -1: it began anew
 
@@ -315,13 +316,26 @@ class _Loop:
         self._governor.account(assembler.account)
         try:
             self._output.end(assembler, reason, stopped_ns=stopped_ns)
-        except BusFull as error:
-            failed = failed or error
+        except BusFull:
+            self._give_up()
+            failed = failed or BusError(f"{self._log.path}: no room on the disk: what came last is not in the file")
         if progress is not None:
             progress(self._progress(self._monotonic_ns()))
         if failed is not None:
             raise RecordingFailed(str(failed), assembler.account)
         return assembler.account
+
+    def _give_up(self) -> None:
+        """What waits finds no room, and so is not recorded, though it was counted when it was handed over."""
+        self._output.shed(self._assembler)
+        self._writer.give_up()
+        self._output.written_exchanges -= self._writer.lost_exchanges
+        for name in ("messages", "bytes"):
+            count = self._writer.lost.get(name, 0)
+            ledger = self._assembler.account.ledger(name)
+            ledger.emitted -= count
+            if count:
+                ledger.drop("no_room", count)
 
     def _tell_steps(self) -> None:
         """That the wall clock was set, and by how much: times go on as if it had not been."""
@@ -382,5 +396,6 @@ class _Loop:
             recording_id=self._log.manifest.owner_id,
             waiting_bytes=self._log.waiting_bytes if isinstance(self._log, Dealer) else 0,
             away=isinstance(self._log, Dealer) and self._log.away,
+            full=self._writer.full,
             blind_ns=self.blind_ns,
         )

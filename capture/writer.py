@@ -21,9 +21,11 @@ from typing import Protocol
 from bus.batchwriter import BatchWriter
 from bus.ports import BusError, BusFull
 from wire import codec
+from wire.codec import RecordType
 from wire.records import End
 
 _RETRY_S = 0.1  # a full disk is tried again so often
+_STOP_S = 10.0  # for the thread, which may be waiting for the disk
 
 
 class Target(Protocol):
@@ -75,6 +77,8 @@ class QueuedWriter(BatchWriter):
         self._full = False  # the last attempt found no room on the disk
         self._give_up = threading.Event()
         self.lost_batches = 0  # queued, and given up at the end for want of room
+        self.lost_exchanges = 0  # in them
+        self.lost: dict[str, int] = {}  # and by ledger: what counts as emitted, and is not in the file
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
@@ -105,6 +109,11 @@ class QueuedWriter(BatchWriter):
     def _name(self) -> str:
         return str(self._log.path)
 
+    @property
+    def full(self) -> bool:
+        """Whether the disk has no room now."""
+        return self._full
+
     def check(self) -> None:
         """Raises BusError when nothing can be written any more."""
         if self._failure is not None:
@@ -128,6 +137,12 @@ class QueuedWriter(BatchWriter):
         if self._thread.is_alive() or self.lost_batches:
             raise BusFull(f"{self._log.path}: no room on the disk: what came last is not in the file")
 
+    def give_up(self) -> None:
+        """What is queued and finds no room is lost, and counted. Nothing can be written any more."""
+        self._give_up.set()
+        self._queue.put(None)
+        self._thread.join(_STOP_S)
+
     def end(self, end: End | None = None, *, reason: str = "done", sorted: bool = False, stopped_ns: int = 0) -> None:
         """Write what is queued, and the end mark. Raises BusError; the file then has no end mark."""
         try:
@@ -137,9 +152,7 @@ class QueuedWriter(BatchWriter):
             self.close()
 
     def close(self) -> None:
-        self._give_up.set()
-        self._queue.put(None)
-        self._thread.join(10.0)
+        self.give_up()
         self._log.close()
 
     # -- the thread
@@ -164,11 +177,19 @@ class QueuedWriter(BatchWriter):
         try:
             # Behind one that is lost nothing is written, though it may be small enough: what it ends began in that one.
             if self.lost_batches or not self._write(codec.compressed(data)):
-                self.lost_batches += 1
+                self._count_lost(data)
         finally:
             self._oldest_ns = 0
             with self._lock:
                 self._waiting_bytes -= len(data)
+
+    def _count_lost(self, data: bytes) -> None:
+        header = codec.decode_header(data)
+        self.lost_batches += 1
+        if header.type is RecordType.EXCHANGE:
+            self.lost_exchanges += header.count
+        for name, ledger in header.increment.ledgers.items():
+            self.lost[name] = self.lost.get(name, 0) + ledger.emitted
 
     def _write(self, data: bytes) -> bool:
         """False when there is no room and nobody waits for it any more."""

@@ -204,5 +204,5 @@ def _sum(parts: Sequence[Progress | None]) -> Progress:
             "exchanges", "exchanges_per_s", "connections", "file_bytes", "lost_packets", "shed", "written_bytes",
         )
     }  # fmt: skip
-    first = known[0]
-    return msgspec.structs.replace(first, source=f"{len(known)} processes, each {first.source}", **summed)
+    first, full = known[0], any(part.full for part in known)
+    return msgspec.structs.replace(first, source=f"{len(known)} processes, each {first.source}", full=full, **summed)

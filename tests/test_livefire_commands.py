@@ -443,6 +443,45 @@ def test_a_terminal_that_is_closed_ends_a_recorder_whole_or_is_outlived(
     assert not Recording(to).warnings and Recording(to).end is not None
 
 
+def test_what_found_no_room_is_counted_and_told(stage: Stage, tmp_path: Path) -> None:
+    """A file may have no more than 400 KB: a disk that is full to the end. What it holds is what is said to be in it."""
+    to, port = tmp_path / "small.lf", free_port()
+    command = stage.argv("record", "--proxy", f"127.0.0.1:{port}={stage.shop.at}", "--unmasked", "--to", to, "--json")
+    process = subprocess.Popen(
+        ["bash", "-c", 'ulimit -f 400; exec "$@"', "bash", *map(str, command)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None and process.stdout is not None
+    while not (line := process.stderr.readline()).startswith("recording by proxy"):
+        assert line, process.wait()
+    sent = 0
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as client:
+        said = []
+        deadline = time.monotonic() + 60
+        reader = threading.Thread(target=lambda: said.extend(process.stderr), daemon=True)  # type: ignore[arg-type]
+        reader.start()
+        while not any("no room on the disk" in line for line in said) and time.monotonic() < deadline:
+            client.request("POST", f"/none/{sent}", os.urandom(5000).hex().encode())
+            client.getresponse().read()
+            sent += 1
+        for _ in range(20):  # these find no room either
+            client.request("POST", f"/none/{sent}", os.urandom(5000).hex().encode())
+            client.getresponse().read()
+            sent += 1
+    process.send_signal(signal.SIGTERM)
+    out = process.stdout.read()
+    assert process.wait(timeout=60) == 2
+    reader.join(timeout=10)
+    held = len(list(Recording(to).exchanges()))
+    messages = json.loads(out)["ledgers"]["messages"]
+    assert messages["difference"] == 0
+    assert messages["emitted"] == 2 * held > 0
+    assert messages["drops"]["no_room"] == messages["seen"] - 2 * held > 0
+    assert any(f"{to}: {held} exchanges in" in line for line in said)
+    assert any("no room on the disk: what comes is given up" in line for line in said)
+    assert "what came last is not in the file" in said[-1]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full: of Linux")
 @pytest.mark.parametrize("words", ["2>/dev/full", ">/dev/full 2>&1", "2>&-", ">&-", "<&- >&- 2>&-"])
 def test_a_recorder_whose_words_cannot_be_written_records_on(stage: Stage, tmp_path: Path, words: str) -> None:

@@ -130,10 +130,10 @@ def command(
     story = Story(sys.stderr)
     first: Progress | None = None
     latest: Progress | None = None
-    told = away = False
+    told = away = full = False
 
     def progress(now: Progress) -> None:
-        nonlocal first, latest, told, away
+        nonlocal first, latest, told, away, full
         first = first or now
         if latest is None:
             until = f"for {for_}" if for_ else "until Ctrl-C"
@@ -149,6 +149,10 @@ def command(
             away = now.away
             where = f"{settings.spool}/{settings.recording}"
             story.line(f"{settings.bus} is away; what is recorded waits in {where}" if away else "the bus is back")
+        if now.full != full:
+            full = now.full
+            where = f"{settings.spool}/{settings.recording}" if settings.bus else str(to)
+            story.line(f"{where}: {'no room on the disk: what comes is given up' if full else 'there is room again'}")
         if not told and now.elapsed_ns - first.elapsed_ns >= _FORECAST_NS:
             told = True
             story.line(forecast(settings, first, now))
