@@ -67,6 +67,7 @@ class Progress(msgspec.Struct, frozen=True):
     waiting_bytes: int = 0  # in the spool, till the bus takes them
     away: bool = False  # the bus cannot be reached now
     full: bool = False  # the disk has no room now
+    unreached: int = 0  # connections whose upstream could not be reached, of a proxy
     written_bytes: int = 0  # so far; those that were removed too
     blind_ns: int = -1  # it goes on with what a killed recorder left: how long nobody looked; -1: it began anew
 
@@ -397,5 +398,6 @@ class _Loop:
             waiting_bytes=self._log.waiting_bytes if isinstance(self._log, Dealer) else 0,
             away=isinstance(self._log, Dealer) and self._log.away,
             full=self._writer.full,
+            unreached=account.notes.get("upstream_failures", 0),
             blind_ns=self.blind_ns,
         )

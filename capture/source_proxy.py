@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -257,6 +258,10 @@ def pairs_of(texts: tuple[tuple[str, str], ...]) -> tuple[Pair, ...]:
         upstream_host, upstream_port = _address(upstream, listen=False)
         if (listen_host, listen_port) == (upstream_host, upstream_port) and listen_port:
             raise ConfigError(f"proxy {listen}={upstream}: it would pass everything on to itself")
+        try:
+            socket.getaddrinfo(upstream_host, upstream_port, type=socket.SOCK_STREAM)
+        except OSError:
+            raise ConfigError(f"proxy {listen}={upstream}: there is no host {upstream_host}") from None
         pairs.append(Pair(listen_host, listen_port, upstream_host, upstream_port))
     return tuple(pairs)
 

@@ -78,6 +78,8 @@ def _read(reader: Callable[[str], int], option: str, text: str) -> int:
 def check_to(settings: RecordSettings) -> None:
     """Raises UserError where a file is to be written and a folder is there, or the other way round."""
     to = Path(settings.to)
+    if settings.to == "-":
+        raise UserError("--to -: a recording is a file that can be gone on with, and no stream: name one")
     if settings.segmented and to.exists() and not to.is_dir():
         raise UserError(f"{to}: is a file; --rotate, --keep-last and --processes write a folder of files")
     if settings.to and not settings.segmented and to.is_dir():

@@ -171,10 +171,12 @@ class _Worker:
 
     def account(self) -> tuple[Account | None, str]:
         """Its account (None: it was killed), and why it failed; "" when it did not."""
+        code = self._child.poll()  # what it ended with by itself
         self._supervisor.stop(self._child)
         self._thread.join(_END_S)
         failed = self._account is None or self._child.returncode
-        return self._account, str(self._error("failed")) if failed else ""
+        what = f"was killed by signal {-code}" if code is not None and code < 0 else "failed"
+        return self._account, str(self._error(what)) if failed else ""
 
     def _error(self, what: str) -> BusError:
         lines = self._supervisor.errors_of(self._name, 1)

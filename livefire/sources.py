@@ -11,6 +11,7 @@ from capture.settings import RecordSettings
 from livefire.errors import UserError
 from livefire.options import Port
 from livefire.recorders import MAX_PROCESSES
+from livefire.tables import counted
 
 _OPTIONS = (
     click.option(
@@ -45,6 +46,14 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def unreached_line(settings: RecordSettings, count: int) -> str:
+    """What became of clients of a proxy whose upstream is not there; "" for none."""
+    if not count:
+        return ""
+    upstreams = ", ".join(upstream for _, upstream in settings.proxies)
+    return f"{counted(count, 'connection')} of clients reset: {upstreams} could not be reached"
+
+
 def nothing_seen(settings: RecordSettings) -> str:
     """What to look at when a recording has nothing in it: who should have sent it."""
     sent = {
@@ -70,6 +79,10 @@ def sources_of(options: dict[str, Any]) -> dict[str, Any]:
         if not equals:
             raise UserError(f"--proxy {text!r}: write it as LISTEN=UPSTREAM, as in 0.0.0.0:8080=127.0.0.1:8081")
         pairs.append((listen, upstream))
+    for name in ("mirror", "vxlan", "geneve"):
+        for text in options[name]:
+            if text.isdigit():
+                raise UserError(f"--{name} {text}: write it as :{text} (or host:{text})")
     return {
         "interfaces": options["interface"],
         "ports": options["port"],

@@ -482,6 +482,27 @@ def test_what_found_no_room_is_counted_and_told(stage: Stage, tmp_path: Path) ->
     assert "what came last is not in the file" in said[-1]
 
 
+def test_clients_of_an_upstream_that_is_not_there_are_told_of(stage: Stage, tmp_path: Path) -> None:
+    to, port, nobody = tmp_path / "reset.lf", free_port(), free_port()
+    command = stage.argv("record", "--proxy", f"127.0.0.1:{port}=127.0.0.1:{nobody}", "--to", to)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said: list[str] = []
+    while not (line := process.stderr.readline()).startswith("recording by proxy"):
+        assert line, process.wait()
+    for _ in range(3):
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        with contextlib.closing(client), pytest.raises((OSError, http.client.HTTPException)):
+            client.request("GET", "/")
+            client.getresponse()
+    while not (line := process.stderr.readline()).endswith("could not be reached\n"):
+        assert line, process.wait()
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=30)[1].splitlines()
+    assert f"3 connections of clients reset: 127.0.0.1:{nobody} could not be reached" in said
+    assert not any("did clients come to it" in line for line in said)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full: of Linux")
 @pytest.mark.parametrize("words", ["2>/dev/full", ">/dev/full 2>&1", "2>&-", ">&-", "<&- >&- 2>&-"])
 def test_a_recorder_whose_words_cannot_be_written_records_on(stage: Stage, tmp_path: Path, words: str) -> None:
@@ -616,6 +637,9 @@ WRONG: list[tuple[str, str]] = [
     ("record --to x.lf --for 5", "'--for': '5' is not a duration: did you mean 5s?"),
     ("record --to x.lf --engine proxy", "--proxy LISTEN=UPSTREAM"),
     ("record --to x.lf --proxy nonsense", "write it as LISTEN=UPSTREAM"),
+    ("record --to x.lf --proxy 127.0.0.1:{port}=nosuch.invalid:80", "there is no host nosuch.invalid"),
+    ("record --to - --proxy 127.0.0.1:{port}=127.0.0.1:2", "--to -: a recording is a file"),
+    ("record --to x.lf --vxlan 4789", "--vxlan 4789: write it as :4789"),
     ("record --to x.lf --proxy 127.0.0.1:{port}=127.0.0.1:2 --not-host 127.0.0.1 --for 1s", "--not-host with --proxy"),
     ("record --to x.lf --proxy 127.0.0.1:{port}=127.0.0.1:2 --max-cpu 2500 --for 1s", "this machine has"),
     ("record --to raw.lf --proxy 127.0.0.1:{port}=127.0.0.1:2 --for 1s", "raw.lf"),

@@ -31,7 +31,7 @@ from livefire.protocols import other_protocols
 from livefire.recorders import place, placed, record_together, tell
 from livefire.recording import masked_line
 from livefire.settings import Resolved
-from livefire.sources import nothing_seen, source_options, sources_of
+from livefire.sources import nothing_seen, source_options, sources_of, unreached_line
 from livefire.story import Story
 from livefire.supervisor import StopFlag
 from livefire.tables import counted, size
@@ -130,10 +130,10 @@ def command(
     story = Story(sys.stderr)
     first: Progress | None = None
     latest: Progress | None = None
-    told = away = full = False
+    told = away = full = unreached = False
 
     def progress(now: Progress) -> None:
-        nonlocal first, latest, told, away, full
+        nonlocal first, latest, told, away, full, unreached
         first = first or now
         if latest is None:
             until = f"for {for_}" if for_ else "until Ctrl-C"
@@ -153,6 +153,9 @@ def command(
             full = now.full
             where = f"{settings.spool}/{settings.recording}" if settings.bus else str(to)
             story.line(f"{where}: {'no room on the disk: what comes is given up' if full else 'there is room again'}")
+        if now.unreached and not unreached:
+            unreached = True
+            story.line(unreached_line(settings, now.unreached))
         if not told and now.elapsed_ns - first.elapsed_ns >= _FORECAST_NS:
             told = True
             story.line(forecast(settings, first, now))
@@ -190,8 +193,12 @@ def command(
         story.line(ended)
     if masked := masked_line(account):
         story.line(masked)
+    failures = account.notes.get("upstream_failures", 0)
+    if failures:
+        story.line(unreached_line(settings, failures))
     if not exchanges:
-        story.line(nothing_seen(settings))
+        if not failures:
+            story.line(nothing_seen(settings))
         for line in other_protocols(account):
             story.line(f"  there was {line}")
     if as_json:
