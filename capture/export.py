@@ -38,7 +38,7 @@ def why_not(exchange: Exchange) -> str:
         return "gap"
     if request.truncated_bytes:
         return "truncated" if request.truncated_bytes > 0 and request.body else "no_body"
-    if exchange.response is None and Fault.UNFINISHED in exchange.faults and _short(request):
+    if Fault.UNFINISHED in exchange.faults and _short(request):
         return "unfinished"
     return ""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -64,14 +65,24 @@ class Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_ns: int = 0
     max_bytes: int = 0  # with keep_ns: beyond it the oldest go first
 
-    def settled(self) -> Rotation:
-        """With the lengths of segments that a ring needs."""
+    def settled(self, room: int) -> Rotation:
+        """With the lengths of segments that a ring needs, which has `room` bytes of disk: where that is less than what
+        is kept would take, the oldest go, and so there must be an oldest one."""
         bytes_, ns = self.bytes, self.ns
         if self.keep_ns:
             ns = min(ns or self.keep_ns, max(self.keep_ns // _SHARE, 1))
-            if self.max_bytes:
-                bytes_ = min(bytes_ or self.max_bytes, max(self.max_bytes // _SHARE, 1))
+            most = min(self.max_bytes or room, room)
+            bytes_ = min(bytes_ or most, max(most // _SHARE, 1))
         return msgspec.structs.replace(self, bytes=bytes_, ns=ns)
+
+
+def _room(folder: Path) -> int:
+    """What is free on its disk, with what of a ring is there already."""
+    room = shutil.disk_usage(folder).free
+    for part in folder.glob("raw-*.lf"):
+        with contextlib.suppress(FileNotFoundError):  # another process removed it
+            room += part.stat().st_size
+    return room
 
 
 class _Kept(msgspec.Struct):
@@ -96,7 +107,7 @@ class Segments:
         self.path = folder
         self._bus = FileBus(folder)
         self._process = process
-        self._rotation = rotation.settled()
+        self._rotation = rotation
         self._now_ns = now_ns
         self._kept: list[_Kept] = []
         self._kept_bytes = self._written = 0
@@ -113,6 +124,7 @@ class Segments:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise BusError(f"{folder}: cannot be made a folder: {os.strerror(error.errno or 0).lower()}") from None
+        self._rotation = rotation.settled(_room(folder) // processes)
         try:
             self._find()
             if not process:

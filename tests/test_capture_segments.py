@@ -462,3 +462,25 @@ def test_what_cannot_be_gone_on_with_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(BusError, match="without a recording in it"):
         parts_of(tmp_path / "empty")
+
+
+def test_a_ring_on_a_small_disk_has_an_oldest_one_to_remove(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files are no longer than a tenth of what there is room for, however long is kept; also when it goes on."""
+    free = 20_000
+
+    class Usage:
+        def __init__(self, _: Path) -> None:
+            self.free = free
+
+    monkeypatch.setattr("capture.segments.shutil.disk_usage", Usage)
+    clock, folder = Clock(), tmp_path / "ring"
+    for _ in range(2):
+        recorder = Recorder(folder, clock, Rotation(keep_ns=3600 * SECOND))
+        for number in range(12):
+            recorder.exchange(f"e{number}")
+            clock.now_ns += SECOND
+        recorder.kill()
+        used = sum(part.stat().st_size for part in parts_of(folder))
+        free = 20_000 - used
+        assert max(part.stat().st_size for part in parts_of(folder)) <= 2_000 + 500
+    assert len(parts_of(folder)) > 4

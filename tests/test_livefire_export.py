@@ -75,12 +75,13 @@ def test_what_cannot_be_exported_is_counted_and_nothing_is_written_over(tmp_path
         exchange(7, Request(b"")),
         exchange(8, Request(POST.head, b"a" + SEPARATOR, 12, Framing.LENGTH)),
         exchange(9, response=Response(200, b"HTTP/1.1 200 OK\r\n\r\n", b"", 7, truncated_bytes=7)),
+        exchange(10, Request(POST.head, b"a", 1, Framing.LENGTH), faults=(Fault.UNFINISHED,)),
     ]
     write_raw(tmp_path / "a.lf", found)
     result = run(tmp_path, "export", str(tmp_path / "a.lf"), "--to", str(tmp_path / "a.gor"), "--json")
     told = json.loads(result.stdout)
     assert told["left_out"] == dict.fromkeys(
-        ("opaque", "ambiguous", "truncated", "no_body", "gap", "tunnel", "no_request", "separator"), 1
+        ("opaque", "ambiguous", "truncated", "no_body", "gap", "tunnel", "no_request", "separator", "unfinished"), 1
     )
     assert told["written"] == 1 and told["answers_left_out"] == {"answer_not_whole": 1}
     assert "left out: 1 ambiguous" in result.stderr
