@@ -23,7 +23,7 @@ from capture.imported import Imported
 from capture.importing import Choice, check, gor_values, import_entries, import_gor
 from capture.merged import read_into
 from capture.output import Output
-from capture.record import Progress
+from capture.progress import Progress
 from capture.record import record as record_live
 from capture.settings import CaptureSettings, RecordSettings
 from capture.source_pcap import PcapSource, digest_of

@@ -50,15 +50,13 @@ class Sink(Protocol):
         """Whether `count` more body bytes may be kept in memory."""
 
     def cut_short(self, message: Message) -> bool:
-        """Whether a body may be over although its framing says otherwise. Asked where the next segment begins like
-        another message of the same direction."""
+        """Whether a body may be over though its framing says otherwise: the next segment begins like a message."""
 
 
 BOUNDARY: Final = 0
 IN_LENGTH: Final = 1
 IN_CHUNK: Final = 2  # literals: compiled, they are numbers then
 (_SIZE, _CHUNK_END, _TRAILERS, _CLOSE, _LOST, _TUNNEL) = range(3, 9)
-
 _BLANK: Final = b"\r\n"
 _MAX_CHUNK_LINE: Final = 16 << 10
 
@@ -117,15 +115,14 @@ class Reader:
             self.opening = listened(self.opening, data)
             self._sink.junk(self, "tunnel", len(data))
             return
-        first_ts, first_ack = ts_ns, ack
-        fresh_from = 0
+        first_ts, first_ack, fresh_from = ts_ns, ack, 0
         if self.buffer:
             fresh_from = len(self.buffer)
             data = self.buffer + data
-            offset, first_ts, first_ack = self._offset, self._ts_ns, self._ack
-            self.buffer = b""
+            offset, first_ts, first_ack, self.buffer = self._offset, self._ts_ns, self._ack, b""
         elif self.state == _LOST:
-            self._ack = ack
+            if self._lost_reason == "midstream" and len(data) > 1 and not landmarks.may_begin(self.kind, data):
+                self.met_ack = ack  # one byte is a keep-alive probe
             if not self._resync(data):
                 return
         elif self.message is not None:
@@ -378,7 +375,7 @@ class Reader:
         if not landmarks.may_hold(data):
             if not self.synced:
                 self.opening = listened(self.opening, data)
-            self._pass(len(data))
+            self._sink.junk(self, self._lost_reason, len(data))
             return False
         return True
 
@@ -388,15 +385,10 @@ class Reader:
         found = -1 if self._lost_reason == "bad_chunk" else landmarks.find(self.kind, data, max(at, begin))
         stop = found if found >= 0 else len(data)
         if stop > at:
-            self._pass(stop - at)
+            self._sink.junk(self, self._lost_reason, stop - at)
         if found >= 0:
             self.state = BOUNDARY
         return stop
-
-    def _pass(self, count: int) -> None:
-        if self._lost_reason == "midstream" and count > 1:  # one byte is a keep-alive probe
-            self.met_ack = self._ack
-        self._sink.junk(self, self._lost_reason, count)
 
     def _interrupted(self, message: Message, data: bytes) -> None:
         """A body that lasts until close (or was never sent), and a segment that begins like the next message."""

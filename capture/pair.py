@@ -6,11 +6,9 @@ follows with the wrong request; so two facts of TCP are used instead:
 
 - an answer cannot begin before its sender has received the beginning of the request (where all requests were seen, it
   is to the first that waits all the same: there is none other that it could be to);
-- a client that sent its next request after it had received what is lost, was not waiting any more for the answer
-  that was in it.
+- a client that asked again after it had received what is lost was not waiting any more for the answer in that.
 
-What follows a loss of answers may begin inside of one, as bodies hold HTTP, too: to a request that waited then it is
-paired with the fault `gap`.
+What follows a loss of answers may begin inside of one (bodies hold HTTP, too): a request that waited then has a `gap`.
 
 Of requests that were sent one behind the other without waiting, these facts tell nothing. There answers after a loss
 are laid aside until they, with the least that can have been lost, are as many as the requests: then each has its place.
@@ -302,8 +300,7 @@ class Pairer:
         reader = self.response_reader
         if answer is None or reader is None or not answer.end_offset == self.received == reader.next:
             return False
-        heads = [pair.request is not None and pair.request.method == b"HEAD" for pair in waiting]
-        if any(heads) and not all(heads):
+        if len({pair.request is not None and pair.request.method == b"HEAD" for pair in waiting}) > 1:
             return False  # where it ends hangs on which of them it is to
         last = waiting[-1].request if waiting else None
         if last is not None and last.complete and self.asked > last.end_offset + _NO_REQUEST:
@@ -311,10 +308,8 @@ class Pairer:
         return last is None or last.ack < answer.end_offset
 
     def _being_read(self, request: Message | None) -> bool:
-        if request is None:
-            return False
-        asks, too = self.request_reader, self._asked_too
-        return (asks is not None and asks.message is request) or (too is not None and too.message is request)
+        readers = (self.request_reader, self._asked_too)
+        return request is not None and any(reader is not None and reader.message is request for reader in readers)
 
     def no_more_requests(self) -> None:
         """The client's direction is over."""

@@ -9,6 +9,7 @@ started again with the same file or name it goes on behind what is there: what w
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ from capture.governor import BOUNDS, Deaf, Governor, queue_bytes, use_now, withi
 from capture.message import Message
 from capture.output import Output
 from capture.privileges import become, give, user_of
+from capture.progress import Progress
 from capture.sample import Filter, filter_of, sampled
 from capture.segments import Rotation, Segments, check_goes_on, used_bytes
 from capture.settings import BUS_BODY_BYTES, CaptureSettings, RecordSettings
@@ -37,7 +39,7 @@ from capture.steps import Steps
 from capture.watch import LOOK_NS, KillFile, Links
 from capture.writer import QueuedWriter
 from livefire_shadow.marker import HEADER
-from wire import topics
+from wire import codec, topics
 from wire.account import Account, Increment
 from wire.codec import RecordType
 from wire.ids import ulid
@@ -49,27 +51,6 @@ _EXPIRE_NS: Final = 100_000_000
 _TICK_NS: Final = 1_000_000_000
 OURS: Final = (f"{topics.RAW}-*.lf", f"{topics.RAW}-*.mark")  # in the folder of a recording, or of a spool
 _MARKER: Final = b"\n" + HEADER.lower().encode() + b":"
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """Told once a second, and once before the first packet."""
-
-    elapsed_ns: int
-    source: str  # "ring on lo (32 MB)"
-    why: str  # why this source
-    exchanges: int  # written or queued so far, by this process
-    exchanges_per_s: float  # over the last second
-    connections: int  # open now
-    file_bytes: int
-    lost_packets: int  # that the kernel had no room for
-    shed: int  # messages and bytes' worth of connections that were given up here, see the account
-    recording_id: str
-    waiting_bytes: int = 0  # in the spool, till the bus takes them
-    away: bool = False  # the bus cannot be reached now
-    full: bool = False  # the disk has no room now
-    unreached: int = 0  # connections whose upstream could not be reached, of a proxy
-    written_bytes: int = 0  # so far; those that were removed too
-    blind_ns: int = -1  # it goes on with what a killed recorder left: how long nobody looked; -1: it began anew
 
 
 class RecordingFailed(BusError):
@@ -327,16 +308,24 @@ class _Loop:
         return assembler.account
 
     def _give_up(self) -> None:
-        """What waits finds no room, and so is not recorded, though it was counted when it was handed over."""
-        self._output.shed(self._assembler)
-        self._writer.give_up()
-        self._output.written_exchanges -= self._writer.lost_exchanges
-        for name in ("messages", "bytes"):
-            count = self._writer.lost.get(name, 0)
-            ledger = self._assembler.account.ledger(name)
-            ledger.emitted -= count
-            if count:
-                ledger.drop("no_room", count)
+        """What waits finds no room, and so is not recorded, though it was counted when it was handed over. What is to
+        be said of that is small, and may find room."""
+        assembler, writer = self._assembler, self._writer
+        self._output.shed(assembler)
+        ended = writer.give_up()
+        self._output.written_exchanges -= writer.lost_exchanges
+        assembler.note_masked()
+        account = assembler.account
+        for increment in writer.lost:
+            account.put_back(increment)
+            for name in ("messages", "bytes"):
+                count = increment.ledgers[name].emitted if name in increment.ledgers else 0
+                if count:
+                    account.ledger(name).emitted -= count
+                    account.ledger(name).drop("no_room", count)
+        if ended and not isinstance(self._log, Dealer):
+            with contextlib.suppress(BusError):
+                self._log.write(codec.encode((), RecordType.ACCOUNT, increment=account.take()))
 
     def _tell_steps(self) -> None:
         """That the wall clock was set, and by how much: times go on as if it had not been."""

@@ -46,7 +46,9 @@ class ProxySource:
         monotonic_ns: Callable[[], int],
         user: str = "",
     ) -> None:
-        """Listens when this returns. Raises ConfigError for an address that cannot be listened on."""
+        """Listens when this returns. Raises ConfigError for what cannot be listened on, or is no host to pass on to."""
+        for pair in pairs:
+            _must_be_there(pair)
         self.totals = Totals()
         self.received_bytes = 0  # of streams, from the proxy
         self._told = Totals()  # what the account knows of
@@ -245,6 +247,15 @@ class MirrorSource(ProxySource):
         return f"mirror on {', '.join(listening)}: requests only"
 
 
+def _must_be_there(pair: Pair) -> None:
+    if not pair.upstream_host:  # a mirror
+        return
+    try:
+        socket.getaddrinfo(pair.upstream_host, pair.upstream_port, type=socket.SOCK_STREAM)
+    except OSError:
+        raise ConfigError(f"proxy to {pair.upstream_host}:{pair.upstream_port}: there is no such host") from None
+
+
 def listeners_of(texts: tuple[str, ...]) -> tuple[Pair, ...]:
     """Addresses to listen on, "host:port" or ":port", with nothing behind them. Raises ConfigError."""
     return tuple(Pair(*_address(text, listen=True), "", 0) for text in texts)
@@ -258,10 +269,6 @@ def pairs_of(texts: tuple[tuple[str, str], ...]) -> tuple[Pair, ...]:
         upstream_host, upstream_port = _address(upstream, listen=False)
         if (listen_host, listen_port) == (upstream_host, upstream_port) and listen_port:
             raise ConfigError(f"proxy {listen}={upstream}: it would pass everything on to itself")
-        try:
-            socket.getaddrinfo(upstream_host, upstream_port, type=socket.SOCK_STREAM)
-        except OSError:
-            raise ConfigError(f"proxy {listen}={upstream}: there is no host {upstream_host}") from None
         pairs.append(Pair(listen_host, listen_port, upstream_host, upstream_port))
     return tuple(pairs)
 

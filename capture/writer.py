@@ -21,6 +21,7 @@ from typing import Protocol
 from bus.batchwriter import BatchWriter
 from bus.ports import BusError, BusFull
 from wire import codec
+from wire.account import Increment
 from wire.codec import RecordType
 from wire.records import End
 
@@ -78,7 +79,7 @@ class QueuedWriter(BatchWriter):
         self._give_up = threading.Event()
         self.lost_batches = 0  # queued, and given up at the end for want of room
         self.lost_exchanges = 0  # in them
-        self.lost: dict[str, int] = {}  # and by ledger: what counts as emitted, and is not in the file
+        self.lost: list[Increment] = []  # what they would have added to the account
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
@@ -137,16 +138,18 @@ class QueuedWriter(BatchWriter):
         if self._thread.is_alive() or self.lost_batches:
             raise BusFull(f"{self._log.path}: no room on the disk: what came last is not in the file")
 
-    def give_up(self) -> None:
-        """What is queued and finds no room is lost, and counted. Nothing can be written any more."""
+    def give_up(self) -> bool:
+        """What is queued and finds no room is lost, and counted; nothing more is taken. Whether the thread has ended:
+        else it stands still in the disk."""
         self._give_up.set()
         self._queue.put(None)
         self._thread.join(_STOP_S)
+        return not self._thread.is_alive()
 
     def end(self, end: End | None = None, *, reason: str = "done", sorted: bool = False, stopped_ns: int = 0) -> None:
-        """Write what is queued, and the end mark. Raises BusError; the file then has no end mark."""
+        """Write what is queued, and the end mark. Raises BusError; the file then has no end mark, and is open still."""
+        self.flush(max(1.0, self._buffer_ns / 1e9))
         try:
-            self.flush(max(1.0, self._buffer_ns / 1e9))
             self._log.end(end, reason=reason, sorted=sorted, stopped_ns=stopped_ns)
         finally:
             self.close()
@@ -188,8 +191,7 @@ class QueuedWriter(BatchWriter):
         self.lost_batches += 1
         if header.type is RecordType.EXCHANGE:
             self.lost_exchanges += header.count
-        for name, ledger in header.increment.ledgers.items():
-            self.lost[name] = self.lost.get(name, 0) + ledger.emitted
+        self.lost.append(header.increment)
 
     def _write(self, data: bytes) -> bool:
         """False when there is no room and nobody waits for it any more."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from capture.record import Progress
+from capture.progress import Progress
 from capture.settings import RecordSettings
 from livefire.errors import UserError
 from livefire.options import Duration

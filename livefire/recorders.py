@@ -23,7 +23,8 @@ from bus.logreader import LogReader
 from bus.parts import parts_of
 from bus.ports import BusError
 from capture.privileges import become, give, user_of
-from capture.record import Progress, RecordingFailed
+from capture.progress import Progress
+from capture.record import RecordingFailed
 from capture.settings import RecordSettings
 from livefire.supervisor import Supervisor
 from wire.account import Account, Ledger

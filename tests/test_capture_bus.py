@@ -21,7 +21,8 @@ from bus.address import is_kafka, open_bus, parse_kafka
 from bus.logfile import FileBus
 from bus.ports import Bus, BusAway, BusError
 from capture.app import drain
-from capture.record import Progress, record
+from capture.progress import Progress
+from capture.record import record
 from capture.settings import CaptureSettings, RecordSettings
 from capture.shed import Shedder
 from capture.source import Sink

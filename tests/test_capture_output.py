@@ -281,4 +281,6 @@ def test_what_a_full_disk_never_took_leaves_no_end_mark() -> None:
         else:
             with pytest.raises(BusFull, match="what came last is not in the file"):
                 writer.end()
+            assert not log.closed, "what is to be said of that may find room"
+            writer.close()
         assert (log.ended, log.closed) == (room, True)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import pytest
 from pcap_build import Conversation, write
 
-from bus.logfile import LogReader
+from bus.logfile import LogReader, account_of
 from livefire import cli
 from livefire.recording import Recording
 from livefire.story import Story
@@ -480,6 +480,9 @@ def test_what_found_no_room_is_counted_and_told(stage: Stage, tmp_path: Path) ->
     assert any(f"{to}: {held} exchanges in" in line for line in said)
     assert any("no room on the disk: what comes is given up" in line for line in said)
     assert "what came last is not in the file" in said[-1]
+    ledger = account_of(to).ledger("messages")
+    told = (ledger.seen, ledger.emitted, ledger.drops, ledger.difference)
+    assert told == (messages["seen"], 2 * held, messages["drops"], 0) or to.stat().st_size > 396 << 10
 
 
 def test_clients_of_an_upstream_that_is_not_there_are_told_of(stage: Stage, tmp_path: Path) -> None:
@@ -637,7 +640,10 @@ WRONG: list[tuple[str, str]] = [
     ("record --to x.lf --for 5", "'--for': '5' is not a duration: did you mean 5s?"),
     ("record --to x.lf --engine proxy", "--proxy LISTEN=UPSTREAM"),
     ("record --to x.lf --proxy nonsense", "write it as LISTEN=UPSTREAM"),
-    ("record --to x.lf --proxy 127.0.0.1:{port}=nosuch.invalid:80", "there is no host nosuch.invalid"),
+    (
+        "record --to x.lf --proxy 127.0.0.1:{port}=nosuch.invalid:80",
+        "proxy to nosuch.invalid:80: there is no such host",
+    ),
     ("record --to - --proxy 127.0.0.1:{port}=127.0.0.1:2", "--to -: a recording is a file"),
     ("record --to x.lf --vxlan 4789", "--vxlan 4789: write it as :4789"),
     ("record --to x.lf --proxy 127.0.0.1:{port}=127.0.0.1:2 --not-host 127.0.0.1 --for 1s", "--not-host with --proxy"),

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from bus.parts import parts_of
-from capture.record import Progress
+from capture.progress import Progress
 from capture.settings import RecordSettings
 from livefire.disk import check_to, disk_of, forecast
 from livefire.errors import UserError

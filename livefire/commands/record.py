@@ -16,7 +16,8 @@ import click
 from bus.address import KafkaSecurity, is_kafka
 from bus.spool import MIN_SPOOL_BYTES
 from capture.app import drain, record
-from capture.record import Progress, RecordingFailed
+from capture.progress import Progress
+from capture.record import RecordingFailed
 from capture.sample import described
 from capture.settings import RecordSettings
 from livefire.commands.masking import masker_for, masking_options
