@@ -37,7 +37,7 @@ from capture.shed import Shedder
 from capture.source import Source
 from capture.steps import Steps
 from capture.watch import LOOK_NS, KillFile, Links
-from capture.writer import QueuedWriter
+from capture.writer import LAST_IS_LOST, QueuedWriter
 from livefire_shadow.marker import HEADER
 from wire import codec, topics
 from wire.account import Account, Increment
@@ -298,9 +298,10 @@ class _Loop:
         self._governor.account(assembler.account)
         try:
             self._output.end(assembler, reason, stopped_ns=stopped_ns)
-        except BusFull:
+        except BusFull as error:  # a full disk, or one that is slower than what came
             self._give_up()
-            failed = failed or BusError(f"{self._log.path}: no room on the disk: what came last is not in the file")
+            why = str(error).removesuffix(LAST_IS_LOST)
+            failed = failed or BusError(why + LAST_IS_LOST)
         if progress is not None:
             progress(self._progress(self._monotonic_ns()))
         if failed is not None:

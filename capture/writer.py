@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from bus.batchwriter import BatchWriter
 from bus.ports import BusError, BusFull
@@ -25,6 +25,7 @@ from wire.account import Increment
 from wire.codec import RecordType
 from wire.records import End
 
+LAST_IS_LOST: Final = ": what came last is not in the file"
 _RETRY_S = 0.1  # a full disk is tried again so often
 _STOP_S = 10.0  # for the thread, which may be waiting for the disk
 
@@ -136,7 +137,7 @@ class QueuedWriter(BatchWriter):
         if self._failure is not None:
             raise self._failure
         if self._thread.is_alive() or self.lost_batches:
-            raise BusFull(f"{self._log.path}: no room on the disk: what came last is not in the file")
+            raise BusFull(f"{self._log.path}: no room on the disk{LAST_IS_LOST}")
 
     def give_up(self) -> bool:
         """What is queued and finds no room is lost, and counted; nothing more is taken. Whether the thread has ended:

@@ -47,9 +47,7 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def unreached_line(settings: RecordSettings, count: int) -> str:
-    """What became of clients of a proxy whose upstream is not there; "" for none."""
-    if not count:
-        return ""
+    """What became of clients of a proxy whose upstream is not there."""
     upstreams = ", ".join(upstream for _, upstream in settings.proxies)
     return f"{counted(count, 'connection')} of clients reset: {upstreams} could not be reached"
 

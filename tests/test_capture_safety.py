@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from test_capture_record import (
     exchanges,
     free_port,
     get,
+    needs_ring,
     recording,
     server,
     settings_for,
@@ -319,6 +321,23 @@ def test_who_starts_several_recorders_goes_on_as_nobody_too(bus_folder: Path) ->
     assert recorder.returncode == 0, said
     assert json.loads(out)["balanced"] and b"0 exchanges" in said
     assert {path.stat().st_uid for path in (bus_folder / "ring").iterdir()} == {nobody.pw_uid}
+
+
+@needs_ring
+def test_one_of_several_recorders_that_is_killed_is_told_as_killed(tmp_path: Path) -> None:
+    """As the kernel does it where memory is short. The others end whole."""
+    command = [sys.executable, "-m", "livefire", "record", "--processes", "2", "--interface", "lo", "--port", "9"]
+    command += ["--unmasked", "--stdin-guard", "--to", str(tmp_path / "ring")]
+    place = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, **place) as recorder:  # type: ignore[call-overload]
+        try:
+            assert any(b"2 processes" in line for line in recorder.stderr)
+            one, *_ = Path(f"/proc/{recorder.pid}/task/{recorder.pid}/children").read_text().split()
+            os.kill(int(one), signal.SIGKILL)
+        finally:
+            said = recorder.communicate(timeout=60)[1]
+    assert recorder.returncode == 2
+    assert said.splitlines()[-1] == b"livefire: recorder-0 was killed by signal 9"
 
 
 @as_root

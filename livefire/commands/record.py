@@ -152,8 +152,8 @@ def command(
             story.line(f"{settings.bus} is away; what is recorded waits in {where}" if away else "the bus is back")
         if now.full != full:
             full = now.full
-            where = f"{settings.spool}/{settings.recording}" if settings.bus else str(to)
-            story.line(f"{where}: {'no room on the disk: what comes is given up' if full else 'there is room again'}")
+            where = f"{settings.spool}/{settings.recording}: no room" if settings.bus else f"{to}: no room on the disk"
+            story.line(f"{where}: what comes is given up" if full else "there is room again")
         if now.unreached and not unreached:
             unreached = True
             story.line(unreached_line(settings, now.unreached))
