@@ -487,7 +487,7 @@ def test_what_found_no_room_is_counted_and_told(stage: Stage, tmp_path: Path) ->
 
 def test_clients_of_an_upstream_that_is_not_there_are_told_of(stage: Stage, tmp_path: Path) -> None:
     to, port, nobody = tmp_path / "reset.lf", free_port(), free_port()
-    command = stage.argv("record", "--proxy", f"127.0.0.1:{port}=127.0.0.1:{nobody}", "--to", to)
+    command = stage.argv("record", "--proxy", f"127.0.0.1:{port}=127.0.0.1:{nobody}", "--for", "30s", "--to", to)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     said: list[str] = []
