@@ -644,7 +644,7 @@ WRONG: list[tuple[str, str]] = [
         "record --to x.lf --proxy 127.0.0.1:{port}=nosuch.invalid:80",
         "proxy to nosuch.invalid:80: there is no such host",
     ),
-    ("record --to - --proxy 127.0.0.1:{port}=127.0.0.1:2", "--to -: a recording is a file"),
+    ("record --to - --proxy 127.0.0.1:{port}=127.0.0.1:2 --for 1s", "--to -: a recording is a file"),
     ("record --to x.lf --vxlan 4789", "--vxlan 4789: write it as :4789"),
     ("record --to x.lf --proxy 127.0.0.1:{port}=127.0.0.1:2 --not-host 127.0.0.1 --for 1s", "--not-host with --proxy"),
     ("record --to x.lf --proxy 127.0.0.1:{port}=127.0.0.1:2 --max-cpu 2500 --for 1s", "this machine has"),
