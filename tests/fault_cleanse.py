@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from fault_checks import Tally, command, environment, until
 from kafka import KafkaProducer, TopicPartition
@@ -36,6 +37,8 @@ from replay.recording import Recording
 from wire import codec, topics
 from wire.records import End, Exchange, Manifest
 
+_T = TypeVar("_T")
+
 NAME = "monday"
 AGENTS = ("east", "west")
 PARTITIONS = 8
@@ -47,19 +50,23 @@ def cluster(server: str) -> Iterator[str]:
     """An address of its own on a broker: its topics are made, and removed."""
     address = f"kafka://{server}/t{uuid.uuid4().hex[:10]}"
     with Topics(parse_kafka(address)) as made:
-        made.create(Wanted(partitions=PARTITIONS))
+        kept_up(lambda: made.create(Wanted(partitions=PARTITIONS)))
         try:
             yield address
         finally:
-            deadline = time.monotonic() + 20
-            while True:
-                try:
-                    made.delete()
-                    break
-                except BusAway:  # a broker that has just come back: the driver asks again in a moment
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.1)
+            kept_up(made.delete)
+
+
+def kept_up(ask: Callable[[], _T]) -> _T:
+    """A broker that is slow, or has just come back, is asked again, with the same."""
+    deadline = time.monotonic() + 40
+    while True:
+        try:
+            return ask()
+        except BusAway:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def learned_file(folder: Path) -> Path:
@@ -204,7 +211,8 @@ def lag(address: str, group: str) -> int:
         found = admin.list_group_offsets(group)
         committed = {at: said.offset for at, said in found.get(group, found).items() if at.topic == name}
         everywhere = [TopicPartition(name, number) for number in range(bus.spread(topics.RAW))]
-        ends = bus.link.consumer().end_offsets(everywhere)
+        with bus.link.lock:
+            ends = {at: bus.link.end(at) for at in everywhere}
         return sum(end - committed.get(at, 0) for at, end in ends.items())
     finally:
         admin.close()
@@ -269,7 +277,7 @@ def kills(folder: Path, server: str, count: int, seed: int) -> Tally:
                         poison.write(kinds[number % len(kinds)], rng.choice(("east.3", "west.6")))
                     name = rng.choice(sorted(workers))
                     hit = workers[name].process.poll() is None
-                    behind = lag(address, group)
+                    behind = kept_up(lambda: lag(address, group))
                     workers[name].kill()
                     tally.add(hit=hit, in_flight=behind > 0, problems=[] if hit else [workers[name].said()[-300:]])
                     workers[name].close()

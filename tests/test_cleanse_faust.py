@@ -23,6 +23,7 @@ from fault_cleanse import (
     Poisoner,
     Worker,
     cluster,
+    kept_up,
     lag,
     learned_file,
     letter_problems,
@@ -39,7 +40,6 @@ from bus.address import open_bus, parse_kafka
 from bus.kafka_topics import Topics, Wanted
 from bus.logfile import FileBus
 from bus.merge import LOOK_AHEAD_NS, Merge
-from bus.ports import BusAway
 from capture.dealer import Dealer
 from cleanse.app import cleanse
 from cleanse.relay import Relay
@@ -76,17 +76,6 @@ def record(address: str, exchanges: list[Exchange], agents: tuple[str, ...] = ("
         for k, writer in enumerate(writers):
             kept_up(partial(writer.end, End(NAME, f"{agent}.{k}", counts[k], 0, 0)))
     bus.close()
-
-
-def kept_up(write: Callable[[], Any]) -> Any:
-    """As a recorder does: a broker that is slow is asked again, with the same."""
-    deadline = time.monotonic() + 40
-    while True:
-        try:
-            return write()
-        except BusAway:
-            if time.monotonic() > deadline:
-                raise
 
 
 AHEAD_NS = 200_000_000  # agent b's clock goes before
@@ -285,6 +274,31 @@ def test_missing_topics_are_one_line_and_no_idle_worker(tmp_path: Path, kafka_se
     done = run("cleanse", "--bus", address, "--learned", str(learned_file(tmp_path)))
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
     assert "livefire topics create --bus" in done.stderr
+
+
+def test_a_worker_begins_when_its_broker_answers_late(tmp_path: Path, kafka_server: Any) -> None:
+    """Workers and brokers are often started together, and brokers are slower."""
+    with cluster(kafka_server.address) as address:
+        kafka_server.freeze()
+        try:
+            late = Worker(tmp_path, address, "late")
+            until(lambda: "no broker answers; asks again" in late.said(), 30, "it does not wait", late.said)
+        finally:
+            kafka_server.thaw()
+        try:
+            assert late.ready().end() == 0, late.said()
+            assert late.said().count("no broker answers") == 1, "told once"
+        finally:
+            late.close()
+
+
+def test_a_worker_that_waits_for_its_broker_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    waits = Worker(tmp_path, "kafka://127.0.0.1:1/x", "early")
+    try:
+        until(lambda: "asks again" in waits.said(), 30, "it does not wait", waits.said)
+        assert waits.end(term=True) == 2 and "connection refused" in waits.said().splitlines()[-1], waits.said()
+    finally:
+        waits.close()
 
 
 def test_a_recording_of_its_own_is_cleansed_from_its_beginning(tmp_path: Path, kafka_server: Any) -> None:

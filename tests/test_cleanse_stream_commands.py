@@ -160,7 +160,6 @@ def test_what_can_be_read_by_now_comes_back_and_the_count_of_it(
         (("cleanse", "--bus", "b", "--learned", "clean.lf"), "--recording NAME is missing"),
         (("cleanse", "--bus", "b", "--learned", "clean.lf", "--recording", "x"), "holds no recording x"),
         (("cleanse", "--bus", "b", "--learned", "clean.lf", "--to", "x.lf"), "--to is for a file"),
-        (("cleanse", "--bus", "kafka://127.0.0.1:1/x", "--learned", "clean.lf"), "no broker answers"),
         (("cleanse", "raw.lf", "--to", "x.lf", "--from", "noon"), "--from 'noon' is not a time"),
         (("learn", "--to", "x.lf"), "what to learn from"),
         (("learn", "--bus", "b", "--to", "x.lf"), "--recording NAME is missing"),
@@ -175,3 +174,11 @@ def test_what_is_missing_or_wrong_is_one_line(tmp_path: Path, words: tuple[str, 
     assert result.returncode == 2, result.stderr
     assert told_of in result.stderr and len(result.stderr.splitlines()) == 1, result.stderr
     assert not (tmp_path / "x.lf").exists()
+
+
+def test_a_cluster_that_does_not_answer_is_asked_for_a_while(tmp_path: Path) -> None:
+    cleanse(write(tmp_path / "raw.lf", [exchange(1)]), tmp_path / "clean.lf")
+    result = run("cleanse", "--bus", "kafka://127.0.0.1:1/x", "--learned", "clean.lf", folder=tmp_path)
+    waits, ends = result.stderr.splitlines()
+    assert result.returncode == 2 and waits == f"{ends}; asks again for 15 s", result.stderr
+    assert ends == "livefire: kafka://127.0.0.1:1/x: no broker answers (connection refused)"

@@ -27,10 +27,10 @@ FOLDERS = {room: f"sdk/src/{room}" if room == "livefire_shadow" else room for ro
 
 #: Modules that only some files may import: patterns of paths.
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "faust": ("cleanse/app.py",),
+    "faust": ("cleanse/app.py", "cleanse/faust_app.py"),
     "scapy": ("*scapy*.py",),
     "asyncio": (
-        "capture/proxy.py", "capture/mirror.py", "capture/handover.py", "mock/*.py", "sdk/*.py", "cleanse/app.py",
+        "capture/proxy.py", "capture/mirror.py", "capture/handover.py", "mock/*.py", "sdk/*.py", "cleanse/faust_app.py",
         "livefire/page*", "examples/*.py",
     ),
     "sqlite3": ("*/*sql*.py", "examples/*.py"),
@@ -120,7 +120,7 @@ def test_a_planted_breach_is_found(tmp_path: Path, path: str, text: str, breach:
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("cleanse/app.py", "import faust, asyncio"),
+        ("cleanse/faust_app.py", "import faust, asyncio"),
         ("capture/source_scapy.py", "import scapy"),
         ("bus/kafka.py", "import kafka\nfrom wire import codec"),
         ("analytics/store_sqlite.py", "import sqlite3"),
