@@ -37,10 +37,10 @@ from pcap_build import Conversation, Packet, pcap  # noqa: E402
 
 from capture.app import import_files  # noqa: E402
 from capture.assembler import Assembler  # noqa: E402
-from capture.compiled import compiled  # noqa: E402
 from capture.settings import CaptureSettings  # noqa: E402
 from capture.source_pcap import PcapSource  # noqa: E402
 from mask.masker import Masker  # noqa: E402
+from wire.compiled import compiled  # noqa: E402
 
 KEY = b"a key of 32 bytes for this bench"
 

@@ -2,7 +2,8 @@
 
 With LIVEFIRE_REQUIRE=all (as in CI) a skip is a failure, so that a missing part cannot pass for a tested one.
 
-Where modules are compiled (`make native`), those are tested, not their sources.
+What tests import is interpreted, also where modules are compiled: some look at, or change, what only sources have. With
+LIVEFIRE_TEST_COMPILED=1 it is compiled, and those are left out. The commands that tests start are what a user has.
 """
 
 from __future__ import annotations
@@ -13,25 +14,28 @@ from collections.abc import Generator
 import pytest
 from servers.fixtures import chdb_server, clickhouse_server, elasticsearch_server, kafka_server
 
-from capture.compiled import ROOT, compiled, stale
+COMPILED = os.environ.get("LIVEFIRE_TEST_COMPILED") == "1"
+with pytest.MonkeyPatch.context() as asked:
+    if not COMPILED:
+        asked.setenv("LIVEFIRE_INTERPRETED", "1")  # for this process, not for those that tests start
+    from wire.compiled import compiled
+
+    compiled()  # it is asked once a process
 
 __all__ = ["chdb_server", "clickhouse_server", "elasticsearch_server", "kafka_server"]
 ALL = "all" in os.environ.get("LIVEFIRE_REQUIRE", "").split(",")
 
 
 def pytest_sessionstart() -> None:
-    for source in stale():
-        name = source.relative_to(ROOT)
-        raise pytest.UsageError(f"{name} was changed since it was compiled: make native, or make interpreted")
+    if COMPILED and not compiled():
+        raise pytest.UsageError("nothing is compiled, or its sources were changed since: make native")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if compiled():
+    if COMPILED:
         for item in items:
             if item.get_closest_marker("patches"):
-                item.add_marker(
-                    pytest.mark.skip("modules are compiled, and it patches their sources: make interpreted")
-                )
+                item.add_marker(pytest.mark.skip("it patches sources, and modules are compiled: make test"))
 
 
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:

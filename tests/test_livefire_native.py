@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import runpy
+import shutil
+import subprocess
+import sys
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
@@ -11,8 +14,10 @@ import conftest
 import pytest
 import setuptools
 
-from capture import doctor
-from capture.compiled import ROOT, compiled, stale
+from capture import doctor, lane
+from wire.compiled import LIBRARY, ROOMS, ROOT, VARIABLE, modules, stale
+
+SUFFIX = EXTENSION_SUFFIXES[0]
 
 
 def named(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
@@ -37,11 +42,12 @@ def test_nothing_is_compiled_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -
 
 
 def room_of(root: Path, *names: str) -> dict[str, Path]:
-    """A room in which each of these modules was compiled a second after it was written."""
+    """A room of a project in which each of these modules was compiled a second after it was written."""
+    (root / "setup.py").touch()
     (root / "mask").mkdir()
     sources = {name: root / "mask" / f"{name}.py" for name in names}
     for source in sources.values():
-        for path, time_s in ((source, 1000), (source.with_suffix(EXTENSION_SUFFIXES[0]), 1001)):
+        for path, time_s in ((source, 1000), (source.with_suffix(SUFFIX), 1001)):
             path.touch()
             os.utime(path, (time_s, time_s))
     return sources
@@ -49,32 +55,67 @@ def room_of(root: Path, *names: str) -> dict[str, Path]:
 
 def test_what_was_compiled_of_other_sources_is_told_whichever_it_is(tmp_path: Path) -> None:
     sources = room_of(tmp_path, "heads", "bodies", "values")
-    assert (len(compiled(tmp_path)), stale(tmp_path)) == (3, [])
+    assert (len(modules(tmp_path)), stale(tmp_path)) == (3, [])
     os.utime(sources["values"], (1002, 1002))
     assert stale(tmp_path) == [sources["values"]]
     sources["bodies"].unlink()
     assert stale(tmp_path) == [sources["bodies"], sources["values"]]
     other = tmp_path / "mask" / "tokens.cpython-27-other.so"  # of another interpreter: it is not imported
     other.touch()
-    assert len(compiled(tmp_path)) == 3
+    assert len(modules(tmp_path)) == 3
 
 
-def test_it_is_not_tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sources = room_of(tmp_path, "heads")
-    monkeypatch.setattr(conftest, "ROOT", tmp_path)
-    monkeypatch.setattr(conftest, "stale", lambda: stale(tmp_path))
-    conftest.pytest_sessionstart()
-    os.utime(sources["heads"], (1002, 1002))
-    with pytest.raises(pytest.UsageError, match=r"mask/heads\.py was changed since it was compiled: make native"):
-        conftest.pytest_sessionstart()
-
-
-def test_the_doctor_tells_which_it_is(tmp_path: Path) -> None:
-    assert doctor.packet_path(tmp_path).says.startswith("interpreted")
+def test_the_doctor_tells_which_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert doctor.packet_path(tmp_path).says == "interpreted (compiled it takes a third less CPU: make native)"
     sources = room_of(tmp_path, "heads", "values")
     assert doctor.packet_path(tmp_path) == doctor.Finding("packet path", True, "compiled")
+    monkeypatch.setenv(VARIABLE, "1")
+    assert doctor.packet_path(tmp_path).says == f"interpreted, as {VARIABLE} asks for"
     os.utime(sources["values"], (1002, 1002))
-    found = doctor.packet_path(tmp_path)
-    assert not found.good
-    assert found.says.endswith("changed since: values")
-    assert found.remedy.startswith("make native")
+    assert doctor.packet_path(tmp_path).says == "interpreted: changed since it was compiled: values (make native)"
+
+
+#: A compiled module in the place of `told.py` of each room: it ends the process that imports it.
+_ASKED = "import wire.told, mask.told, capture.told; print(wire.told.FROM, mask.told.FROM, capture.told.FROM)"
+
+
+def taken(root: Path, **environment: str) -> str:
+    """What a process imports of the rooms in this folder."""
+    done = subprocess.run(
+        (sys.executable, "-S", "-c", _ASKED), cwd=root, env={"PYTHONPATH": str(root), **environment},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.stdout.strip() or done.stderr.splitlines()[-1]
+
+
+def test_what_is_edited_is_what_runs(tmp_path: Path) -> None:
+    """All rooms are taken from their sources where one source of one room is newer, or where that is asked for."""
+    for room in ROOMS:
+        (tmp_path / room).mkdir()
+        shutil.copy(ROOT / room / "__init__.py", tmp_path / room)
+        for path, time_s in ((tmp_path / room / "told.py", 1000), (tmp_path / room / f"told{SUFFIX}", 1001)):
+            path.write_text("FROM = 'source'\n")  # which is no compiled module: who imports it fails
+            os.utime(path, (time_s, time_s))
+    shutil.copy(ROOT / "wire" / "compiled.py", tmp_path / "wire")
+    (tmp_path / "setup.py").touch()
+    assert taken(tmp_path) == "source source source", "without what they refer to"
+    (tmp_path / f"{LIBRARY}.py").touch()
+    assert "ImportError" in taken(tmp_path)
+    assert taken(tmp_path, LIVEFIRE_INTERPRETED="1") == "source source source"
+    os.utime(tmp_path / "mask" / "told.py", (1002, 1002))
+    assert taken(tmp_path) == "source source source"
+    (tmp_path / "setup.py").unlink()  # installed: the order in which files were unpacked tells nothing
+    assert "ImportError" in taken(tmp_path)
+
+
+def test_commands_take_what_is_compiled_and_tests_the_sources() -> None:
+    """Unless that is asked for otherwise; of which a compiled run of the tests is one."""
+    asked = "import capture.lane; print(capture.lane.__file__.endswith('.py'))"
+    there = bool(modules()) and not stale()
+    for environment, interpreted in (({}, not there), ({VARIABLE: "1"}, True)):
+        done = subprocess.run(
+            (sys.executable, "-c", asked), cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == str(interpreted)
+    assert lane.__file__.endswith(".py") == (not conftest.COMPILED)
