@@ -17,12 +17,12 @@ from capture.ends import OPEN, RECORDED
 from capture.exchange import ExchangeMaker, Masker
 from capture.flows import Flows
 from capture.fragments import Fragments
-from capture.frames import Buffer, PacketClock
+from capture.frames import PacketClock
 from capture.inflight import InFlight
 from capture.lane import Lane
 from capture.ledgers import Ledgers
+from capture.message import Pair
 from capture.other import Others
-from capture.pair import Pair
 from capture.ready import RECORD_BYTES, Ready
 from capture.run import Runs
 from capture.sample import Filter
@@ -77,10 +77,8 @@ class Assembler:
         self.busy = self._in_flight.busy
         self._fragments = Fragments()
         self._clock = PacketClock()
-        self.next_sweep_ns = 0
-        self._lane = Lane(self, self._sides, self._clock, self._ledgers, settings)
-        #: Frames where they stand, in the short way; False: not read, see `frames.Sink`.
-        self.frame: Callable[[int, Buffer, int, int, int, str], bool] = _not_read if general else self._lane.frame
+        #: Reads frames where they stand, in the short way; see `frames.Sink`.
+        self.lane = None if general else Lane(self, self._sides, self._clock, self._ledgers, settings)
         #: Records of a file that go on with a body; see `run`.
         self.run = Runs(self, self._sides, self._clock, self._ledgers, settings).take
         self.ready = Ready(self._ledgers)  # complete, and not yet taken
@@ -93,7 +91,8 @@ class Assembler:
     @property
     def account(self) -> Account:
         """The account so far; what waits is counted when it is asked for."""
-        self._lane.settle()
+        if self.lane is not None:
+            self.lane.settle()
         waits = self._in_flight
         waits.count(self._clock.now_ns)
         self._bytes.in_flight = self.ready.wire_bytes + waits.bytes
@@ -162,7 +161,7 @@ class Assembler:
 
     def packet(self, ts_ns: int, data: bytes, wire_len: int, linktype: int = 1, interface: str = "") -> None:
         if linktype == 1 and len(data) >= 54:
-            if self.frame(ts_ns, data, 0, len(data), wire_len, interface):
+            if self.lane is not None and self.lane.frame(ts_ns, data, 0, len(data), wire_len, interface):
                 return
             self._packets.seen += 1
             self._pass(ts_ns)
@@ -271,12 +270,12 @@ class Assembler:
     def _pass(self, now_ns: int) -> None:
         if now_ns > self._clock.now_ns:
             self._clock.now_ns = now_ns
-            if now_ns >= self.next_sweep_ns:
+            if now_ns >= self._clock.sweep_ns:
                 self.expire(now_ns)
 
     def expire(self, now_ns: int) -> None:
         """Give up on holes, idle connections and fragments that are too old."""
-        self.next_sweep_ns = now_ns + _SWEEP_NS
+        self._clock.sweep_ns = now_ns + _SWEEP_NS
         self._crowd.sweep(now_ns)
         self._fragments.expire(now_ns)
         self._count_fragments()
@@ -378,7 +377,3 @@ class Assembler:
         exchange = self._maker.plain(connection, asker, answerer, request, response, self._masker)
         weight = request.wire_bytes + response.wire_bytes
         self.ready.add(exchange, 2, weight, RECORD_BYTES + weight)
-
-
-def _not_read(ts_ns: int, buffer: Buffer, at: int, caught: int, wire_len: int, interface: str) -> bool:
-    return False

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import deque
 
 from capture.http1 import Reader
-from capture.message import REQUEST, RESPONSE, UNKNOWN
+from capture.message import REQUEST, RESPONSE, UNKNOWN, Pair
 from capture.other import ASKED, Other, finish, upgraded_to
-from capture.pair import Pair, Pairer
+from capture.pair import Pairer
 from capture.reassemble import PIECE_COST, Piece, Stream
 from capture.settings import CaptureSettings
 from capture.side import NOTHING_HELD, WHOEVER, Host, Side

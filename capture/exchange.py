@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from capture.connection import Connection
-from capture.message import LENIENT, OPAQUE, REQUEST, RESPONSE, STRICT, Message
-from capture.pair import Pair
+from capture.message import LENIENT, OPAQUE, REQUEST, RESPONSE, STRICT, Message, Pair
 from capture.reassemble import Stream
 from capture.session import SessionFinder
 from capture.side import Side

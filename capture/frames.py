@@ -5,7 +5,10 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from struct import Struct
-from typing import Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from capture.lane import Lane
 
 #: ts_ns, captured bytes from the link header on, length on the wire, link type (LINKTYPE_*), interface.
 #: A plain tuple: an object a packet would cost more than decoding it.
@@ -20,8 +23,9 @@ PARTS: Final = "12x6s2x4s2x12s4s6s"
 class Sink(Protocol):
     """Who reads frames."""
 
-    def frame(self, ts_ns: int, buffer: Buffer, at: int, caught: int, wire_len: int, interface: str) -> bool:
-        """An Ethernet frame of at least 54 bytes, where it stands. False: it was not read; give it to `packet`."""
+    @property
+    def lane(self) -> Lane | None:
+        """Who reads most frames where they stand. Not a function: what is compiled calls its methods past objects."""
 
     def run(self, buffer: bytes, at: int, size: int, record: Struct, unit: int, most: int) -> tuple[int, int]:
         """Records of a pcap that go on with what the one before did; how many were read, and where the next begins.
@@ -47,10 +51,11 @@ class Source(Protocol):
 class PacketClock:
     """The time as packets tell it: the latest time seen. It never goes back."""
 
-    __slots__ = ("now_ns",)
+    __slots__ = ("now_ns", "sweep_ns")
 
     def __init__(self) -> None:
         self.now_ns = 0
+        self.sweep_ns = 0  # when it is time to give up what waits, see `Assembler.expire`
 
     def advance(self, ts_ns: int) -> int:
         if ts_ns > self.now_ns:

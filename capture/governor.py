@@ -22,7 +22,6 @@ from typing import Final
 
 import msgspec
 
-from capture.frames import Buffer
 from capture.settings import CaptureSettings, RecordSettings
 from capture.shed import NOTHING, Shedder
 from capture.source import Channel, Sink
@@ -188,13 +187,11 @@ class Deaf:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._packets = sink.account.ledger("packets")
+        self.lane = None
 
     @property
     def account(self) -> Account:
         return self._sink.account
-
-    def frame(self, ts_ns: int, buffer: Buffer, at: int, caught: int, wire_len: int, interface: str) -> bool:
-        return False
 
     def packet(self, ts_ns: int, data: bytes, wire_len: int, linktype: int = 1, interface: str = "") -> None:
         self._packets.seen += 1

@@ -23,8 +23,7 @@ from capture.frames import Buffer, PacketClock
 from capture.http1 import BOUNDARY, IN_LENGTH
 from capture.known import KnownHeads
 from capture.ledgers import Ledgers
-from capture.message import LENGTH, NONE, REQUEST, RESPONSE, STRICT, UNKNOWN, Kind, Message
-from capture.pair import Pair
+from capture.message import LENGTH, NONE, REQUEST, RESPONSE, STRICT, UNKNOWN, Kind, Message, Pair
 from capture.reassemble import PIECE_COST
 from capture.settings import CaptureSettings
 from capture.side import ANSWERED, ASKED, WENT_ON, WHOEVER, Side
@@ -47,7 +46,6 @@ class Host(Protocol):
     """Who owns the connections."""
 
     busy: dict[Connection, None]  # see `side.Host`
-    next_sweep_ns: int
 
     def pair(self, connection: Connection, pair: Pair) -> None: ...
 
@@ -95,7 +93,7 @@ class Lane:
         clock = self._clock
         if ts_ns > clock.now_ns:
             clock.now_ns = ts_ns
-            if ts_ns >= self._host.next_sweep_ns:
+            if ts_ns >= clock.sweep_ns:
                 self._host.expire(ts_ns)
         kind: bytes  # typed, for what is compiled: its numbers are no objects then
         length: int

@@ -18,10 +18,28 @@ _WITH_HEADER: Final = 31  # zlib's word for a stream in gzip's wrapping
 _PACKED: Final = 1 << 16
 
 
+class Joined:
+    """Bytes that were read already, before the rest of a file."""
+
+    def __init__(self, first: bytes, rest: IO[bytes]) -> None:
+        self._first = first
+        self._rest = rest
+
+    def read(self, size: int) -> bytes:
+        if self._first:
+            data = self._first[:size]
+            self._first = self._first[len(data) :]
+            return data
+        return self._rest.read(size) or b""
+
+    def close(self) -> None:
+        self._rest.close()
+
+
 class Unpacked:
     """A gzip file, of one member or several. Unlike `gzip.GzipFile` it gives all that is whole before it raises."""
 
-    def __init__(self, raw: IO[bytes]) -> None:
+    def __init__(self, raw: IO[bytes] | Joined) -> None:
         self._raw = raw
         self._inflate = zlib.decompressobj(_WITH_HEADER)
         self._packed = b""  # read, and not yet unpacked

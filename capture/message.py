@@ -1,4 +1,4 @@
-"""HTTP/1 messages: what is known of one, and how its head is told.
+"""HTTP/1 messages: what is known of one, and of one with its answer, and how its head is told.
 
 A head that llhttp takes is strict. One that it does not take is lenient, if its start line can be told: sender
 and receiver may well have understood each other.
@@ -11,7 +11,6 @@ from enum import IntEnum
 from typing import Final
 
 import httptools
-import msgspec
 
 from wire.records import Framing, Mode
 
@@ -58,31 +57,78 @@ LENIENT: Final = Mode.LENIENT
 OPAQUE: Final = Mode.OPAQUE
 
 
-class Message(msgspec.Struct, eq=False, gc=False):
+class Message:
     """A message that is being read, or has been. Offsets are the stream's. Of equal fields, two are still two."""
 
-    kind: Kind
-    head: bytes
-    start_offset: int
-    start_ns: int
-    ack: int  # how much of the other direction its sender had received when it began
-    mode: Mode
-    end_offset: int
-    end_ns: int
-    wire_bytes: int
-    method: bytes = b""  # of a request
-    status: int = 0  # of a response
-    low: bytes = b""  # the head in lower case, or only the end of it from the newline before the first field on
-    block: bytes = b""  # the head as it is from that newline on, where it is at hand
-    framing: Framing = NONE
-    body_bytes: int = 0
-    kept_bytes: int = 0
-    complete: bool = False
-    missing_bytes: int = 0
-    trailers: bytes = b""
-    gap: bool = False
-    ambiguous: bool = False
-    parts: list[bytes] = []
+    __slots__ = (
+        "ack", "ambiguous", "block", "body_bytes", "complete", "end_ns", "end_offset", "framing", "gap", "head",
+        "kept_bytes", "kind", "low", "method", "missing_bytes", "mode", "parts", "start_ns", "start_offset", "status",
+        "trailers", "wire_bytes",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        kind: Kind,
+        head: bytes,
+        start_offset: int,
+        start_ns: int,
+        ack: int,  # how much of the other direction its sender had received when it began
+        mode: Mode,
+        end_offset: int,
+        end_ns: int,
+        wire_bytes: int,
+        method: bytes = b"",  # of a request
+        status: int = 0,  # of a response
+        low: bytes = b"",  # the head in lower case, or only the end of it from the newline before the first field on
+        block: bytes = b"",  # the head as it is from that newline on, where it is at hand
+        framing: Framing = NONE,
+        body_bytes: int = 0,
+        kept_bytes: int = 0,
+        complete: bool = False,
+    ) -> None:
+        self.kind = kind
+        self.head = head
+        self.start_offset = start_offset
+        self.start_ns = start_ns
+        self.ack = ack
+        self.mode = mode
+        self.end_offset = end_offset
+        self.end_ns = end_ns
+        self.wire_bytes = wire_bytes
+        self.method = method
+        self.status = status
+        self.low = low
+        self.block = block
+        self.framing = framing
+        self.body_bytes = body_bytes
+        self.kept_bytes = kept_bytes
+        self.complete = complete
+        self.missing_bytes = 0
+        self.trailers = b""
+        self.gap = False
+        self.ambiguous = False
+        self.parts: list[bytes] = []
+
+
+class Pair:
+    """A request, what has been seen of its answer, and the answers before the answer."""
+
+    __slots__ = ("after_loss", "aside", "interim", "request", "response", "shed", "unseen")
+
+    def __init__(
+        self,
+        request: Message | None,
+        aside: bool = False,  # an answer that may be to one of several requests
+        after_loss: bool = False,  # requests before it were lost
+        unseen: bool = False,  # its request was not seen, and so it is not known whether it has a body
+    ) -> None:
+        self.request = request
+        self.response: Message | None = None
+        self.interim: list[Message] = []
+        self.shed = False  # there was no memory for it: it is read to its end, and dropped
+        self.aside = aside
+        self.after_loss = after_loss
+        self.unseen = unseen
 
 
 def _begun(kind: Kind, head: bytes, offset: int, ts_ns: int, ack: int, mode: Mode) -> Message:

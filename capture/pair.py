@@ -23,25 +23,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import msgspec
-
 from capture.http1 import Reader
-from capture.message import NONE, REQUEST, Message
+from capture.message import NONE, REQUEST, Message, Pair
 
 _MAX_OWED = 1 << 20
 _NO_REQUEST = 4  # bytes behind a request that are none: a FIN counts as one, an empty line has two
-
-
-class Pair(msgspec.Struct, eq=False, gc=False):
-    """A request, what has been seen of its answer, and the answers before the answer."""
-
-    request: Message | None
-    response: Message | None = None
-    interim: list[Message] = []
-    shed: bool = False  # there was no memory for it: it is read to its end, and dropped
-    aside: bool = False  # an answer that may be to one of several requests
-    after_loss: bool = False  # requests before it were lost
-    unseen: bool = False  # its request was not seen, and so it is not known whether it has a body
 
 
 class PairSink(Protocol):

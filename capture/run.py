@@ -29,7 +29,6 @@ class Host(Protocol):
     """Who owns the connections; see `lane.Host`."""
 
     busy: dict[Connection, None]
-    next_sweep_ns: int
 
 
 class Runs:
@@ -55,6 +54,12 @@ class Runs:
         header = record.size - _FRAME_BYTES
         step = header + size
         unpack = record.unpack_from
+        caught: int  # typed, for what is compiled
+        wire_len: int
+        network: bytes
+        transport: bytes
+        key: bytes
+        acked: bytes
         _, _, caught, wire_len, network, transport, key, _, acked = unpack(buffer, at - step)
         side = self._sides.get(key)
         if side is None or side.expected < 0 or side.reader.message is None:
@@ -70,7 +75,7 @@ class Runs:
         if reader.state == IN_LENGTH:
             room = min(room, reader.left - 1)
         room //= payload
-        sweep_ns, now_ns, ts_ns, data_ns = host.next_sweep_ns, self._clock.now_ns, 0, 0
+        sweep_ns, now_ns, ts_ns, data_ns = self._clock.sweep_ns, self._clock.now_ns, 0, 0
         expected, front, left, lines = side.expected, header + begin, reader.left, 0
         acks, received = 0, -1
         back = key[4:8] + key[:4] + key[10:] + key[8:10]
@@ -78,6 +83,7 @@ class Runs:
             back = b""
         told = max(other.expected, 0).to_bytes(4, "big")
         like: tuple[bytes, bytes, int, int, bytes] | None = None  # the ACK before
+        second = second_ns = 0
         segments: list[bytes] = []
         parts: list[bytes] = []  # of the body
         while len(segments) + acks < most and at + step <= len(buffer):
@@ -85,9 +91,15 @@ class Runs:
             fraction: int
             c: int
             w: int
+            n: bytes
+            t: bytes
+            k: bytes
             sequence: bytes
+            a: bytes
             seconds, fraction, c, w, n, t, k, sequence, a = unpack(buffer, at)
-            at_ns = seconds * 1_000_000_000 + fraction * unit
+            if seconds != second:
+                second, second_ns = seconds, seconds * 1_000_000_000
+            at_ns = second_ns + fraction * unit
             if at_ns >= sweep_ns:
                 break
             if k == key:

@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from capture.http1 import Reader
-from capture.pair import Pair
+from capture.message import Pair
 from capture.reassemble import Piece, Stream
 from capture.settings import CaptureSettings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from capture.frames import Buffer
+from capture.lane import Lane
 from wire.account import Account
 
 
@@ -15,8 +15,9 @@ class PacketSink(Protocol):
     def account(self) -> Account:
         """What is counted here besides what was handed over."""
 
-    def frame(self, ts_ns: int, buffer: Buffer, at: int, caught: int, wire_len: int, interface: str) -> bool:
-        """As `frames.Sink`: an Ethernet frame where it stands; False: give it to `packet`."""
+    @property
+    def lane(self) -> Lane | None:
+        """As `frames.Sink`: who reads Ethernet frames where they stand; what it does not take is for `packet`."""
 
     def packet(self, ts_ns: int, data: bytes, wire_len: int, linktype: int = 1, interface: str = "") -> None:
         """`data` begins with the link header; never raises on what is in it."""

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 import xxhash
 
 from capture.frames import PARTS, Frame, Sink
-from capture.lines import Unpacked
+from capture.lines import Joined, Unpacked
 from wire.config import ConfigError
 
 CHUNK: Final = 128 << 10  # what is read is in the cache still when it is looked at
@@ -94,8 +94,8 @@ class PcapSource:
         try:
             magic = self._peek(4)
             if magic[:2] == b"\x1f\x8b":
-                packed: Any = _Joined(self._buffer, self._file)
-                self._file = Unpacked(packed)
+                rest: Any = self._file
+                self._file = Unpacked(Joined(self._buffer, rest))
                 self._buffer, self._poll = b"", False
                 magic = self._peek(4)
         except _Cut:
@@ -203,7 +203,8 @@ class PcapSource:
         follows = struct.Struct(f"{self._plain}IIII{header - 16}x{PARTS}")
         buffer, at, count, before = self._buffer, self._at, 0, 0
         last = len(buffer) - header
-        read, other, run = sink.frame, sink.packet, sink.run
+        lane, other, run = sink.lane, sink.packet, sink.run
+        second = second_ns = 0  # the second before: a product of that size is an object
         while count < most and at <= last:
             seconds: int
             fraction: int
@@ -215,8 +216,10 @@ class PcapSource:
             if size < 54 or wire_len < size or at > len(buffer):
                 at = start - header
                 break
-            ts_ns = seconds * 1_000_000_000 + fraction * unit
-            if not read(ts_ns, buffer, start, size, wire_len, ""):
+            if seconds != second:
+                second, second_ns = seconds, seconds * 1_000_000_000
+            ts_ns = second_ns + fraction * unit
+            if lane is None or not lane.frame(ts_ns, buffer, start, size, wire_len, ""):
                 other(ts_ns, buffer[start:at], wire_len)
             elif size >= _LARGE:
                 if size == before:  # two alike: there may be more
@@ -354,24 +357,6 @@ class _Interface:
 
     def time_ns(self, ticks: int) -> int:
         return max(0, min(self.offset_ns + ticks * 1_000_000_000 // self.divisor, _MAX_NS))
-
-
-class _Joined:
-    """Bytes that were read already, before the rest of a file."""
-
-    def __init__(self, first: bytes, rest: _Readable) -> None:
-        self._first = first
-        self._rest = rest
-
-    def read(self, size: int = -1) -> bytes:
-        if self._first:
-            data = self._first if size < 0 else self._first[:size]
-            self._first = self._first[len(data) :]
-            return data
-        return self._rest.read(size) or b""
-
-    def close(self) -> None:
-        self._rest.close()
 
 
 def _open(path: Path) -> _Readable:

@@ -138,6 +138,7 @@ class RingSource:
                 self._socket.fileno(), self._blocks * BLOCK_BYTES, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE
             )
             if interface != ANY:
+                self._index = socket.if_nametoindex(interface)
                 self._bind(_ETH_P_ALL)
             if fanout is not None:
                 group = struct.pack("=I", fanout & 0xFFFF | (_FANOUT_HASH | _FANOUT_DEFRAG) << 16)
@@ -150,6 +151,7 @@ class RingSource:
         except BaseException:
             self._socket.close()
             raise
+        self._was_down = False  # and no packet came since
         self._poll = select.poll()
         self._poll.register(self._socket.fileno(), select.POLLIN | select.POLLERR)
 
@@ -224,9 +226,12 @@ class RingSource:
             self._steps.drained()
             events = self._poll.poll(round(timeout_s * 1000))
             if events and events[0][1] & select.POLLERR:
+                self._was_down = True
+            if self._was_down:
                 self._check_interface()
             if not self._ready():
                 return 0
+        self._was_down = False
         return self._walk(sink)
 
     def _ready(self) -> bool:
@@ -234,13 +239,15 @@ class RingSource:
         return bool(status & _STATUS_USER)
 
     def _check_interface(self) -> None:
+        """The kernel tells once that an interface goes down, and not again when it is removed then; so who was told
+        looks until there are packets again. By its number: one that has its name may be another."""
         code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code and code != errno.ENETDOWN:  # an interface that is down may come up again
             raise BusError(f"{self.interface}: capture stopped: {os.strerror(code).lower()}")
         if self.interface == ANY:
             return
         try:
-            socket.if_nametoindex(self.interface)
+            socket.if_indextoname(self._index)
         except OSError:
             raise BusError(f"{self.interface}: capture stopped: the interface is gone") from None
 
@@ -269,8 +276,9 @@ class RingSource:
         given = 0
         time_of = self._steps.look()
         take, interface, linktype, names = sink.packet, self.interface, self.linktype, self._names
-        read, skips, header = sink.frame, self._skips_outgoing, _PACKET.unpack_from
-        in_place = names is None and linktype == LINKTYPE_ETHERNET and not skips
+        skips, header = self._skips_outgoing, _PACKET.unpack_from
+        lane = sink.lane if names is None and linktype == LINKTYPE_ETHERNET and not skips else None
+        second = second_ns = 0  # the second before: a product of that size is an object
         for _ in range(packets):
             step: int
             s: int
@@ -280,14 +288,16 @@ class RingSource:
             status: int
             mac: int
             step, s, ns, kept, wire, status, mac = header(ring, at)
-            at_ns = s * 1_000_000_000 + ns
+            if s != second:
+                second, second_ns = s, s * 1_000_000_000
+            at_ns = second_ns + ns
             if time_of is not None:
                 at_ns = time_of(at_ns)
             if (
-                in_place
+                lane is not None
                 and kept >= 54
                 and not status & _VLAN_VALID
-                and read(at_ns, ring, at + mac, kept, wire, interface)
+                and lane.frame(at_ns, ring, at + mac, kept, wire, interface)
             ):
                 if kept < wire:
                     self.cut_packets += 1

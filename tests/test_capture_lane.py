@@ -274,7 +274,7 @@ def test_heads_that_never_repeat_are_not_looked_up(monkeypatch: pytest.MonkeyPat
     rests = []
     for ts_ns, data in packets:
         assembler.packet(ts_ns, data, len(data))
-        heads = assembler._lane._requests
+        heads = assembler.lane._requests
         rests.append(heads.rest)
         assert len(heads.facts) <= 8
     assert max(rests) == 20

@@ -275,7 +275,9 @@ def test_an_interface_that_is_gone_ends_nothing_and_the_last_one_ends_it_whole(
     )  # fmt: skip
     assert recorder.stderr is not None
     assert any("on lfd2" in line for line in recorder.stderr)
+    net.must("-n", net.middle, "link", "set", "lfd2", "down")  # of which alone the kernel tells
     net.must("-n", net.middle, "link", "del", "lfd2")
+    net.must("-n", net.middle, "link", "add", "lfd2", "type", "veth", "peer", "name", "lfd2p")  # another one
     _, err = recorder.communicate(timeout=60)
     assert recorder.returncode == 2
     assert "0 exchanges in" in err and err.splitlines()[-1] == "livefire: lfd2: capture stopped: the interface is gone"

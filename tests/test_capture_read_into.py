@@ -14,6 +14,7 @@ from pcap_build import enhanced, interface, pcap, section
 from capture.frames import Buffer, Frame
 from capture.merged import in_time_order, read_into
 from capture.source_pcap import PcapSource
+from wire.compiled import compiled
 
 T0 = 1_700_000_000_000_001_000
 
@@ -37,6 +38,7 @@ class Seen:
     def __init__(self) -> None:
         self.frames: list[Frame] = []
         self.in_place = 0
+        self.lane = None if compiled() else self  # compiled, none but a lane can stand for one
 
     def run(self, *_: object) -> int:
         return 0
@@ -85,7 +87,7 @@ def test_a_record_may_straddle_two_reads_at_each_of_its_bytes() -> None:
             assert seen.frames == expected
             assert told == len(expected)
             assert faults == [both([file], len(file), 4)[2][0]]
-    assert expected and seen.in_place, "no frame was read where it stands"
+    assert expected and (seen.in_place or compiled()), "no frame was read where it stands"
 
 
 @given(st.integers(0, 1 << 32), st.integers(1, 4), st.integers(1, 400), st.integers(1, 20))

@@ -405,9 +405,7 @@ def test_a_ring_that_loses_packets_silently_unbalances_the_recording(server: Cou
 
     class Nothing:
         account = Account()
-
-        def frame(self, *_: object) -> bool:
-            return True
+        lane = None
 
         def packet(self, *_: object) -> None: ...
 

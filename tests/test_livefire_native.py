@@ -41,22 +41,28 @@ def test_nothing_is_compiled_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -
     assert asked == [[]]
 
 
+def at(time_s: int, path: Path) -> None:
+    """A file of that time."""
+    path.touch()
+    os.utime(path, (time_s, time_s))
+
+
 def room_of(root: Path, *names: str) -> dict[str, Path]:
     """A room of a project in which each of these modules was compiled a second after it was written."""
     (root / "setup.py").touch()
+    at(1001, root / f"{LIBRARY}{SUFFIX}")
     (root / "mask").mkdir()
     sources = {name: root / "mask" / f"{name}.py" for name in names}
     for source in sources.values():
-        for path, time_s in ((source, 1000), (source.with_suffix(SUFFIX), 1001)):
-            path.touch()
-            os.utime(path, (time_s, time_s))
+        at(1000, source)
+        at(999, source.with_suffix(SUFFIX))  # only refers to it, and was not made again
     return sources
 
 
 def test_what_was_compiled_of_other_sources_is_told_whichever_it_is(tmp_path: Path) -> None:
     sources = room_of(tmp_path, "heads", "bodies", "values")
     assert (len(modules(tmp_path)), stale(tmp_path)) == (3, [])
-    os.utime(sources["values"], (1002, 1002))
+    at(1002, sources["values"])
     assert stale(tmp_path) == [sources["values"]]
     sources["bodies"].unlink()
     assert stale(tmp_path) == [sources["bodies"], sources["values"]]
@@ -72,7 +78,7 @@ def test_the_doctor_tells_which_it_is(tmp_path: Path, monkeypatch: pytest.Monkey
     assert doctor.packet_path(tmp_path) == doctor.Finding("packet path", True, "compiled")
     monkeypatch.setenv(VARIABLE, "1")
     assert doctor.packet_path(tmp_path).says == f"interpreted, as {VARIABLE} asks for"
-    os.utime(sources["values"], (1002, 1002))
+    at(1002, sources["values"])
     assert doctor.packet_path(tmp_path).says == "interpreted: changed since it was compiled: values (make native)"
 
 
@@ -94,16 +100,16 @@ def test_what_is_edited_is_what_runs(tmp_path: Path) -> None:
     for room in ROOMS:
         (tmp_path / room).mkdir()
         shutil.copy(ROOT / room / "__init__.py", tmp_path / room)
-        for path, time_s in ((tmp_path / room / "told.py", 1000), (tmp_path / room / f"told{SUFFIX}", 1001)):
-            path.write_text("FROM = 'source'\n")  # which is no compiled module: who imports it fails
-            os.utime(path, (time_s, time_s))
+        (tmp_path / room / "told.py").write_text("FROM = 'source'\n")
+        at(1000, tmp_path / room / "told.py")
+        at(999, tmp_path / room / f"told{SUFFIX}")  # which is no compiled module: who imports it fails
     shutil.copy(ROOT / "wire" / "compiled.py", tmp_path / "wire")
     (tmp_path / "setup.py").touch()
     assert taken(tmp_path) == "source source source", "without what they refer to"
-    (tmp_path / f"{LIBRARY}.py").touch()
+    at(1001, tmp_path / f"{LIBRARY}{SUFFIX}")
     assert "ImportError" in taken(tmp_path)
     assert taken(tmp_path, LIVEFIRE_INTERPRETED="1") == "source source source"
-    os.utime(tmp_path / "mask" / "told.py", (1002, 1002))
+    at(1002, tmp_path / "mask" / "told.py")
     assert taken(tmp_path) == "source source source"
     (tmp_path / "setup.py").unlink()  # installed: the order in which files were unpacked tells nothing
     assert "ImportError" in taken(tmp_path)

@@ -30,14 +30,12 @@ def modules(root: Path = ROOT) -> list[Path]:
 def stale(root: Path = ROOT) -> list[Path]:
     """The sources that were changed, or removed, since they were compiled. None of a package that is installed: what
     was unpacked first tells nothing."""
-    if not (root / "setup.py").exists():
+    library = root / f"{LIBRARY}{EXTENSION_SUFFIXES[0]}"  # what refers to it stays as it is when it is built again
+    if not ((root / "setup.py").exists() and library.exists()):
         return []
-    sources = [(path, path.with_name(path.name.partition(".")[0] + ".py")) for path in modules(root)]
-    return [
-        source
-        for path, source in sources
-        if not source.exists() or source.stat().st_mtime > path.stat().st_mtime
-    ]  # fmt: skip
+    built = library.stat().st_mtime
+    sources = [path.with_name(path.name.partition(".")[0] + ".py") for path in modules(root)]
+    return [source for source in sources if not source.exists() or source.stat().st_mtime > built]
 
 
 @functools.cache
