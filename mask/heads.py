@@ -7,7 +7,7 @@ are remembered, within bounds. A head of which one line is new costs that line.
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote, quote_plus, unquote_to_bytes
 
 from mask.settings import MaskSettings
@@ -145,18 +145,16 @@ class Heads:
         """What is written for them, and how many of which kind were masked. Only lines that were not seen lately cost
         more than a look."""
         lines = block.split(b"\n")
-        known: list[Any] = list(map(self._lines.get, lines))
-        if not all(known):
-            # A line that goes on with the one before is never remembered, so it is met here.
-            if b"\n " in block or b"\n\t" in block:
-                lines = self._unfolded(lines)
-                known = list(map(self._lines.get, lines))
-            index = known.index(None) if None in known else -1
-            while index >= 0:
-                line = lines[index]
-                known[index] = self._remember(self._lines, line, self._line(line))
-                index = known.index(None, index + 1) if None in known else -1
-        written, codes = zip(*known, strict=True)
+        if b"\n " in block or b"\n\t" in block:
+            lines = self._unfolded(lines)
+        known = self._lines
+        written: list[bytes] = []
+        codes: list[str] = []
+        for line in lines:
+            new, code = known.get(line) or self._remember(known, line, self._line(line))
+            written.append(new)
+            if code:
+                codes.append(code)
         masked = "".join(codes)
         if not masked:
             return block, ()
