@@ -37,6 +37,7 @@ from pcap_build import Conversation, Packet, pcap  # noqa: E402
 
 from capture.app import import_files  # noqa: E402
 from capture.assembler import Assembler  # noqa: E402
+from capture.heap import collect_seldom  # noqa: E402
 from capture.settings import CaptureSettings  # noqa: E402
 from capture.source_pcap import PcapSource  # noqa: E402
 from mask.masker import Masker  # noqa: E402
@@ -233,6 +234,7 @@ def main() -> None:
     count = (args := parser.parse_args()).exchanges
     settings = CaptureSettings()
     print(f"load {os.getloadavg()[0]:.1f}; packet path {'compiled' if compiled() else 'interpreted'}")
+    collect_seldom()  # as the command does
     with tempfile.TemporaryDirectory() as folder:
         if args.large:
             return large(Path(folder))

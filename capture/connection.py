@@ -359,6 +359,8 @@ class Connection:
         """Nobody asks for it any more: without its cycles, its memory is free at once."""
         for side in self.sides:
             del side.connection, side.other
+        self.pairer.release()
+        self.other = None
         del self.sides, self.pairer
 
     # -- for the account
@@ -384,9 +386,7 @@ class Connection:
     @property
     def memory_cost(self) -> int:
         """Bytes of memory taken by what waits, is remembered, or is known of messages, without their bodies."""
-        count = self.waiting_cost
-        for side in self.sides:
-            count += side.stream.history_bytes + side.reader.waiting_bytes
+        count = self.waiting_cost + sum(s.stream.history_bytes + s.reader.waiting_bytes for s in self.sides)
         for message in self.pairer.messages():
             count += len(message.head) + len(message.trailers) + PIECE_COST * (2 + len(message.parts))
         return count

@@ -369,6 +369,11 @@ class Pairer:
         while self.open:
             self._emit_first()
 
+    def release(self) -> None:
+        """Nobody asks for it any more: those who read for it know it, and so it lets go of them."""
+        self.request_reader = self.response_reader = self._asked_too = None
+        self.orphans.clear()
+
     def messages(self) -> list[Message]:
         """All messages that wait here, for the account."""
         found: list[Message] = []

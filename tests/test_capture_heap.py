@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from capture_corpus import corpus
 from pcap_build import Conversation, pcap
 
 from capture import heap
 from capture.app import import_files
+from capture.assembler import Assembler
+from capture.settings import CaptureSettings
+from capture.source_pcap import PcapSource
 
 #: As an import does: some large blocks, all of them let go, and so on.
 BODIES = """
@@ -49,3 +56,49 @@ def test_an_import_keeps_what_it_frees(tmp_path: Path, monkeypatch: pytest.Monke
     capture.write_bytes(pcap(talk.close().packets))
     import_files([capture], tmp_path / "one.lf")
     assert asked == [16 << 20, 8 << 20]
+
+
+HOUR_NS = 3600 * 10**9
+
+
+@contextmanager
+def circles() -> Iterator[list[str]]:
+    """What is found within it, in the end, that is free and knows itself: names of types."""
+    found: list[str] = []
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        yield found
+        gc.collect()
+        found += sorted({type(one).__name__ for one in gc.garbage})
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+def test_connections_that_are_over_are_free_at_once() -> None:
+    """So memory does not grow with all that have been, however seldom anybody looks for circles."""
+    captures = sorted(path for path in corpus("pcap").iterdir() if path.suffix in (".pcap", ".pcapng"))[::4]
+    connections = 0
+    for path in captures:
+        assembler = Assembler("r", CaptureSettings(), None, b"k" * 32)
+        with circles() as found:
+            for _ in PcapSource(path).read_into(assembler, 1000):
+                assembler.take()
+            for later in (1, 2, 3):
+                assembler.expire(assembler.now_ns + later * HOUR_NS)
+            assembler.take()
+            connections += assembler.account.ledger("connections").seen
+            assert assembler.connections == 0
+        assert not {"Connection", "Side", "Pairer", "Reader", "Stream", "Message"} & set(found), path
+    assert connections > 100
+
+
+def test_circles_are_seen() -> None:
+    with circles() as found:
+        one = Assembler("r", CaptureSettings(), None, b"k" * 32)
+        one.packet(0, b"", 0)
+        del one  # its parts know each other
+    assert "Assembler" in found

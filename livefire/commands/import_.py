@@ -9,6 +9,7 @@ import click
 
 from bus.address import is_kafka
 from capture.app import import_files, import_goreplay, import_tool
+from capture.heap import collect_seldom
 from capture.importing import FORMATS, Choice, detect
 from capture.settings import CaptureSettings
 from livefire.commands.masking import masker_for, masking_options
@@ -88,6 +89,7 @@ def command(
         story.line(f"livefire: {line}")
 
     if choice.format == "capture":
+        collect_seldom()
         account = import_files(sources, to, CaptureSettings(), masker, key, say=say, progress=progress)
         _told(story, to, account, written, account.ledger("packets").seen, unit)
         packets = account.ledger("packets")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import socket
@@ -16,6 +15,7 @@ import click
 from bus.address import KafkaSecurity, is_kafka
 from bus.spool import MIN_SPOOL_BYTES
 from capture.app import drain, record
+from capture.heap import collect_seldom
 from capture.progress import Progress
 from capture.record import RecordingFailed
 from capture.sample import described
@@ -115,9 +115,7 @@ def command(
     if drain_only:
         return _drain(settings, security)
     masker, key = masker_for(resolved, unmasked, mask)
-    # A recorder makes many objects that live for a moment, and takes its cycles apart itself: looking for some shows.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    collect_seldom()
     stop = StopFlag().install()
     if stdin_guard:
         stop.with_stdin()
