@@ -40,7 +40,7 @@ bench: .venv
 	@for script in bench/corpus.py bench/record.py bench/cleanse.py bench/replay.py bench/fleet.py; do \
 	  echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-# What reads packets and masks, compiled by mypyc beside its sources, a minute: a third to a half less CPU. `make .venv` has
+# What reads packets and masks, compiled by mypyc beside its sources, a minute: half the CPU. `make .venv` has
 # done so where there is a C compiler. Again after a change of a source: until then all of it is interpreted.
 native: .venv
 	@$(NATIVE_LACKS); [ -z "$$lacks" ] || { echo "$$lacks"; exit 2; }
@@ -65,8 +65,8 @@ NATIVE_BUILD = LIVEFIRE_NATIVE=1 $(BIN)/python -m pip install -q --disable-pip-v
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e ./sdk -e .
-	@$(NATIVE_LACKS); if [ -n "$$lacks" ]; then echo "what reads packets stays interpreted, a third slower. $$lacks"; \
-	  else $(NATIVE_BUILD) >.venv/native.txt 2>&1 || { echo "what reads packets stays interpreted, a third slower (why: .venv/native.txt)"; \
+	@$(NATIVE_LACKS); if [ -n "$$lacks" ]; then echo "what reads packets stays interpreted, and takes twice the CPU. $$lacks"; \
+	  else $(NATIVE_BUILD) >.venv/native.txt 2>&1 || { echo "what reads packets stays interpreted, and takes twice the CPU (why: .venv/native.txt)"; \
 	  $(MAKE) --no-print-directory interpreted; }; fi
 	@touch $@
 

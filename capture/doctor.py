@@ -42,7 +42,7 @@ def packet_path(root: Path = ROOT) -> Finding:
     if changed := stale(root):
         says = f"interpreted: changed since it was compiled: {', '.join(path.stem for path in changed)} (make native)"
     elif not modules(root):
-        says = "interpreted (compiled it takes a third less CPU: make native)"
+        says = "interpreted (compiled it takes half the CPU: make native)"
     else:
         says = f"interpreted, as {VARIABLE} asks for" if os.environ.get(VARIABLE) else "compiled"
     return Finding("packet path", True, says)

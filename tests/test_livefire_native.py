@@ -73,7 +73,7 @@ def test_what_was_compiled_of_other_sources_is_told_whichever_it_is(tmp_path: Pa
 
 def test_the_doctor_tells_which_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
-    assert doctor.packet_path(tmp_path).says == "interpreted (compiled it takes a third less CPU: make native)"
+    assert doctor.packet_path(tmp_path).says == "interpreted (compiled it takes half the CPU: make native)"
     sources = room_of(tmp_path, "heads", "values")
     assert doctor.packet_path(tmp_path) == doctor.Finding("packet path", True, "compiled")
     monkeypatch.setenv(VARIABLE, "1")
