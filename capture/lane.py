@@ -192,7 +192,7 @@ class Lane:
         if len(waiting) != 1 or not pairer.sure:
             return False
         pair = waiting[0]
-        if pair.shed or pair.after_loss or pair.response is not None or pair.request is None:
+        if pair.shed or pair.behind_loss or pair.after_loss or pair.response is not None or pair.request is None:
             return False
         return self._answered(side, offset, data, size, ts_ns, ack)
 

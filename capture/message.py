@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum
-from typing import Final
+from typing import Final, Protocol
 
 import httptools
 
@@ -113,13 +113,14 @@ class Message:
 class Pair:
     """A request, what has been seen of its answer, and the answers before the answer."""
 
-    __slots__ = ("after_loss", "aside", "interim", "request", "response", "shed", "unseen")
+    __slots__ = ("after_loss", "aside", "behind_loss", "interim", "request", "response", "shed", "unseen")
 
     def __init__(
         self,
         request: Message | None,
         aside: bool = False,  # an answer that may be to one of several requests
-        after_loss: bool = False,  # requests before it were lost
+        behind_loss: bool = False,  # requests directly before it were lost
+        after_loss: bool = False,  # and it was sent before anything was received that may have answered them
         unseen: bool = False,  # its request was not seen, and so it is not known whether it has a body
     ) -> None:
         self.request = request
@@ -127,8 +128,23 @@ class Pair:
         self.interim: list[Message] = []
         self.shed = False  # there was no memory for it: it is read to its end, and dropped
         self.aside = aside
+        self.behind_loss = behind_loss
         self.after_loss = after_loss
         self.unseen = unseen
+
+
+class PairSink(Protocol):
+    def head(self) -> None:
+        """One more message was recognised."""
+
+    def pair(self, pair: Pair) -> None:
+        """A request and its answer are over. `request` is None for an answer to nothing that was seen."""
+
+    def junk(self, reason: str, count: int) -> None:
+        """Bytes that belong to no message."""
+
+    def keep(self, pair: Pair | None, count: int) -> bool:
+        """Whether `count` more body bytes of this pair may be kept."""
 
 
 def _begun(kind: Kind, head: bytes, offset: int, ts_ns: int, ack: int, mode: Mode) -> Message:

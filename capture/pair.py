@@ -11,9 +11,10 @@ follows with the wrong request; so two facts of TCP are used instead:
 What follows a loss of answers may begin inside of one (bodies hold HTTP, too): a request that waited then has a `gap`.
 
 Of requests that were sent one behind the other without waiting, these facts tell nothing. There answers after a loss
-are laid aside until they, with the least that can have been lost, are as many as the requests: then each has its place.
-Or until the client closes, having received all: then the last answer is to the last request, where nothing was lost
-behind that. Else they stay unpaired: no pair is better than a wrong one.
+are laid aside until they, with the least that can have been lost, are as many as the requests: then each has its place,
+if no requests were lost among these or behind them. Or until the client closes, having received all: then the last
+answer is to the last request, where nothing was lost behind that, and so backwards to where requests were lost. Else
+they stay unpaired: no pair is better than a wrong one.
 
 A request whose end two readers could see at two places makes all that follows it doubtful, too, until one follows
 that was sent after its answer had come: what looked like a request may have been its body.
@@ -21,36 +22,20 @@ that was sent after its answer had come: what looked like a request may have bee
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from capture.http1 import Reader
-from capture.message import NONE, REQUEST, Message, Pair
+from capture.message import NONE, REQUEST, Message, Pair, PairSink
 
 _MAX_OWED = 1 << 20
 _NO_REQUEST = 4  # bytes behind a request that are none: a FIN counts as one, an empty line has two
-
-
-class PairSink(Protocol):
-    def head(self) -> None:
-        """One more message was recognised."""
-
-    def pair(self, pair: Pair) -> None:
-        """A request and its answer are over. `request` is None for an answer to nothing that was seen."""
-
-    def junk(self, reason: str, count: int) -> None:
-        """Bytes that belong to no message."""
-
-    def keep(self, pair: Pair | None, count: int) -> bool:
-        """Whether `count` more body bytes of this pair may be kept."""
 
 
 class Pairer:
     """The sink of both readers of a connection."""
 
     __slots__ = (
-        "_apart", "_aside", "_asked_too", "_doubtful", "_gap_end", "_lost_since", "_max_open", "_sink", "_trusted_from",
-        "_uncounted", "_unseen", "asked", "lost", "open", "orphans", "owed", "received", "request_reader",
-        "response_reader", "tunnel",
+        "_apart", "_aside", "_asked_at", "_asked_too", "_before", "_doubtful", "_gap_end", "_lost_by", "_lost_since",
+        "_max_open", "_sink", "_trusted_from", "_uncounted", "_unseen", "asked", "lost", "open", "orphans", "owed",
+        "received", "request_reader", "response_reader", "tunnel",
     )  # fmt: skip
 
     def __init__(self, sink: PairSink, max_open: int, *, midstream: bool = False) -> None:
@@ -66,6 +51,9 @@ class Pairer:
         self.lost = midstream  # answers may have been lost since the last one
         self.owed = bytearray()  # answers to come to requests that had to make room; 1 for HEAD
         self._lost_since = -1  # offset of what had been answered when requests were lost
+        self._asked_at = -1  # what had been received when the last request was sent
+        self._before = -1  # what `_lost_since` was for the last request that is behind a loss
+        self._lost_by: Reader | None = None  # who sends them, if some were lost since the last
         self._uncounted = False  # requests were lost before one that is open: there are more answers than requests
         self._apart = False  # it is not known which request the next answer is to
         self._aside: list[Pair | None] = []  # then: answers in their order; None where one is known to be lost
@@ -99,17 +87,20 @@ class Pairer:
                 self._doubtful, self._trusted_from = message, -1
             else:
                 self._doubtful = None
-            lost_since = max(self._lost_since, reader.met_ack)
-            self.open.append(Pair(message, after_loss=0 <= message.ack <= lost_since))
-            self._lost_since = -1
+            behind_loss = self._lost_by is reader
+            received = max(self._lost_since, reader.met_ack, self._asked_at if behind_loss else -1)
+            after_loss, self._asked_at = 0 <= message.ack <= received, message.ack
+            self.open.append(Pair(message, behind_loss=behind_loss, after_loss=after_loss))
+            self._before = self._lost_since if behind_loss else self._before
+            self._lost_by, self._lost_since = None, -1
             self._sink.head()
             return
         self.response_reader = reader
         self._sink.head()
         if self.lost:
             self._skip_lost(message)
-        waiting = next((pair for pair in self.open if pair.response is None), None)
-        if waiting is not None and waiting.after_loss:
+        waiting = [pair for pair in self.open if pair.response is None]
+        if waiting and (waiting[0].after_loss or self._lost_in_both(waiting)):
             # Sent before anything was received that may have answered those: the first answers are to them.
             self._apart = self._uncounted = True
         pair = self.orphans.get(reader)  # interim answers that were laid aside: this one is theirs
@@ -134,6 +125,14 @@ class Pairer:
             self._trusted_from = message.start_offset
         if method == b"HEAD" or status in (101, 204, 304) or (method == b"CONNECT" and 200 <= status < 300):
             reader.expect(NONE)
+
+    def _lost_in_both(self, waiting: list[Pair]) -> bool:
+        """Whether requests were lost before the first that waits, and answers then, too, and it was sent with others:
+        how many of those that are lost had been answered cannot be told."""
+        first, second = (*waiting, None, None)[:2]
+        if first is None or second is None or first.request is None or second.request is None:
+            return False
+        return first.behind_loss and self._gap_end > self._before and first.request.ack == second.request.ack
 
     def _asked_by(self, answer: Message) -> Pair | None:
         for pair in self.open:
@@ -234,6 +233,8 @@ class Pairer:
             self._unseen = True
             answers = self.response_reader
             self._lost_since = answers.next if answers is not None else 0
+            if reader is self.request_reader:
+                self._lost_by = reader
         if reader is self.request_reader:
             return
         self.lost = True
@@ -250,11 +251,12 @@ class Pairer:
         waiting = [pair for pair in self.open if pair.response is None]
         asked: list[Pair | None] = [*([None] * len(self.owed)), *waiting]
         aside = self._aside
-        if len(aside) == len(asked) and not self._uncounted:
+        behind = max((i for i, pair in enumerate(waiting) if pair.behind_loss), default=0)
+        if len(aside) == len(asked) and not (self._uncounted or behind or self._lost_by):
             tail = aside
         elif aside and aside[-1] is not None and self._is_to_last(aside[-1].response, waiting):
             tail = aside[max((i for i, found in enumerate(aside) if found is None), default=-1) + 1 :]
-            tail = tail[max(0, len(tail) - len(waiting)) :]
+            tail = tail[max(0, len(tail) - len(waiting) + behind) :]
         elif over or len(aside) > (self._max_open if self._uncounted else len(asked)):
             tail = []
         else:
@@ -286,6 +288,8 @@ class Pairer:
         reader = self.response_reader
         if answer is None or reader is None or not answer.end_offset == self.received == reader.next:
             return False
+        if self._lost_by is not None:
+            return False  # it may be to one behind it, which is lost
         if len({pair.request is not None and pair.request.method == b"HEAD" for pair in waiting}) > 1:
             return False  # where it ends hangs on which of them it is to
         last = waiting[-1].request if waiting else None
@@ -336,8 +340,7 @@ class Pairer:
             self._sink.pair(pair)
 
     def _emit_first(self) -> None:
-        pair = self.open.pop(0)
-        self._sink.pair(pair)
+        self._sink.pair(self.open.pop(0))
 
     def _make_room(self) -> None:
         """The oldest request whose answer has not begun goes; its answer, which comes before all others, is owed."""
@@ -371,7 +374,7 @@ class Pairer:
 
     def release(self) -> None:
         """Nobody asks for it any more: those who read for it know it, and so it lets go of them."""
-        self.request_reader = self.response_reader = self._asked_too = None
+        self.request_reader = self.response_reader = self._asked_too = self._lost_by = None
         self.orphans.clear()
 
     def messages(self) -> list[Message]:
