@@ -87,6 +87,27 @@ def test_lost_requests_leave_no_wrong_pair(together: bool, lost: tuple[int, ...]
     assert found == [(b"/%d" % n, b"answer-%d" % n, ()) for n in certain]
 
 
+def test_the_last_answer_may_be_to_a_request_that_is_lost_with_the_end_of_one_before() -> None:
+    talk = Conversation().open().client(get(0)).client(get(1))
+    talk.client(b"POST /2 HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\n12").client(b"34" + get(3)).ack(1)
+    lost = [len(talk.packets) - 2, *range(len(talk.packets), len(talk.packets) + 3)]
+    for number in range(4):
+        talk.server(numbered(number))
+    found = whole(read(without(talk.ack(0).close().packets, *lost)))
+    assert [pair for pair in found if pair[1] != b"answer-" + pair[0][1:]] == []
+
+
+def test_answers_behind_lost_ones_may_be_to_requests_that_are_lost_as_well() -> None:
+    """What was lost of the answers may have been to any of the lost requests, or to some of them only."""
+    talk = Conversation().open().client(get(0)).server(numbered(0)).ack(0)
+    first = len(talk.packets)
+    talk.client(get(1)).server(numbered(1)).client(get(2)).client(get(3)).client(get(4)).ack(1)
+    talk.server(numbered(2) + numbered(3) + numbered(4)).ack(0).close()
+    found = whole(read(without(talk.packets, first, first + 1, first + 2)))
+    assert found[0] == (b"/0", b"answer-0", ())
+    assert [pair for pair in found if pair[1] != b"answer-" + pair[0][1:]] == []
+
+
 def groups(rng: random.Random) -> list[Packet]:
     """Requests one behind the other, then their answers, some times; a message, or less, a segment, or all together."""
     talk, number = Conversation().open(), 0
