@@ -141,7 +141,7 @@ class Connection:
                 stream.finish_at(stream.offset_of(sequence) + wire_len)
                 asks = side.reader.kind is REQUEST or (self.syn_seen and side is self.sides[0])
                 if asks and other.stream.end < 0:
-                    self.pairer.received, self.pairer.asked = other.stream.acked, stream.end
+                    self.pairer.losses.received, self.pairer.losses.asked = other.stream.acked, stream.end
         if stream.end >= 0 and not side.ended and stream.next >= stream.end:
             self._end(side, ts_ns)
 

@@ -66,7 +66,7 @@ class Reader:
 
     __slots__ = (
         "_ack", "_lost_reason", "_max_body", "_max_head", "_offset", "_sink", "_ts_ns", "buffer", "kind", "left",
-        "message", "met_ack", "next", "opening", "state", "synced",
+        "lost_to", "message", "met_ack", "next", "opening", "state", "synced",
     )  # fmt: skip
 
     def __init__(self, sink: Sink, max_head: int, max_body: int, *, midstream: bool = False) -> None:
@@ -74,14 +74,14 @@ class Reader:
         self.message: Message | None = None  # whose body is being read
         self.synced = False  # a message has been found in this direction
         self._sink = sink
-        self._max_head = max_head
-        self._max_body = max_body
+        self._max_head, self._max_body = max_head, max_body
         self.state = _LOST if midstream else BOUNDARY
         self._lost_reason = "midstream" if midstream else "not_http"
         self.left = 0  # bytes of the body, or of the chunk
         self.buffer = b""  # the beginning of a head or a line
         self._offset, self._ts_ns, self._ack = 0, 0, -1  # of the buffer's first byte
         self.next = 0  # the offset after what was fed
+        self.lost_to = -1  # the end of what was lost last of where messages begin; for `Pairer`
         self.met_ack = -1  # what its sender had received when it sent the end of a message met in its midst
         self.opening: bytes | None = b""  # the first bytes that are no HTTP; None when nobody asks what they are
 
@@ -116,6 +116,7 @@ class Reader:
             self._sink.junk(self, "tunnel", len(data))
             return
         first_ts, first_ack, fresh_from = ts_ns, ack, 0
+        self.next = offset + len(data)
         if self.buffer:
             fresh_from = len(self.buffer)
             data = self.buffer + data
@@ -128,7 +129,6 @@ class Reader:
         elif self.message is not None:
             self._interrupted(self.message, data)
         at, size = 0, len(data)
-        self.next = offset + size
         while at < size:
             state = self.state
             if state == BOUNDARY:

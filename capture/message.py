@@ -132,6 +132,11 @@ class Pair:
         self.after_loss = after_loss
         self.unseen = unseen
 
+    def take(self, answer: Pair) -> None:
+        """What was read apart is its answer."""
+        self.response, self.shed = answer.response, self.shed or answer.shed
+        self.interim = [*self.interim, *answer.interim]  # some may have come before
+
 
 class PairSink(Protocol):
     def head(self) -> None:

@@ -13,8 +13,8 @@ What follows a loss of answers may begin inside of one (bodies hold HTTP, too): 
 Of requests that were sent one behind the other without waiting, these facts tell nothing. There answers after a loss
 are laid aside until they, with the least that can have been lost, are as many as the requests: then each has its place,
 if no requests were lost among these or behind them. Or until the client closes, having received all: then the last
-answer is to the last request, where nothing was lost behind that, and so backwards to where requests were lost. Else
-they stay unpaired: no pair is better than a wrong one.
+answer is to the last request, where nothing was lost behind that, and so backwards to where requests were lost. Or, of
+one alone, until it asks again. Else they stay unpaired: no pair is better than a wrong one.
 
 A request whose end two readers could see at two places makes all that follows it doubtful, too, until one follows
 that was sent after its answer had come: what looked like a request may have been its body.
@@ -23,19 +23,19 @@ that was sent after its answer had come: what looked like a request may have bee
 from __future__ import annotations
 
 from capture.http1 import Reader
-from capture.message import NONE, REQUEST, Message, Pair, PairSink
+from capture.losses import NO_REQUEST, Losses
+from capture.message import CLOSE, NONE, REQUEST, Message, Pair, PairSink
 
 _MAX_OWED = 1 << 20
-_NO_REQUEST = 4  # bytes behind a request that are none: a FIN counts as one, an empty line has two
 
 
 class Pairer:
     """The sink of both readers of a connection."""
 
     __slots__ = (
-        "_apart", "_aside", "_asked_at", "_asked_too", "_before", "_doubtful", "_gap_end", "_lost_by", "_lost_since",
-        "_max_open", "_sink", "_trusted_from", "_uncounted", "_unseen", "asked", "lost", "open", "orphans", "owed",
-        "received", "request_reader", "response_reader", "tunnel",
+        "_apart", "_aside", "_asked_too", "_doubtful", "_max_open", "_may_count", "_sink", "_trusted_from",
+        "_uncounted", "_unseen", "losses", "lost", "open", "orphans", "owed", "request_reader", "response_reader",
+        "tunnel",
     )  # fmt: skip
 
     def __init__(self, sink: PairSink, max_open: int, *, midstream: bool = False) -> None:
@@ -50,16 +50,11 @@ class Pairer:
         self.orphans: dict[Reader, Pair] = {}
         self.lost = midstream  # answers may have been lost since the last one
         self.owed = bytearray()  # answers to come to requests that had to make room; 1 for HEAD
-        self._lost_since = -1  # offset of what had been answered when requests were lost
-        self._asked_at = -1  # what had been received when the last request was sent
-        self._before = -1  # what `_lost_since` was for the last request that is behind a loss
-        self._lost_by: Reader | None = None  # who sends them, if some were lost since the last
+        self.losses = Losses()
         self._uncounted = False  # requests were lost before one that is open: there are more answers than requests
+        self._may_count = False  # as far as is known: so it is if one more answer comes
         self._apart = False  # it is not known which request the next answer is to
         self._aside: list[Pair | None] = []  # then: answers in their order; None where one is known to be lost
-        self._gap_end = -1  # offset of the end of what was lost last of the answers, and with it where the next begins
-        self.received = -1  # offset of the end of what the client had received when it closed, before the server did
-        self.asked = -1  # and of what it had sent
         self._doubtful: Message | None = None  # the last request that was ambiguous
         self._trusted_from = -1  # the offset of its answer
         self._unseen = midstream  # there may have been requests that were not seen
@@ -72,7 +67,12 @@ class Pairer:
     @property
     def doubts(self) -> bool:
         """Whether the next request may be part of one before, or others before it were lost."""
-        return self._doubtful is not None or self._lost_since >= 0
+        return self._doubtful is not None or self.losses.since >= 0
+
+    @property
+    def _lost_behind(self) -> bool:
+        """Whether requests were lost behind the last one."""
+        return self.request_reader is not None and self.request_reader.lost_to >= 0
 
     # -- from the readers
 
@@ -87,30 +87,31 @@ class Pairer:
                 self._doubtful, self._trusted_from = message, -1
             else:
                 self._doubtful = None
-            behind_loss = self._lost_by is reader
-            received = max(self._lost_since, reader.met_ack, self._asked_at if behind_loss else -1)
-            after_loss, self._asked_at = 0 <= message.ack <= received, message.ack
-            self.open.append(Pair(message, behind_loss=behind_loss, after_loss=after_loss))
-            self._before = self._lost_since if behind_loss else self._before
-            self._lost_by, self._lost_since = None, -1
+            self.open.append(self.losses.placed(reader, message))
             self._sink.head()
             return
         self.response_reader = reader
+        self.losses.answers_to = max(self.losses.answers_to, reader.lost_to)
         self._sink.head()
-        if self.lost:
+        behind_loss = self.lost
+        self._settle_first()
+        if behind_loss:
             self._skip_lost(message)
         waiting = [pair for pair in self.open if pair.response is None]
-        if waiting and (waiting[0].after_loss or self._lost_in_both(waiting)):
+        if self.losses.owed_before(waiting):
             # Sent before anything was received that may have answered those: the first answers are to them.
             self._apart = self._uncounted = True
+        elif self.losses.may_be_owed_before(waiting):
+            self._apart = self._uncounted = self._may_count = True
         pair = self.orphans.get(reader)  # interim answers that were laid aside: this one is theirs
         owed = pair is None and bool(self.owed) and not self._apart
         if pair is None and not owed and not self._apart:
             pair = self._asked_by(message)
-            if pair is not None and pair.request is not None and 0 <= pair.request.ack < self._gap_end:
+            if pair is not None and pair.request is not None and 0 <= pair.request.ack < self.losses.answers_to:
                 message.gap = True  # it may begin in what is lost, and this be part of its body
         if pair is None:
-            pair = self.orphans[reader] = Pair(None, aside=self._apart, unseen=not owed and not self._apart)
+            unseen = not owed and not self._apart
+            pair = self.orphans[reader] = Pair(None, aside=self._apart, behind_loss=behind_loss, unseen=unseen)
         status = message.status
         if status < 200 and status != 101:
             reader.expect(NONE)
@@ -126,21 +127,13 @@ class Pairer:
         if method == b"HEAD" or status in (101, 204, 304) or (method == b"CONNECT" and 200 <= status < 300):
             reader.expect(NONE)
 
-    def _lost_in_both(self, waiting: list[Pair]) -> bool:
-        """Whether requests were lost before the first that waits, and answers then, too, and it was sent with others:
-        how many of those that are lost had been answered cannot be told."""
-        first, second = (*waiting, None, None)[:2]
-        if first is None or second is None or first.request is None or second.request is None:
-            return False
-        return first.behind_loss and self._gap_end > self._before and first.request.ack == second.request.ack
-
     def _asked_by(self, answer: Message) -> Pair | None:
         for pair in self.open:
             if pair.response is not None:
                 continue
             request = pair.request
             assert request is not None
-            if (self._unseen or self._gap_end >= 0) and 0 <= answer.ack <= request.start_offset:
+            if (self._unseen or self.losses.answers_to >= 0) and 0 <= answer.ack <= request.start_offset:
                 return None  # its sender had not seen this request: the one that it answers is not here
             return pair
         return None
@@ -153,7 +146,7 @@ class Pairer:
         if not self.owed:
             self._skip_certain(answer)
             waiting = next((pair.request for pair in self.open if pair.response is None), None)
-            if waiting is not None and 0 <= self._gap_end <= waiting.ack:
+            if waiting is not None and 0 <= self.losses.answers_to <= waiting.ack:
                 self._aside.clear()  # its client had received what is lost when it asked
                 return
         # Asked before the answer was sent, as far as that can be told.
@@ -174,7 +167,7 @@ class Pairer:
             # Bytes between this request and the next one that is known: a request was lost, too, and it is as likely
             # the one that is answered. No pair is better than a wrong one.
             until = min(answer.ack, following.start_offset) if following is not None else answer.ack
-            if not sent_next and not (request.complete and until > request.end_offset + _NO_REQUEST):
+            if not sent_next and not (request.complete and until > request.end_offset + NO_REQUEST):
                 return
             self._emit_first()
             self._aside.clear()  # it was the one that is known to be lost
@@ -183,12 +176,13 @@ class Pairer:
         if message.kind is REQUEST:
             self._emit_finished()
             return
+        self.losses.answered(message)
         if not message.complete:
             self.lost = True
         orphan = self.orphans.pop(reader, None)
         if orphan is not None:
             final = message is orphan.response
-            if final and orphan.unseen and message.body_bytes:
+            if final and orphan.unseen and (message.body_bytes or message.gap):
                 self.lost = True  # it may have been to HEAD: what was read as its body is the next answers then
             if not final:
                 orphan.interim.append(message)
@@ -223,23 +217,20 @@ class Pairer:
             if reader is not self.request_reader:
                 self.lost = True
                 if self.request_reader is not None:
-                    self._gap_end = max(self._gap_end, reader.next)
+                    self.losses.answers_to = max(self.losses.answers_to, reader.next)
             self._unseen = self._unseen or reader is not self.response_reader
         self._sink.junk(reason, count)
 
     def lost_answers(self, reader: Reader, *, head: bool) -> None:
         """Bytes of this direction were lost, and with them where its messages begin; `head`: and the head of one."""
+        reader.lost_to = reader.next
         if reader is not self.response_reader:  # or not known yet: it may be either
             self._unseen = True
-            answers = self.response_reader
-            self._lost_since = answers.next if answers is not None else 0
-            if reader is self.request_reader:
-                self._lost_by = reader
+            self.losses.since = self.response_reader.next if self.response_reader is not None else 0
         if reader is self.request_reader:
             return
         self.lost = True
-        if self.request_reader is not None:
-            self._gap_end = reader.next
+        self._settle_first()
         interim = self.orphans.pop(reader, None)
         if interim is not None:  # their answer is in what is lost
             self._sink.pair(interim)
@@ -248,24 +239,29 @@ class Pairer:
 
     def _settle(self, *, over: bool = False) -> None:
         """Pair what was laid aside, as far as it is certain; `over`: also give up where it is not."""
+        self._settle_first()
+        if not self._apart:
+            return
         waiting = [pair for pair in self.open if pair.response is None]
         asked: list[Pair | None] = [*([None] * len(self.owed)), *waiting]
         aside = self._aside
         behind = max((i for i, pair in enumerate(waiting) if pair.behind_loss), default=0)
-        if len(aside) == len(asked) and not (self._uncounted or behind or self._lost_by):
+        counted = not self._uncounted or (over and self._may_count and None not in aside)
+        if len(aside) == len(asked) and counted and not (behind or self._lost_behind):
             tail = aside
         elif aside and aside[-1] is not None and self._is_to_last(aside[-1].response, waiting):
-            tail = aside[max((i for i, found in enumerate(aside) if found is None), default=-1) + 1 :]
+            tail = aside[
+                max(
+                    (i + (found is None) for i, found in enumerate(aside) if found is None or found.behind_loss),
+                    default=0,
+                ) :
+            ]
             tail = tail[max(0, len(tail) - len(waiting) + behind) :]
         elif over or len(aside) > (self._max_open if self._uncounted else len(asked)):
             tail = []
         else:
             return
-        self._apart, self._uncounted, self._aside = False, False, []
-        self.owed.clear()
-        for found in aside[: len(aside) - len(tail)]:
-            if found is not None:
-                self._sink.pair(found)
+        self._forget(len(aside) - len(tail))
         last = None
         for pair, found in zip(asked[len(asked) - len(tail) :], tail, strict=True):
             if found is None:
@@ -273,8 +269,7 @@ class Pairer:
             if pair is None or found.response is None:
                 self._sink.pair(found)
                 continue
-            pair.response, pair.shed = found.response, pair.shed or found.shed
-            pair.interim = [*pair.interim, *found.interim]  # some may have come before the loss
+            pair.take(found)
             last = pair
         # Those before it have no answer, nor has any, where nothing is certain: what comes is not theirs.
         while self.open and self.open[0] is not last and (last is not None or not tail):
@@ -284,18 +279,34 @@ class Pairer:
         self._emit_finished()
 
     def _is_to_last(self, answer: Message | None, waiting: list[Pair]) -> bool:
-        """Whether it answers the last request: its client had all of it when it closed, and not yet when it asked."""
-        reader = self.response_reader
-        if answer is None or reader is None or not answer.end_offset == self.received == reader.next:
+        if answer is None or self.response_reader is None or answer.end_offset != self.response_reader.next:
             return False
-        if self._lost_by is not None:
-            return False  # it may be to one behind it, which is lost
-        if len({pair.request is not None and pair.request.method == b"HEAD" for pair in waiting}) > 1:
-            return False  # where it ends hangs on which of them it is to
-        last = waiting[-1].request if waiting else None
-        if last is not None and last.complete and self.asked > last.end_offset + _NO_REQUEST:
-            return False  # there was another one, which is lost
-        return last is None or last.ack < answer.end_offset
+        if self._lost_behind or (self._unseen and answer.framing is CLOSE):
+            return False  # it may be to one that is lost: behind it, or to a HEAD, and hold those that follow
+        return self.losses.is_to_last(answer, waiting)
+
+    def _settle_first(self) -> None:
+        """Pair the first alone, as far as it is certain, if its client waited for the answer before it asked again."""
+        if not self._aside:
+            return
+        waiting, aside = [pair for pair in self.open if pair.response is None], self._aside
+        answer = self.losses.answer_alone(aside, waiting) if waiting else None
+        if answer is not None:
+            waiting[0].take(answer)
+            self._forget(0)
+            for found in aside:
+                if found is not None and found is not answer:
+                    self._sink.pair(found)
+            self._emit_finished()
+
+    def _forget(self, unpaired: int) -> None:
+        """What was laid aside, of which the first so many are to nothing that is known."""
+        aside, self._aside = self._aside, []
+        self._apart = self._uncounted = self._may_count = False
+        self.owed.clear()
+        for found in aside[:unpaired]:
+            if found is not None:
+                self._sink.pair(found)
 
     def _being_read(self, request: Message | None) -> bool:
         readers = (self.request_reader, self._asked_too)
@@ -374,7 +385,7 @@ class Pairer:
 
     def release(self) -> None:
         """Nobody asks for it any more: those who read for it know it, and so it lets go of them."""
-        self.request_reader = self.response_reader = self._asked_too = self._lost_by = None
+        self.request_reader = self.response_reader = self._asked_too = None
         self.orphans.clear()
 
     def messages(self) -> list[Message]:
@@ -384,10 +395,5 @@ class Pairer:
         if self.orphans or self._aside:
             pairs = [*pairs, *self.orphans.values(), *(pair for pair in self._aside if pair is not None)]
         for pair in pairs:
-            if pair.request is not None:
-                found.append(pair.request)
-            if pair.response is not None:
-                found.append(pair.response)
-            if pair.interim:
-                found += pair.interim
+            found += [m for m in (pair.request, pair.response, *pair.interim) if m is not None]
         return found

@@ -5,7 +5,9 @@ Each request and each answer has a number of its own. A pair of two numbers is w
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Iterator
 
 import pytest
 from pcap_build import Conversation, Packet
@@ -109,6 +111,150 @@ def test_answers_behind_lost_ones_may_be_to_requests_that_are_lost_as_well() -> 
     assert [pair for pair in found if pair[1] != b"answer-" + pair[0][1:]] == []
 
 
+def in_groups(*groups: tuple[int, ...], step_ns: int = 10**6) -> tuple[list[Packet], dict[str, int]]:
+    """Requests one behind the other, a segment each, then their answers, some times; and where each packet is: r0, a0."""
+    talk, at = Conversation(step_ns=step_ns).open(), {}
+    for numbers in groups:
+        for side, make, name in ((0, get, "r"), (1, numbered, "a")):
+            for number in numbers:
+                at[f"{name}{number}"] = len(talk.packets)
+                talk.send(side, make(number))
+            talk.ack(1 - side)
+    return talk.close().packets, at
+
+
+#: What is lost, in which groups, and what is certain all the same.
+BETWEEN_GROUPS = {
+    "the last of one group and the first of the next": (((0, 1), (2, 3), (4,)), ("r1", "r2"), (0, 3, 4)),
+    "a whole group, answered, and the first of the next": (((0,), (1, 2), (3, 4, 5)), ("r1", "r2", "r3"), (0, 4, 5)),
+    "the first of all, answered, and the next": (((0,), (1, 2, 3)), ("r0", "r1"), (2, 3)),
+    "an answer, and what was asked next, with another": (((0,), (1, 2), (3,)), ("a0", "r1"), (2, 3)),
+    "and one behind that": (((0,), (1, 2, 3), (4,)), ("a0", "r1", "r3"), (4,)),
+    "an answer, the next, and the first behind a pause": (((0,), (1, 2), (3, 4)), ("a0", "r1", "r3"), (4,)),
+    "an exchange, and the first request and answer behind it": (
+        ((0,), (1, 2, 3), (4,)),
+        ("r0", "a0", "r1", "a1"),
+        (2, 3, 4),
+    ),
+    "a group but for a request, and two more": (
+        ((0,), (1, 2), (3,), (4,), (5,)),
+        ("r1", "a1", "a2", "r3", "r4"),
+        (0, 5),
+    ),
+}
+
+
+@pytest.mark.parametrize("general", [False, True])
+@pytest.mark.parametrize("step_ns", [10**6, 10**10], ids=["fast", "slow"])
+@pytest.mark.parametrize("what", BETWEEN_GROUPS)
+def test_requests_that_are_lost_on_both_sides_of_a_pause_leave_no_wrong_pair(
+    what: str, step_ns: int, general: bool
+) -> None:
+    """Some of what is lost had been answered when the next was sent, and some had not: as answers tell that were sent
+    before their sender had it; or one answer more than there are requests."""
+    groups, lost, certain = BETWEEN_GROUPS[what]
+    packets, at = in_groups(*groups, step_ns=step_ns)
+    found = whole(read(without(packets, *(at[name] for name in lost)), general=general))
+    assert found == [(b"/%d" % n, b"answer-%d" % n, ()) for n in certain]
+
+
+@pytest.mark.parametrize("general", [False, True])
+@pytest.mark.parametrize("step_ns", [10**6, 10**10], ids=["fast", "slow"])
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize(
+    "lost",
+    ["a1 r2", "r1 r2", "a1 r2 a2", "r1 a1 r2 a2", "r0 r1", "r1 a1 r4", "r3 a3", "r1 a1 r3", "r1 a1 a3"],
+)
+def test_of_requests_that_wait_for_their_answers_only_those_that_are_lost_are_missing(
+    lost: str, closed: bool, step_ns: int, general: bool
+) -> None:
+    """The same losses, where no request was sent before the answer to that before had come."""
+    packets, at = in_groups((0,), (1,), (2,), (3,), (4,), step_ns=step_ns)
+    kept = without(packets if closed else packets[: at["a4"] + 1], *(at[name] for name in lost.split()))
+    certain = [n for n in range(5) if f"r{n}" not in lost and f"a{n}" not in lost]
+    assert whole(read(kept, general=general)) == [(b"/%d" % n, b"answer-%d" % n, ()) for n in certain]
+
+
+@pytest.mark.parametrize("general", [False, True])
+def test_a_request_that_is_lost_behind_one_that_may_not_be_alone_takes_nothing_from_it(general: bool) -> None:
+    """Two answers come to what seems to be one request; what its client had sent when it closed tells of another."""
+    packets, at = in_groups((0,), (1,), (2,), (3,), (4,))
+    found = whole(read(without(packets, at["r2"], at["a2"], at["r4"]), general=general))
+    assert found == [(b"/%d" % n, b"answer-%d" % n, ()) for n in (0, 1, 3)]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_loss_inside_of_an_answer_may_have_taken_the_next(first: int) -> None:
+    """Requests 0 to 4 at once. Lost: one of the first two, and what is behind the first chunk of an answer."""
+    talk = Conversation().open()
+    lost = len(talk.packets) + first
+    for number in range(5):
+        talk.client(get(number))
+    talk.ack(1).server(numbered(0) + numbered(1))
+    talk.server(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nanswer-2\r\n")
+    gone = len(talk.packets)
+    talk.server(b"0\r\n\r\n" + numbered(3)).server(numbered(4)).ack(0).close()
+    found = whole(read(without(talk.packets, lost, gone)))
+    assert [pair for pair in found if not pair[2] and pair[1] != b"answer-" + pair[0][1:]] == []
+    assert (b"/4", b"answer-4", ()) in found
+
+
+def test_what_is_lost_behind_the_answer_to_a_lost_head_shifts_no_pair() -> None:
+    talk = Conversation().open().client(get(0)).server(numbered(0)).ack(0)
+    lost = [len(talk.packets)]
+    talk.client(b"HEAD /1 HTTP/1.1\r\nHost: h\r\n\r\n").server(b"HTTP/1.1 200 OK\r\n\r\n").ack(0).client(get(2))
+    lost.append(len(talk.packets))
+    talk.server(numbered(2)).client(get(3)).server(numbered(3)).client(get(4)).server(numbered(4)).ack(0).close()
+    expected = [(b"/%d" % n, b"answer-%d" % n, ()) for n in (0, 3, 4)]
+    assert whole(read(without(talk.packets, *lost))) == expected
+
+
+def test_an_answer_that_ends_with_the_connection_may_be_to_a_lost_head_and_hold_those_that_follow() -> None:
+    """Requests 1 and 2 are lost, and the answer to 1, a HEAD, does not say how long it would have been."""
+    talk = Conversation().open().client(get(0))
+    lost = len(talk.packets)
+    talk.client(b"HEAD /1 HTTP/1.1\r\nHost: h\r\n\r\n" + get(2)).client(get(3)).ack(1)
+    talk.server(numbered(0) + b"HTTP/1.1 200 OK\r\n\r\n" + numbered(2) + numbered(3)).ack(0).close()
+    assert whole(read(without(talk.packets, lost))) == [(b"/0", b"answer-0", ())]
+
+
+def test_a_part_of_an_answer_tells_what_its_sender_had_not_received() -> None:
+    """The head of answer 1 is lost, and request 2, which came after it."""
+    talk = Conversation().open().client(get(0)).server(numbered(0)).ack(0).client(get(1))
+    head = len(talk.packets)
+    talk.server(numbered(1), mss=40).ack(0)
+    second = len(talk.packets)
+    talk.client(get(2)).client(get(3)).client(get(4)).ack(1)
+    talk.server(numbered(2) + numbered(3) + numbered(4)).ack(0).close()
+    expected = [(b"/0", b"answer-0", ()), (b"/3", b"answer-3", ()), (b"/4", b"answer-4", ())]
+    assert whole(read(without(talk.packets, head, second))) == expected
+
+
+def all_groups(count: int) -> Iterator[tuple[tuple[int, ...], ...]]:
+    """Every way to send so many requests: each with the one before, or after its answer."""
+    for apart in itertools.product((False, True), repeat=count - 1):
+        made: list[list[int]] = [[0]]
+        for number, alone in enumerate(apart, 1):
+            made.append([number]) if alone else made[-1].append(number)
+        yield tuple(tuple(numbers) for numbers in made)
+
+
+@pytest.mark.parametrize(("count", "step_ns", "general"), [(5, 10**6, False), (4, 10**10, False), (4, 10**10, True)])
+def test_of_any_messages_that_are_lost_comes_no_wrong_pair(count: int, step_ns: int, general: bool) -> None:
+    """Every way to send five requests, and every set of messages that is lost. With four also where holes are given up
+    before the next message comes."""
+    talks = found = 0
+    for sent in all_groups(count):
+        packets, at = in_groups(*sent, step_ns=step_ns)
+        for size in range(1, len(at)):
+            for lost in itertools.combinations(at, size):
+                kept = whole(read(without(packets, *(at[name] for name in lost)), general=general))
+                certain = [pair for pair in kept if not pair[2]]
+                assert [pair for pair in certain if pair[1] != b"answer-" + pair[0][1:]] == [], (sent, lost)
+                talks, found = talks + 1, found + len(certain)
+    assert found > 0.75 * talks
+
+
 def groups(rng: random.Random) -> list[Packet]:
     """Requests one behind the other, then their answers, some times; a message, or less, a segment, or all together."""
     talk, number = Conversation().open(), 0
@@ -124,7 +270,7 @@ def groups(rng: random.Random) -> list[Packet]:
 
 
 @pytest.mark.parametrize("general", [False, True])
-def test_losses_in_both_directions_leave_next_to_no_wrong_pair(general: bool) -> None:
+def test_losses_in_both_directions_leave_no_wrong_pair(general: bool) -> None:
     """Where as many requests as answers are lost, counting would pair what is left, each with another's. What is certain
     is paired all the same."""
     rng = random.Random(7)
@@ -136,7 +282,7 @@ def test_losses_in_both_directions_leave_next_to_no_wrong_pair(general: bool) ->
         kept = whole(read(without(packets, *lost), general=general))
         bad = [pair for pair in kept if not pair[2] and pair[1] != b"answer-" + pair[0][1:]]
         talks, wrong, found = talks + 1, wrong + bool(bad), found + len(kept) - len(bad)
-    assert wrong * 40 <= talks, f"{wrong} of {talks}"  # it was 13 of 100 where only numbers were compared
+    assert not wrong, f"{wrong} of {talks}"  # it was 13 of 100 where only numbers were compared
     assert found > 2.7 * talks
 
 

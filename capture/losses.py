@@ -1,0 +1,102 @@
+"""What packets that are missing leave unknown: which requests may have others before them that are not here.
+
+No I/O, no clock. Offsets are those of the streams, `ack` how much of the other direction a sender had received.
+
+Requests that were lost before one that is here had been answered when that was sent, or the next answers are to them.
+What tells is an answer that was sent when its sender had not yet received the last of what was lost: who asks when it
+has received that, and nothing behind it, waits for an answer to what was lost, too. Where the answers up to there are
+lost as well, nothing tells; then it shows when the client asks again: two answers to what seems to be one request.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from capture.http1 import Reader
+from capture.message import CLOSE, Message, Pair
+
+NO_REQUEST: Final = 4  # bytes behind a request that are none: a FIN counts as one, an empty line has two
+
+
+class Losses:
+    """Of one connection."""
+
+    __slots__ = ("_answer_ack", "_answer_end", "_asked_at", "_before", "answers_to", "asked", "received", "since")
+
+    def __init__(self) -> None:
+        self.since = -1  # up to where had been answered, as far as that is known, when the last of them came
+        self.answers_to = -1  # offset of the end of the last answers that were lost: the next begins there, or later
+        self.received = -1  # offset of the end of what the client had received when it closed, before the server did
+        self.asked = -1  # and of what it had sent
+        self._asked_at = -1  # what had been received when the last request was sent
+        self._before = -1  # what `since` was for the last request that is behind a loss
+        self._answer_end = self._answer_ack = -1  # of the last answer
+
+    def placed(self, reader: Reader, request: Message) -> Pair:
+        """A request, with what is known of those that were lost before it."""
+        behind = reader.lost_to >= 0
+        received = max(self.since, reader.met_ack, self._asked_at if behind else -1)
+        after, self._asked_at = 0 <= request.ack <= received, request.ack
+        self._before = self.since if behind else self._before
+        reader.lost_to = self.since = -1
+        return Pair(request, behind_loss=behind, after_loss=after)
+
+    def answered(self, answer: Message) -> None:
+        self._answer_end, self._answer_ack = answer.end_offset, answer.ack
+
+    def owed_before(self, waiting: list[Pair]) -> bool:
+        """Whether the next answer is to a request that was lost before the first that waits; or how many of these had
+        been answered cannot be told."""
+        if not waiting:
+            return False
+        first = waiting[0]
+        return first.after_loss or (first.behind_loss and (self._came_late(first) or self._lost_in_both(waiting)))
+
+    def may_be_owed_before(self, waiting: list[Pair]) -> bool:
+        """Whether it may be, for all that is known: if two answers come to what seems to be one request, it was."""
+        request = waiting[0].request if waiting and waiting[0].behind_loss else None
+        return request is not None and self.answers_to == request.ack
+
+    def _came_late(self, pair: Pair) -> bool:
+        """Whether what was lost before it had not come when the last answer was sent that its client had received."""
+        request = pair.request
+        if request is None or request.ack != self._answer_end:
+            return False
+        return 0 <= self._answer_ack < request.start_offset - NO_REQUEST
+
+    def _lost_in_both(self, waiting: list[Pair]) -> bool:
+        """Whether answers were lost, too, after the requests were, and the first that waits was sent with others: how
+        many of those that are lost had been answered cannot be told."""
+        first, second = (*waiting, None)[:2]
+        if first is None or second is None or first.request is None or second.request is None:
+            return False
+        return self.answers_to > self._before and first.request.ack == second.request.ack
+
+    def is_to_last(self, answer: Message, waiting: list[Pair]) -> bool:
+        """Whether it answers the last request: its client had all of it when it closed, and not yet when it asked."""
+        if answer.end_offset != self.received:
+            return False
+        if len({pair.request is not None and pair.request.method == b"HEAD" for pair in waiting}) > 1:
+            return False  # where it ends hangs on which of them it is to
+        last = waiting[-1].request if waiting else None
+        if last is not None and last.complete and self.asked > last.end_offset + NO_REQUEST:
+            return False  # there was another one, which is lost
+        return last is None or last.ack < answer.end_offset
+
+    def answer_alone(self, aside: list[Pair | None], waiting: list[Pair]) -> Pair | None:
+        """Which of the answers is to the first request, whose client asked again, or closed, when it had all of them.
+
+        The last, where the following request is the next one. Bytes between the two are at least one other, which is
+        lost; if it had come before the last of two answers, they are to these two. Of more it cannot be told."""
+        following = waiting[1].request if len(waiting) > 1 else None
+        received, asked = (
+            (following.ack, following.start_offset) if following is not None else (self.received, self.asked)
+        )
+        request, first, last = waiting[0].request, aside[0], aside[-1]
+        if request is None or last is None or last.response is None or last.response.framing is CLOSE:
+            return None  # what is to a HEAD that is lost may hold those that follow
+        if not request.ack <= last.response.start_offset < received == last.response.end_offset:
+            return None
+        if request.end_offset + NO_REQUEST >= asked:
+            return last
+        return first if len(aside) == 2 and last.response.ack >= asked - NO_REQUEST else None
