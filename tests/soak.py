@@ -193,7 +193,8 @@ def page(rows: dict[str, str], seed: int, before: str) -> str:
             "count, no shot was fired twice, and a load whose controller is gone ends within its lease of 3 s. Of what a",
             "broker has acknowledged nothing is lost and nothing comes twice, and it goes on within 15 s. *longest*: from",
             "a kill to the last request; from a broker that answers again until all writers and readers have moved; of a",
-            "killed recorder, how much of what came last it had not written: before that there is never a hole.", "",
+            "killed recorder, how much of what came last it had not written: before that there is never a hole. What is",
+            "struck runs compiled, as it is installed where there is a C compiler, in rows from commit 7c7619f on.", "",
             f"The last ones ran on {time.strftime('%Y-%m-%d', time.gmtime())}, Python {platform.python_version()}.", "",
             *_PAGE_HEAD, *(table[name] for name in FAULTS if name in table), "",
         )
