@@ -237,9 +237,9 @@ class Connection:
                 reader.feed(offset, data, ts_ns, ack)
             elif length:
                 self._host.gap(length)
-                head = reader.gap(offset, length, ts_ns)
+                fresh, head = not reader.buffer, reader.gap(offset, length, ts_ns)
                 if reader.lost:
-                    self.pairer.lost_answers(reader, head=head)
+                    self.pairer.lost_answers(reader, head=head, whole=head and fresh)
             else:
                 self._read_end(side, ts_ns, closed=True)
 

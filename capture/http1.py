@@ -66,7 +66,7 @@ class Reader:
 
     __slots__ = (
         "_ack", "_lost_reason", "_max_body", "_max_head", "_offset", "_sink", "_ts_ns", "buffer", "kind", "left",
-        "lost_to", "message", "met_ack", "next", "opening", "state", "synced",
+        "lost_one", "lost_to", "message", "met_ack", "next", "opening", "state", "synced",
     )  # fmt: skip
 
     def __init__(self, sink: Sink, max_head: int, max_body: int, *, midstream: bool = False) -> None:
@@ -81,7 +81,7 @@ class Reader:
         self.buffer = b""  # the beginning of a head or a line
         self._offset, self._ts_ns, self._ack = 0, 0, -1  # of the buffer's first byte
         self.next = 0  # the offset after what was fed
-        self.lost_to = -1  # the end of what was lost last of where messages begin; for `Pairer`
+        self.lost_to, self.lost_one = -1, False  # for `Losses`: the end of what was lost of heads; was one lost whole?
         self.met_ack = -1  # what its sender had received when it sent the end of a message met in its midst
         self.opening: bytes | None = b""  # the first bytes that are no HTTP; None when nobody asks what they are
 

@@ -21,7 +21,10 @@ NO_REQUEST: Final = 4  # bytes behind a request that are none: a FIN counts as o
 class Losses:
     """Of one connection."""
 
-    __slots__ = ("_answer_ack", "_answer_end", "_asked_at", "_before", "answers_to", "asked", "received", "since")
+    __slots__ = (
+        "_answer_ack", "_answer_known", "_asked_at", "_before", "answered_to", "answers_to", "asked", "received",
+        "rolling", "since",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.since = -1  # up to where had been answered, as far as that is known, when the last of them came
@@ -30,7 +33,9 @@ class Losses:
         self.asked = -1  # and of what it had sent
         self._asked_at = -1  # what had been received when the last request was sent
         self._before = -1  # what `since` was for the last request that is behind a loss
-        self._answer_end = self._answer_ack = -1  # of the last answer
+        self.answered_to = self._answer_ack = -1  # the end of the last answer, and what its sender had received
+        self._answer_known = False  # it is to a request that is here
+        self.rolling = False  # the client asks again before it has all answers, when it has some
 
     def placed(self, reader: Reader, request: Message) -> Pair:
         """A request, with what is known of those that were lost before it."""
@@ -39,10 +44,18 @@ class Losses:
         after, self._asked_at = 0 <= request.ack <= received, request.ack
         self._before = self.since if behind else self._before
         reader.lost_to = self.since = -1
-        return Pair(request, behind_loss=behind, after_loss=after)
+        one, reader.lost_one = behind and reader.lost_one, False
+        return Pair(request, behind_loss=behind, after_loss=after, behind_one=one)
 
-    def answered(self, answer: Message) -> None:
-        self._answer_end, self._answer_ack = answer.end_offset, answer.ack
+    def answered(self, answer: Message, *, known: bool) -> None:
+        self.answered_to, self._answer_ack, self._answer_known = answer.end_offset, answer.ack, known
+
+    def notice(self, waiting: list[Pair], answered: int) -> None:
+        """What waits when all that had been answered up to this offset is known."""
+        first = waiting[0].request if waiting else None
+        if first is not None:
+            later = (pair.request.ack for pair in waiting if pair.request is not None)
+            self.rolling = self.rolling or any(first.ack < ack <= answered for ack in later)
 
     def owed_before(self, waiting: list[Pair]) -> bool:
         """Whether the next answer is to a request that was lost before the first that waits; or how many of these had
@@ -58,11 +71,12 @@ class Losses:
         return request is not None and self.answers_to == request.ack
 
     def _came_late(self, pair: Pair) -> bool:
-        """Whether what was lost before it had not come when the last answer was sent that its client had received."""
+        """Whether what was lost before it had not come when the last answer was sent that its client had received; or
+        that was to the request before what was lost."""
         request = pair.request
-        if request is None or request.ack != self._answer_end:
+        if request is None or request.ack > self.answered_to:
             return False
-        return 0 <= self._answer_ack < request.start_offset - NO_REQUEST
+        return (pair.behind_one and self._answer_known) or 0 <= self._answer_ack < request.start_offset - NO_REQUEST
 
     def _lost_in_both(self, waiting: list[Pair]) -> bool:
         """Whether answers were lost, too, after the requests were, and the first that waits was sent with others: how
@@ -83,7 +97,7 @@ class Losses:
             return False  # there was another one, which is lost
         return last is None or last.ack < answer.end_offset
 
-    def answer_alone(self, aside: list[Pair | None], waiting: list[Pair]) -> Pair | None:
+    def answer_alone(self, aside: list[Pair | None], waiting: list[Pair], least: int) -> Pair | None:
         """Which of the answers is to the first request, whose client asked again, or closed, when it had all of them.
 
         The last, where the following request is the next one. Bytes between the two are at least one other, which is
@@ -93,10 +107,19 @@ class Losses:
             (following.ack, following.start_offset) if following is not None else (self.received, self.asked)
         )
         request, first, last = waiting[0].request, aside[0], aside[-1]
-        if request is None or last is None or last.response is None or last.response.framing is CLOSE:
+        if request is None or last is None or last.response is None or last.response.framing is CLOSE or self.rolling:
             return None  # what is to a HEAD that is lost may hold those that follow
         if not request.ack <= last.response.start_offset < received == last.response.end_offset:
             return None
         if request.end_offset + NO_REQUEST >= asked:
-            return last
+            return last if len(aside) >= least else None
         return first if len(aside) == 2 and last.response.ack >= asked - NO_REQUEST else None
+
+
+def unbroken(aside: list[Pair | None]) -> list[Pair | None]:
+    """The answers behind the last loss."""
+    begin = 0
+    for index, found in enumerate(aside):
+        if found is None or found.behind_loss:
+            begin = index + (found is None)
+    return aside[begin:]

@@ -113,7 +113,7 @@ class Message:
 class Pair:
     """A request, what has been seen of its answer, and the answers before the answer."""
 
-    __slots__ = ("after_loss", "aside", "behind_loss", "interim", "request", "response", "shed", "unseen")
+    __slots__ = ("after_loss", "aside", "behind_loss", "behind_one", "interim", "request", "response", "shed", "unseen")
 
     def __init__(
         self,
@@ -121,6 +121,7 @@ class Pair:
         aside: bool = False,  # an answer that may be to one of several requests
         behind_loss: bool = False,  # requests directly before it were lost
         after_loss: bool = False,  # and it was sent before anything was received that may have answered them
+        behind_one: bool = False,  # and one of them whole, for certain
         unseen: bool = False,  # its request was not seen, and so it is not known whether it has a body
     ) -> None:
         self.request = request
@@ -129,6 +130,7 @@ class Pair:
         self.shed = False  # there was no memory for it: it is read to its end, and dropped
         self.aside = aside
         self.behind_loss = behind_loss
+        self.behind_one = behind_one
         self.after_loss = after_loss
         self.unseen = unseen
 

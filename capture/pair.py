@@ -23,7 +23,7 @@ that was sent after its answer had come: what looked like a request may have bee
 from __future__ import annotations
 
 from capture.http1 import Reader
-from capture.losses import NO_REQUEST, Losses
+from capture.losses import NO_REQUEST, Losses, unbroken
 from capture.message import CLOSE, NONE, REQUEST, Message, Pair, PairSink
 
 _MAX_OWED = 1 << 20
@@ -70,8 +70,11 @@ class Pairer:
         return self._doubtful is not None or self.losses.since >= 0
 
     @property
-    def _lost_behind(self) -> bool:
-        """Whether requests were lost behind the last one."""
+    def _whole(self) -> bool:  # as far as is known
+        return self.losses.answers_to < 0 and not self._unseen
+
+    @property
+    def _lost_behind(self) -> bool:  # requests behind the last that is here
         return self.request_reader is not None and self.request_reader.lost_to >= 0
 
     # -- from the readers
@@ -98,7 +101,9 @@ class Pairer:
         if behind_loss:
             self._skip_lost(message)
         waiting = [pair for pair in self.open if pair.response is None]
-        if self.losses.owed_before(waiting):
+        if self._whole:
+            self.losses.notice(waiting, message.start_offset)
+        if self.losses.owed_before(waiting) or (self.losses.rolling and not self._whole):
             # Sent before anything was received that may have answered those: the first answers are to them.
             self._apart = self._uncounted = True
         elif self.losses.may_be_owed_before(waiting):
@@ -176,7 +181,7 @@ class Pairer:
         if message.kind is REQUEST:
             self._emit_finished()
             return
-        self.losses.answered(message)
+        self.losses.answered(message, known=reader not in self.orphans)
         if not message.complete:
             self.lost = True
         orphan = self.orphans.pop(reader, None)
@@ -221,14 +226,16 @@ class Pairer:
             self._unseen = self._unseen or reader is not self.response_reader
         self._sink.junk(reason, count)
 
-    def lost_answers(self, reader: Reader, *, head: bool) -> None:
-        """Bytes of this direction were lost, and with them where its messages begin; `head`: and the head of one."""
-        reader.lost_to = reader.next
+    def lost_answers(self, reader: Reader, *, head: bool, whole: bool) -> None:
+        """Bytes were lost, and with them where messages begin; `head`: and the head of one, `whole`: from its first."""
+        reader.lost_to, reader.lost_one = reader.next, reader.lost_one or whole
         if reader is not self.response_reader:  # or not known yet: it may be either
             self._unseen = True
             self.losses.since = self.response_reader.next if self.response_reader is not None else 0
         if reader is self.request_reader:
             return
+        if self._whole:
+            self.losses.notice([pair for pair in self.open if pair.response is None], self.losses.answered_to)
         self.lost = True
         self._settle_first()
         interim = self.orphans.pop(reader, None)
@@ -250,12 +257,7 @@ class Pairer:
         if len(aside) == len(asked) and counted and not (behind or self._lost_behind):
             tail = aside
         elif aside and aside[-1] is not None and self._is_to_last(aside[-1].response, waiting):
-            tail = aside[
-                max(
-                    (i + (found is None) for i, found in enumerate(aside) if found is None or found.behind_loss),
-                    default=0,
-                ) :
-            ]
+            tail = unbroken(aside)
             tail = tail[max(0, len(tail) - len(waiting) + behind) :]
         elif over or len(aside) > (self._max_open if self._uncounted else len(asked)):
             tail = []
@@ -290,7 +292,8 @@ class Pairer:
         if not self._aside:
             return
         waiting, aside = [pair for pair in self.open if pair.response is None], self._aside
-        answer = self.losses.answer_alone(aside, waiting) if waiting else None
+        owed = self._uncounted and not self._may_count
+        answer = self.losses.answer_alone(aside, waiting, 2 if owed else 1) if waiting else None
         if answer is not None:
             waiting[0].take(answer)
             self._forget(0)
@@ -390,10 +393,7 @@ class Pairer:
 
     def messages(self) -> list[Message]:
         """All messages that wait here, for the account."""
-        found: list[Message] = []
         pairs = self.open
         if self.orphans or self._aside:
             pairs = [*pairs, *self.orphans.values(), *(pair for pair in self._aside if pair is not None)]
-        for pair in pairs:
-            found += [m for m in (pair.request, pair.response, *pair.interim) if m is not None]
-        return found
+        return [m for pair in pairs for m in (pair.request, pair.response, *pair.interim) if m is not None]

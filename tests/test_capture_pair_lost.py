@@ -255,6 +255,34 @@ def test_of_any_messages_that_are_lost_comes_no_wrong_pair(count: int, step_ns: 
     assert found > 0.75 * talks
 
 
+def rolling(count: int, ahead: int, step_ns: int = 10**6) -> tuple[list[Packet], dict[str, int]]:
+    """A client that has so many requests under way, and sends the next one when an answer comes."""
+    talk, at, sent = Conversation(step_ns=step_ns).open(), {}, 0
+    for number in range(count):
+        while sent < min(count, number + ahead):
+            at[f"r{sent}"] = len(talk.packets)
+            talk.client(get(sent))
+            sent += 1
+        at[f"a{number}"] = len(talk.packets)
+        talk.server(numbered(number)).ack(0)
+    return talk.close().packets, at
+
+
+@pytest.mark.parametrize("general", [False, True])
+@pytest.mark.parametrize("step_ns", [10**6, 10**10], ids=["fast", "slow"])
+@pytest.mark.parametrize("ahead", [2, 3, 5])
+def test_a_client_that_has_always_requests_under_way_has_no_wrong_pair(ahead: int, step_ns: int, general: bool) -> None:
+    """Of one that is lost, wherever it is; and of any three once it has shown that it does not wait."""
+    packets, at = rolling(12, ahead, step_ns)
+    found = 0
+    for size, begin in ((1, 0), (2, 2 * ahead + 2), (3, 2 * ahead + 2)):
+        for lost in itertools.combinations(sorted(at, key=lambda name: at[name])[begin:], size):
+            kept = [p for p in whole(read(without(packets, *(at[name] for name in lost)), general=general)) if not p[2]]
+            assert [pair for pair in kept if pair[1] != b"answer-" + pair[0][1:]] == [], lost
+            found += len(kept) if size == 1 else 0
+    assert found > 8 * len(at)
+
+
 def groups(rng: random.Random) -> list[Packet]:
     """Requests one behind the other, then their answers, some times; a message, or less, a segment, or all together."""
     talk, number = Conversation().open(), 0
