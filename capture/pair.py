@@ -304,8 +304,8 @@ class Pairer:
 
     def _forget(self, unpaired: int) -> None:
         """What was laid aside, of which the first so many are to nothing that is known."""
-        aside, self._aside = self._aside, []
-        self._apart = self._uncounted = self._may_count = False
+        aside, self._aside, self._may_count = self._aside, [], False
+        self._apart = self._uncounted = self.losses.rolling and not self._whole
         self.owed.clear()
         for found in aside[:unpaired]:
             if found is not None:

@@ -283,6 +283,15 @@ def test_a_client_that_has_always_requests_under_way_has_no_wrong_pair(ahead: in
     assert found > 8 * len(at)
 
 
+@pytest.mark.parametrize("lost", ["r50", "a50"])
+def test_however_long_it_lives_a_client_that_has_always_requests_under_way_has_no_wrong_pair(lost: str) -> None:
+    packets, at = rolling(3000, 3)
+    found = whole(read(without(packets, at[lost])))
+    assert [pair for pair in found if not pair[2] and pair[1] != b"answer-" + pair[0][1:]] == []
+    assert [pair[0] for pair in found[:48]] == [b"/%d" % number for number in range(48)]
+    assert found[-1] == (b"/2999", b"answer-2999", ())
+
+
 def groups(rng: random.Random) -> list[Packet]:
     """Requests one behind the other, then their answers, some times; a message, or less, a segment, or all together."""
     talk, number = Conversation().open(), 0
