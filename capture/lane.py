@@ -220,8 +220,10 @@ class Lane:
             REQUEST, data[:end] if rest else data, offset, ts_ns, ack, STRICT, offset + (size if whole else end), ts_ns,
             size, line.group(1), 0, told.low, told.block, framing, rest, rest, whole,
         )  # fmt: skip
-        side.connection.pairer.open.append(Pair(message))
-        side.connection.pairer.request_reader = side.reader
+        pairer = side.connection.pairer
+        pairer.open.append(Pair(message))
+        pairer.request_reader = side.reader
+        pairer.losses.asked_at = ack
         self._begun(side, message, REQUEST, offset + size, data[end:] if rest else b"", length - rest)
         if whole and side.step:
             side.step = WHOEVER
@@ -329,6 +331,8 @@ class Lane:
         """As `Connection.pair`: all that was under way is over."""
         connection, other = side.connection, side.other
         connection.pairer.open.clear()
+        if pair.response is not None:
+            connection.pairer.losses.answered(pair.response, known=True)
         if side.step:
             side.step = WHOEVER
             other.step = ASKED

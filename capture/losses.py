@@ -22,7 +22,7 @@ class Losses:
     """Of one connection."""
 
     __slots__ = (
-        "_answer_ack", "_answer_known", "_asked_at", "_before", "answered_to", "answers_to", "asked", "received",
+        "_answer_ack", "_answer_known", "_before", "answered_to", "answers_to", "asked", "asked_at", "received",
         "rolling", "since",
     )  # fmt: skip
 
@@ -31,7 +31,7 @@ class Losses:
         self.answers_to = -1  # offset of the end of the last answers that were lost: the next begins there, or later
         self.received = -1  # offset of the end of what the client had received when it closed, before the server did
         self.asked = -1  # and of what it had sent
-        self._asked_at = -1  # what had been received when the last request was sent
+        self.asked_at = -1  # what had been received when the last request was sent
         self._before = -1  # what `since` was for the last request that is behind a loss
         self.answered_to = self._answer_ack = -1  # the end of the last answer, and what its sender had received
         self._answer_known = False  # it is to a request that is here
@@ -40,8 +40,8 @@ class Losses:
     def placed(self, reader: Reader, request: Message) -> Pair:
         """A request, with what is known of those that were lost before it."""
         behind = reader.lost_to >= 0
-        received = max(self.since, reader.met_ack, self._asked_at if behind else -1)
-        after, self._asked_at = 0 <= request.ack <= received, request.ack
+        received = max(self.since, reader.met_ack, self.asked_at if behind else -1)
+        after, self.asked_at = 0 <= request.ack <= received, request.ack
         self._before = self.since if behind else self._before
         reader.lost_to = self.since = -1
         one, reader.lost_one = behind and reader.lost_one, False
@@ -58,12 +58,13 @@ class Losses:
             self.rolling = self.rolling or any(first.ack < ack <= answered for ack in later)
 
     def owed_before(self, waiting: list[Pair]) -> bool:
-        """Whether the next answer is to a request that was lost before the first that waits; or how many of these had
-        been answered cannot be told."""
-        if not waiting:
-            return False
-        first = waiting[0]
-        return first.after_loss or (first.behind_loss and (self._came_late(first) or self._lost_in_both(waiting)))
+        """Whether the next answer is to a request that was lost before the first that waits."""
+        first = waiting[0] if waiting else None
+        return first is not None and (first.after_loss or (first.behind_loss and self._came_late(first)))
+
+    def uncounted(self, waiting: list[Pair]) -> bool:
+        """Whether how many were lost before it, and had been answered, cannot be told."""
+        return bool(waiting) and waiting[0].behind_loss and self._lost_in_both(waiting)
 
     def may_be_owed_before(self, waiting: list[Pair]) -> bool:
         """Whether it may be, for all that is known: if two answers come to what seems to be one request, it was."""
@@ -86,34 +87,82 @@ class Losses:
             return False
         return self.answers_to > self._before and first.request.ack == second.request.ack
 
-    def is_to_last(self, answer: Message, waiting: list[Pair]) -> bool:
-        """Whether it answers the last request: its client had all of it when it closed, and not yet when it asked."""
-        if answer.end_offset != self.received:
+    def is_to_last(self, aside: list[Pair | None], waiting: list[Pair], reader: Reader | None, *, seen: bool) -> bool:
+        """Whether the last answer is to the last request: its client had all of it when it closed, and had not received
+        any of it when it asked. `seen`: all requests that were sent."""
+        answer = aside[-1].response if aside and aside[-1] is not None else None
+        if answer is None or reader is None or not answer.end_offset == self.received == reader.next:
             return False
+        if answer.framing is CLOSE and not seen:
+            return False  # what is to a HEAD that is lost may hold those that follow
         if len({pair.request is not None and pair.request.method == b"HEAD" for pair in waiting}) > 1:
             return False  # where it ends hangs on which of them it is to
         last = waiting[-1].request if waiting else None
         if last is not None and last.complete and self.asked > last.end_offset + NO_REQUEST:
             return False  # there was another one, which is lost
-        return last is None or last.ack < answer.end_offset
+        return last is None or last.ack <= answer.start_offset
 
-    def answer_alone(self, aside: list[Pair | None], waiting: list[Pair], least: int) -> Pair | None:
-        """Which of the answers is to the first request, whose client asked again, or closed, when it had all of them.
+    def settled(
+        self, aside: list[Pair | None], waiting: list[Pair], begins: int, owed: bool
+    ) -> tuple[int, list[Pair | None], list[Pair | None]]:
+        """How many requests were sent together first, if all answers to them have been: their client asked again, or
+        closed, when it had those; which of the answers are to the last of them, as far as that is certain; and what has
+        been laid aside of the answers to others.
 
-        The last, where the following request is the next one. Bytes between the two are at least one other, which is
-        lost; if it had come before the last of two answers, they are to these two. Of more it cannot be told."""
-        following = waiting[1].request if len(waiting) > 1 else None
-        received, asked = (
-            (following.ack, following.start_offset) if following is not None else (self.received, self.asked)
-        )
-        request, first, last = waiting[0].request, aside[0], aside[-1]
-        if request is None or last is None or last.response is None or last.response.framing is CLOSE or self.rolling:
-            return None  # what is to a HEAD that is lost may hold those that follow
-        if not request.ack <= last.response.start_offset < received == last.response.end_offset:
-            return None
-        if request.end_offset + NO_REQUEST >= asked:
-            return last if len(aside) >= least else None
-        return first if len(aside) == 2 and last.response.ack >= asked - NO_REQUEST else None
+        The last answer is to the last of them, if the following request is the next one. Bytes between are at least one
+        other, which is lost; if it had come before the last of two answers, they are to these two. `begins` is where
+        the next answer does; `owed`: an answer to another comes before theirs."""
+        first = waiting[0].request if waiting else None
+        if first is None or self.rolling:
+            return 0, [], aside
+        count = 1
+        while count < len(waiting) and not _later(waiting[count], waiting[0]):
+            count += 1
+        following = waiting[count].request if count < len(waiting) else None
+        if following is None and count > 1:
+            return 0, [], aside
+        received, asked = (self.received, self.asked) if following is None else (following.ack, following.start_offset)
+        answers = 0
+        while answers < len(aside) and not _ends_behind(aside[answers], received):
+            answers += 1
+        rest, behind = aside[answers:], aside[answers] if answers < len(aside) else None
+        if behind is not None and behind.response is not None:
+            if behind.response.start_offset > received:
+                rest = [None, *rest]  # what is lost goes on behind these
+            elif behind.response.start_offset < received:
+                rest[0] = None  # what looks like one answer is more than that, as the one to a HEAD would
+        last = aside[answers - 1] if answers else None
+        if last is None or last.response is None or last.response.end_offset != received:
+            over = following is not None and (answers < len(aside) or received <= begins)
+            return (count, [], rest) if over else (0, [], aside)
+        found = aside[:answers]
+        if owed and answers <= count and unbroken(found) == found:
+            self.rolling = (
+                found[0] is not None and found[0].response is not None and found[0].response.start_offset == first.ack
+            )
+            return 0, [], aside
+        request = waiting[count - 1].request
+        tail: list[Pair | None] = []
+        if request is None or last.response.framing is CLOSE or last.response.start_offset < request.ack:
+            pass  # what is to a HEAD that is lost may hold those that follow
+        elif request.end_offset + NO_REQUEST >= asked:
+            kept = count - max((i for i in range(count) if waiting[i].behind_loss), default=0)
+            tail = unbroken(found)
+            tail = tail[max(0, len(tail) - kept) :]
+        elif count == 1 and answers == 2 and last.response.ack >= asked - NO_REQUEST:
+            tail = found[:1]
+        elif following is None:
+            return 0, [], aside
+        return count, tail, rest
+
+
+def _ends_behind(found: Pair | None, offset: int) -> bool:
+    return found is not None and found.response is not None and found.response.end_offset > offset
+
+
+def _later(pair: Pair, first: Pair) -> bool:
+    """Whether it was sent when its client had received more."""
+    return pair.request is not None and first.request is not None and pair.request.ack > first.request.ack
 
 
 def unbroken(aside: list[Pair | None]) -> list[Pair | None]:

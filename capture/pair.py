@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from capture.http1 import Reader
 from capture.losses import NO_REQUEST, Losses, unbroken
-from capture.message import CLOSE, NONE, REQUEST, Message, Pair, PairSink
+from capture.message import NONE, REQUEST, Message, Pair, PairSink
 
 _MAX_OWED = 1 << 20
 
@@ -33,7 +33,7 @@ class Pairer:
     """The sink of both readers of a connection."""
 
     __slots__ = (
-        "_apart", "_aside", "_asked_too", "_doubtful", "_max_open", "_may_count", "_sink", "_trusted_from",
+        "_apart", "_aside", "_asked_too", "_doubtful", "_max_open", "_may_count", "_owes", "_sink", "_trusted_from",
         "_uncounted", "_unseen", "losses", "lost", "open", "orphans", "owed", "request_reader", "response_reader",
         "tunnel",
     )  # fmt: skip
@@ -52,7 +52,7 @@ class Pairer:
         self.owed = bytearray()  # answers to come to requests that had to make room; 1 for HEAD
         self.losses = Losses()
         self._uncounted = False  # requests were lost before one that is open: there are more answers than requests
-        self._may_count = False  # as far as is known: so it is if one more answer comes
+        self._owes = self._may_count = False  # that is certain; it is so if one more answer comes
         self._apart = False  # it is not known which request the next answer is to
         self._aside: list[Pair | None] = []  # then: answers in their order; None where one is known to be lost
         self._doubtful: Message | None = None  # the last request that was ambiguous
@@ -62,7 +62,9 @@ class Pairer:
     @property
     def sure(self) -> bool:
         """Whether the next answer is to the first request that waits, and nothing else depends on it."""
-        return not (self.lost or self.owed or self._apart or self._doubtful)
+        return not (
+            self.lost or self.owed or self._apart or self._doubtful or (self.losses.rolling and not self._whole)
+        )
 
     @property
     def doubts(self) -> bool:
@@ -72,10 +74,6 @@ class Pairer:
     @property
     def _whole(self) -> bool:  # as far as is known
         return self.losses.answers_to < 0 and not self._unseen
-
-    @property
-    def _lost_behind(self) -> bool:  # requests behind the last that is here
-        return self.request_reader is not None and self.request_reader.lost_to >= 0
 
     # -- from the readers
 
@@ -93,18 +91,22 @@ class Pairer:
             self.open.append(self.losses.placed(reader, message))
             self._sink.head()
             return
+        if self.response_reader is None and reader.lost_to >= 0 and not self.lost:
+            self.lost, self._aside = True, [None] if reader.lost_one else []
         self.response_reader = reader
         self.losses.answers_to = max(self.losses.answers_to, reader.lost_to)
         self._sink.head()
         behind_loss = self.lost
-        self._settle_first()
+        self._settle_first(message.start_offset)
         if behind_loss:
             self._skip_lost(message)
         waiting = [pair for pair in self.open if pair.response is None]
-        if self._whole:
+        if self.losses.answers_to < 0 and not self._apart:
             self.losses.notice(waiting, message.start_offset)
-        if self.losses.owed_before(waiting) or (self.losses.rolling and not self._whole):
+        if self.losses.owed_before(waiting):
             # Sent before anything was received that may have answered those: the first answers are to them.
+            self._apart = self._uncounted = self._owes = True
+        elif self.losses.uncounted(waiting) or (self.losses.rolling and not self._whole):
             self._apart = self._uncounted = True
         elif self.losses.may_be_owed_before(waiting):
             self._apart = self._uncounted = self._may_count = True
@@ -174,7 +176,7 @@ class Pairer:
             until = min(answer.ack, following.start_offset) if following is not None else answer.ack
             if not sent_next and not (request.complete and until > request.end_offset + NO_REQUEST):
                 return
-            self._emit_first()
+            self._sink.pair(self.open.pop(0))
             self._aside.clear()  # it was the one that is known to be lost
 
     def done(self, reader: Reader, message: Message) -> None:
@@ -232,9 +234,9 @@ class Pairer:
         if reader is not self.response_reader:  # or not known yet: it may be either
             self._unseen = True
             self.losses.since = self.response_reader.next if self.response_reader is not None else 0
-        if reader is self.request_reader:
+        if reader is self.request_reader or self.request_reader is self.response_reader:  # both are not known
             return
-        if self._whole:
+        if self.losses.answers_to < 0 and not self._apart:
             self.losses.notice([pair for pair in self.open if pair.response is None], self.losses.answered_to)
         self.lost = True
         self._settle_first()
@@ -254,9 +256,10 @@ class Pairer:
         aside = self._aside
         behind = max((i for i, pair in enumerate(waiting) if pair.behind_loss), default=0)
         counted = not self._uncounted or (over and self._may_count and None not in aside)
-        if len(aside) == len(asked) and counted and not (behind or self._lost_behind):
+        last_seen = self.request_reader is None or self.request_reader.lost_to < 0
+        if len(aside) == len(asked) and counted and last_seen and not behind:
             tail = aside
-        elif aside and aside[-1] is not None and self._is_to_last(aside[-1].response, waiting):
+        elif last_seen and self.losses.is_to_last(aside, waiting, self.response_reader, seen=not self._unseen):
             tail = unbroken(aside)
             tail = tail[max(0, len(tail) - len(waiting) + behind) :]
         elif over or len(aside) > (self._max_open if self._uncounted else len(asked)):
@@ -277,34 +280,33 @@ class Pairer:
         while self.open and self.open[0] is not last and (last is not None or not tail):
             if self._being_read(self.open[0].request):
                 break
-            self._emit_first()
+            self._sink.pair(self.open.pop(0))
         self._emit_finished()
 
-    def _is_to_last(self, answer: Message | None, waiting: list[Pair]) -> bool:
-        if answer is None or self.response_reader is None or answer.end_offset != self.response_reader.next:
-            return False
-        if self._lost_behind or (self._unseen and answer.framing is CLOSE):
-            return False  # it may be to one that is lost: behind it, or to a HEAD, and hold those that follow
-        return self.losses.is_to_last(answer, waiting)
-
-    def _settle_first(self) -> None:
-        """Pair the first alone, as far as it is certain, if its client waited for the answer before it asked again."""
-        if not self._aside:
-            return
-        waiting, aside = [pair for pair in self.open if pair.response is None], self._aside
-        owed = self._uncounted and not self._may_count
-        answer = self.losses.answer_alone(aside, waiting, 2 if owed else 1) if waiting else None
-        if answer is not None:
-            waiting[0].take(answer)
+    def _settle_first(self, begins: int = -1) -> None:
+        """Pair those that were sent together first, as far as that is certain, if all answers to them have been."""
+        while self._apart and self._aside:
+            waiting, aside = [pair for pair in self.open if pair.response is None], self._aside
+            count, tail, rest = self.losses.settled(aside, waiting, begins, self._owes)
+            if not count:
+                return
             self._forget(0)
+            for pair in waiting[: count - len(tail)]:
+                self.open.remove(pair)
+                self._sink.pair(pair)
+            for pair, found in zip(waiting[count - len(tail) : count], tail, strict=True):
+                if found is not None:
+                    pair.take(found)
             for found in aside:
-                if found is not None and found is not answer:
+                if found is not None and not any(found is one for one in (*tail, *rest)):
                     self._sink.pair(found)
+            self._aside = rest
+            self._apart = self._uncounted = self._may_count = bool(self._aside)
             self._emit_finished()
 
     def _forget(self, unpaired: int) -> None:
         """What was laid aside, of which the first so many are to nothing that is known."""
-        aside, self._aside, self._may_count = self._aside, [], False
+        aside, self._aside, self._may_count, self._owes = self._aside, [], False, False
         self._apart = self._uncounted = self.losses.rolling and not self._whole
         self.owed.clear()
         for found in aside[:unpaired]:
@@ -353,9 +355,6 @@ class Pairer:
             self.open.pop(0)
             self._sink.pair(pair)
 
-    def _emit_first(self) -> None:
-        self._sink.pair(self.open.pop(0))
-
     def _make_room(self) -> None:
         """The oldest request whose answer has not begun goes; its answer, which comes before all others, is owed."""
         if self._apart:
@@ -374,7 +373,7 @@ class Pairer:
             self._settle(over=True)
         reader = self.request_reader
         while self.open and not (reader is not None and reader.message is self.open[0].request):
-            self._emit_first()
+            self._sink.pair(self.open.pop(0))
 
     def finish(self) -> None:
         """The connection is over: what is open goes as it is. Both readers have been ended."""
@@ -384,7 +383,7 @@ class Pairer:
             self._sink.pair(orphan)
         self.orphans.clear()
         while self.open:
-            self._emit_first()
+            self._sink.pair(self.open.pop(0))
 
     def release(self) -> None:
         """Nobody asks for it any more: those who read for it know it, and so it lets go of them."""
