@@ -21,7 +21,7 @@ from bus.kafka_link import Gone, Link
 from bus.kafka_reader import KafkaReader
 from bus.kafka_streams import Streams
 from bus.kafka_writer import KafkaWriter
-from bus.ports import BusAway, BusError, BusGone, BusHeld, check_names
+from bus.ports import BusAway, BusError, BusGone, BusHeld, BusWhole, check_names
 from wire import codec
 from wire.records import Manifest
 
@@ -65,7 +65,7 @@ class KafkaBus:
             old = known.entry if known else None
             if old is not None:
                 if old.state == "ended":
-                    raise BusError(f"{where}: is whole already (it has an end mark); take another name")
+                    raise BusWhole(f"{where}: is whole already (it has an end mark); take another name")
                 if old.writer not in self._orphans and self.streams.held(key):
                     raise BusHeld(f"{where}: another process is writing it")
                 at = self._place(name, count, old, where)
@@ -112,7 +112,7 @@ class KafkaBus:
                         writer.leave(
                             Entry("ended", mine.writer, mine.epoch, mine.partition, mine.first, reader.next_offset - 1)
                         )
-                        raise BusError(f"{writer}: is whole already (it has an end mark); take another name")
+                        raise BusWhole(f"{writer}: is whole already (it has an end mark); take another name")
                     return
             finally:
                 reader.close()

@@ -14,7 +14,7 @@ from bus import frames, writeback
 from bus.batchwriter import BatchWriter
 from bus.frames import FRAME_BYTES, MAX_FRAME_BYTES
 from bus.logreader import LogReader
-from bus.ports import BusError, BusFull, BusHeld
+from bus.ports import BusError, BusFull, BusHeld, BusWhole
 from wire import codec
 from wire.codec import RecordType
 from wire.records import End, Manifest
@@ -109,7 +109,7 @@ class LogWriter(BatchWriter):
                     if error.reason == "future_version":
                         raise BusError(f"{self.path}: {error.detail}; it is left as it is") from None
         if reader.ended:
-            raise BusError(f"{self.path}: is whole already (it has an end mark); write to another file")
+            raise BusWhole(f"{self.path}: is whole already (it has an end mark); write to another file")
         mine = reader.manifest if found else None
         if mine is not None:
             if (mine.owner_id, mine.topic) != (self.manifest.owner_id, self.manifest.topic):

@@ -38,6 +38,10 @@ class BusHeld(BusError):
     """The partition has a writer, in another process or this one. It is left as it is."""
 
 
+class BusWhole(BusError):
+    """The partition has its end mark: nothing can be added to it."""
+
+
 class BusFull(BusError):
     """There is no room for the message; nothing of it was kept. Free room and write it again, or shed it."""
 

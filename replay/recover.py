@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from bus.logfile import FileBus
-from bus.ports import Bus, BusError, BusHeld
+from bus.ports import Bus, BusError, BusHeld, BusWhole
 from replay.book import end_partition, unknown, unsettled, write_outcomes
 from replay.conductor import CONDUCTOR
 from wire import topics
@@ -42,7 +42,7 @@ def recover(run: Bus | Path | str) -> int:
         kind = Kind(str(manifest.settings.get("kind", Kind.STRESS)))
         try:
             found += _settle(bus, manifest.owner_id, worker, kind, end=True)[0]
-        except BusHeld:
+        except (BusHeld, BusWhole):  # whose worker, or another who recovers, has ended it since it was looked at
             continue
     for worker in bus.partitions(topics.BEATS):
         _end(bus, topics.BEATS, worker, "failed")
@@ -64,8 +64,9 @@ def _settle(bus: Bus, run_id: str, worker: str, kind: Kind, *, end: bool) -> tup
     # The lock comes first: what is read under it has no other writer any more.
     writer = None
     if bus.whole(topics.OUTCOMES, worker):
-        if end:
-            return 0, 0  # in order already: its books need not be read
+        if end:  # in order already: its books need not be read; who wrote them may have died before the second end
+            _end(bus, topics.CLAIMS, worker, "failed")
+            return 0, 0
     else:
         writer = bus.writer(topics.OUTCOMES, worker, Manifest(topics.OUTCOMES, worker, run_id, 0, "livefire recover"))
     claims, outcomes = bus.reader(topics.CLAIMS, worker), bus.reader(topics.OUTCOMES, worker)

@@ -16,7 +16,7 @@ import pytest
 
 from bus.address import KafkaAddress, open_bus
 from bus.kafka_topics import Topics, Wanted
-from bus.ports import Bus, BusError, BusGone, BusHeld, Message, Reader, Writer
+from bus.ports import Bus, BusError, BusGone, BusHeld, BusWhole, Message, Reader, Writer
 from bus.topic import TopicReader
 from wire import codec
 from wire.account import Account
@@ -228,6 +228,18 @@ def test_a_partition_is_whole_once_its_end_mark_is_written(bus: Bus, other_bus: 
     writer = bus.writer("outcomes", "w0", manifest())
     writer.write(codec.encode((End("run-1", "w0", 5, 0, 0),)))  # and killed, before it could say so anywhere else
     assert bus.whole("outcomes", "w0") and other_bus.whole("outcomes", "w0")
+    writer.close()
+    for one in (bus, other_bus):
+        with pytest.raises(BusWhole, match="is whole already"):
+            one.writer("outcomes", "w0", manifest())
+
+
+def test_a_partition_that_was_ended_takes_no_writer(bus: Bus, other_bus: Bus) -> None:
+    writer = bus.writer("outcomes", "w0", manifest())
+    writer.end(End("run-1", "w0", 0, 0, 0))
+    for one in (bus, other_bus):
+        with pytest.raises(BusWhole, match="is whole already"):
+            one.writer("outcomes", "w0", manifest())
 
 
 def test_an_absent_partition_is_an_error_and_an_absent_topic_is_empty(bus: Bus) -> None:

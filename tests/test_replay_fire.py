@@ -18,15 +18,15 @@ from bus.logfile import FileBus
 from bus.logwriter import LogWriter
 from livefire_shadow.marker import verify
 from replay import app, summary
-from replay.book import name_of, records_of
+from replay.book import Books, end_partition, name_of, records_of
 from replay.clock import clock_of
 from replay.conductor import Conductor
-from replay.recover import recover
+from replay.recover import recover, unfinished
 from replay.settings import LEAD_NS, ReplaySettings, WorkerSettings
 from wire import topics
 from wire.codec import RecordType
 from wire.config import ConfigError
-from wire.records import Claim, Failure, Flow, Manifest, Outcome, Place, PlaceKind, ShotKey, Stamped, Verdict
+from wire.records import Claim, Failure, Flow, Kind, Manifest, Outcome, Place, PlaceKind, ShotKey, Stamped, Verdict
 
 KEY = bytes(range(32))
 
@@ -382,6 +382,39 @@ def test_recover_leaves_a_living_writer_alone_and_is_idempotent(tmp_path: Path) 
     assert {name_of(o) for o in outcomes_of(tmp_path)} == {name_of(key) for key in keys}
     assert {o.failure for o in outcomes_of(tmp_path)} == {Failure.UNKNOWN}
     assert summary.read(tmp_path)[0].balanced
+
+
+def test_recover_leaves_a_worker_alone_that_ends_meanwhile(tmp_path: Path) -> None:
+    bus = FileBus(tmp_path)
+    manifest = Manifest(topics.CLAIMS, "w0", "r", 1, "t")
+    books = Books(bus, manifest, "r", "w0", Kind.STRESS)
+    books.claim((ShotKey(bytes(16), 0, 0, 0, "GET /", 1000),))
+
+    class LooksTooEarly(FileBus):
+        """Its worker ends behind the question whether it has."""
+
+        def whole(self, topic: str, partition: str) -> bool:
+            found = super().whole(topic, partition)
+            if topic == topics.OUTCOMES and not found:
+                books.outcome(ShotKey(bytes(16), 0, 0, 0, "GET /", 1000), Failure.NONE, status=200)
+                books.end(2000, "done")
+            return found
+
+    assert recover(LooksTooEarly(tmp_path)) == 0
+    assert [o.failure for o in outcomes_of(tmp_path)] == [Failure.NONE] and not unfinished(bus)
+
+
+def test_recover_ends_the_claims_of_a_worker_that_died_between_its_two_ends(tmp_path: Path) -> None:
+    bus = FileBus(tmp_path)
+    books = Books(bus, Manifest(topics.CLAIMS, "w0", "r", 1, "t"), "r", "w0", Kind.STRESS)
+    books.claim((ShotKey(bytes(16), 0, 0, 0, "GET /", 1000),))
+    books.outcome(ShotKey(bytes(16), 0, 0, 0, "GET /", 1000), Failure.NONE, status=200)
+    books.flush(2000, force=True)
+    end_partition(books._outcomes, topics.OUTCOMES, "r", "w0", "done")
+    books._claims.close()
+    assert unfinished(bus)
+    assert recover(bus) == 0
+    assert not unfinished(bus)
 
 
 def test_worker_settings_refuse_unknown_fields() -> None:
