@@ -27,9 +27,12 @@ _REQUEST_PREFIX = re.compile(_TOKEN + rb"{1,32}(?:[ \t]+(?:\S[^\r\n]*)?)?\r?\Z")
 _METHOD_PREFIX = re.compile(_TOKEN + rb"{1,32} [^\r]*\Z")
 _SPACE_AND_CONTROLS: Final = bytes(range(33)) + b"\x7f"  # parsers in use ignore them around a coding
 #: A field that frames the body, written so that one reader takes it and another does not: a blank before the colon, a
-#: line that is folded, a line that ends with CR alone.
+#: control character or a bare CR in the value (RFC 9110 section 5.5), a line that is folded, a line that ends with CR
+#: alone; or a line of CRs, with which the head may end.
 _DOUBTFUL_FIELD = re.compile(
-    rb"[\r\n](?:content-length|transfer-encoding)(?:[\0-\x20]+:|:[^\n]*\n[ \t])|\r(?:content-length|transfer-encoding)"
+    rb"[\r\n](?:content-length|transfer-encoding)"
+    rb"(?:[\0-\x20]+:|:[^\n]*(?:\n[ \t]|[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r[^\n]))"
+    rb"|\r(?:content-length|transfer-encoding)|\n\r+\r\n"
 )
 #: Codings of a transfer (RFC 9112 section 7), but for chunked.
 _OTHER_CODINGS: Final = (b"identity", b"gzip", b"x-gzip", b"compress", b"x-compress", b"deflate")

@@ -294,6 +294,13 @@ def test_llhttp_negative_control(monkeypatch: pytest.MonkeyPatch) -> None:
         (b"Transfer-Encoding: chunked, identity\r\n", True),
         (b"Transfer-Encoding : chunked\r\n", True),
         (b"Transfer-Encoding: chunked\r\n ,x\r\n", True),
+        (b"Transfer-Encoding:\0chunked\r\n", True),
+        (b"Transfer-Encoding: \vchunked\r\n", True),
+        (b"Transfer-Encoding: \r chunked\r\n", True),
+        (b"Transfer-Encoding:\tchunked\t\r\n", False),
+        (b"Content-Length: \v3\r\n", True),
+        (b"\r\r\nTransfer-Encoding: chunked\r\n", True),
+        (b"junk\r\nContent-Length: 3\r\n", False),
         (b"X: a\r\n b\r\nContent-Length: 3\r\n", False),
     ],
 )
