@@ -68,11 +68,10 @@ class Connection:
         if pair.response is not None and pair.response.status == 101:
             self.upgrade = upgraded_to(pair.response.low)
         if not self.pairer.open:
-            first, second = self.sides
-            if first.reader.message is None:
-                first.stream.forget()
-            if second.reader.message is None:
-                second.stream.forget()
+            for side in self.sides:
+                message = pair.request if side.reader.kind is REQUEST else pair.response
+                if side.reader.message is None and message is not None:
+                    side.stream.forget(message.end_offset)  # what follows may be of the next one
 
     def note_other(self, protocol: str, port: str, name: str) -> None:
         self._host.other(protocol, port, name)
@@ -115,7 +114,7 @@ class Connection:
         side.seen = True
         received = -1
         if flags & 16 and ack:  # 0 is what tools write that make packets: it says nothing
-            received = self._acknowledged(side, other, ack, ts_ns)
+            received = self._acknowledged(side, other, ack, sequence)
         if wire_len:
             if flags & 2:
                 sequence = (sequence + 1) & 0xFFFFFFFF
@@ -145,12 +144,12 @@ class Connection:
         if stream.end >= 0 and not side.ended and stream.next >= stream.end:
             self._end(side, ts_ns)
 
-    def _acknowledged(self, side: Side, other: Side, ack: int, ts_ns: int) -> int:
+    def _acknowledged(self, side: Side, other: Side, ack: int, sequence: int) -> int:
         theirs = other.stream
         if not theirs.started:
             if not self.syn_seen:
                 return ack  # as offsets are going to count: see `Stream.start`
-            if not (side.stream.next == 0 and not side.stream.waiting):
+            if side.stream.next or side.stream.waiting or side.stream.offset_of(sequence) > 0:
                 return -1
             theirs.start(ack - 1, syn=True)  # the handshake: nothing but SYN can have been acknowledged
         offset = theirs.offset_of(ack)

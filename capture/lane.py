@@ -345,7 +345,7 @@ class Lane:
         if stream.history or stream.conflicts:
             stream.forget()
         stream = other.stream
-        if other.reader.message is None and (stream.history or stream.conflicts):
+        if other.reader.message is None and not other.reader.buffer and (stream.history or stream.conflicts):
             stream.forget()
 
 

@@ -10,7 +10,7 @@ brings different ones, the range is in `conflicts`, and whoever used it is ambig
 the others.
 
 Every payload byte that is offered is counted once: it comes out, waits (`waiting_bytes`), or is dropped by
-reason: duplicate, keepalive, snaplen, after_close.
+reason: duplicate, keepalive, snaplen, after_close, too_late (for what had been given up).
 
 Bounded: what waits by `max_waiting`, what is remembered for comparing by `max_history`, both with the overhead of each
 piece. Where a bound is reached, the first hole is given up, or the oldest bytes are forgotten.
@@ -27,6 +27,7 @@ Piece = tuple[int, bytes | None, int, int, int]
 _MASK = 0xFFFFFFFF
 _HALF = 0x80000000
 _MAX_CONFLICTS = 64
+_MAX_GIVEN_UP = 16
 #: What a piece that waits, or is remembered, takes in memory besides its bytes: so many tiny segments are as many.
 PIECE_COST: Final = 160
 
@@ -39,7 +40,7 @@ class Stream:
     """See the module. `drop(reason, bytes)` is called for what does not come out."""
 
     __slots__ = (
-        "_drop", "_hole_at", "_hole_ns", "_max_waiting", "acked", "conflicts", "end", "first", "history",
+        "_drop", "_given_up", "_hole_at", "_hole_ns", "_max_waiting", "acked", "conflicts", "end", "first", "history",
         "history_bytes", "max_history", "next", "origin", "started", "waiting", "waiting_bytes",
     )  # fmt: skip
 
@@ -50,6 +51,7 @@ class Stream:
         self.first = 0  # offset of the first one that was seen
         self.end = -1  # offset of the end of the stream, once FIN was seen
         self.acked = -1  # offset up to which the peer has acknowledged
+        self._given_up: tuple[tuple[int, int], ...] = ()  # the last holes
         self._hole_at = -1
         self._hole_ns = 0
         self.waiting: list[Piece] = []  # by offset, never overlapping
@@ -153,8 +155,11 @@ class Stream:
         unseen = min(max(self.first - offset, 0), old)  # sent before what was met first, and here after it
         if unseen:
             self._drop("midstream", unseen)
-        if old > unseen:
-            self._drop("duplicate", old - unseen)
+        late = sum(max(0, min(high, offset + old) - max(low, offset)) for low, high in self._given_up)
+        if late:
+            self._drop("too_late", late)
+        if old > unseen + late:
+            self._drop("duplicate", old - unseen - late)
         return data[old:]
 
     def _insert(self, offset: int, data: bytes, wire_len: int, ts_ns: int, ack: int) -> None:
@@ -242,6 +247,7 @@ class Stream:
             target = min(target, self.end)
         if target <= self.next:
             return []
+        self._given_up = (*self._given_up[1 - _MAX_GIVEN_UP :], (self.next, target))
         when = self.waiting[0][3] if self.waiting else ts_ns
         gap: Piece = (self.next, None, target - self.next, when, -1)
         self.next = target
@@ -280,13 +286,17 @@ class Stream:
         if self.history_bytes > size:
             self.trim_history()
 
-    def forget(self) -> None:
-        """Nothing that came out can be called ambiguous any more: its exchange is gone."""
-        if self.history:
-            self.history.clear()
-            self.history_bytes = 0
+    def forget(self, before: int = -1) -> None:
+        """What came out before this offset cannot be called ambiguous any more: its exchange is gone. Default: all."""
+        before = self.next if before < 0 else before
+        history, kept = self.history, 0
+        while kept < len(history) and history[-1 - kept][0] + len(history[-1 - kept][1]) > before:
+            kept += 1
+        if len(history) > kept:
+            del history[: len(history) - kept]
+            self.history_bytes = sum(len(data) + PIECE_COST for _, data in history)
         if self.conflicts:
-            self.conflicts = [pair for pair in self.conflicts if pair[1] > self.next]
+            self.conflicts = [pair for pair in self.conflicts if pair[1] > before]
 
     def _compare(self, low: int, one: bytes, other: bytes) -> None:
         """Note the range from the first byte that differs to the last one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from pcap_build import ACK, PSH, Conversation
+from test_capture_pair_lost import read
 
 from capture.assembler import Assembler
 from capture.settings import CaptureSettings
@@ -309,6 +310,31 @@ def test_retransmission_with_other_bytes_is_ambiguous_for_that_exchange_alone() 
     assert Fault.AMBIGUOUS in e.faults
     assert e.response is not None
     assert e.response.body == b"1" * 10
+
+
+@pytest.mark.parametrize("when", ["before", "behind"])
+@pytest.mark.parametrize("general", [False, True])
+def test_other_bytes_of_a_head_that_is_not_whole_when_an_exchange_ends(when: str, general: bool) -> None:
+    """That the exchange before is over takes nothing from what is known of the next one."""
+    talk = Conversation().open().client(get("/1"))
+    begin = talk.seq[0]
+    talk.client(b"GET /pay?to=alice HTTP/1.1\r\nHo")
+    if when == "behind":
+        talk.server(answer(b"1"))
+    talk.raw(0, begin, talk.seq[1], 24, b"GET /pay?to=mallo")
+    if when == "before":
+        talk.server(answer(b"1"))
+    found = read(talk.client(b"st: h\r\n\r\n").server(answer(b"2")).close().packets, general=general)
+    assert [e.faults for e in found] == [(), (Fault.AMBIGUOUS,)]
+
+
+@pytest.mark.parametrize("general", [False, True])
+def test_other_bytes_of_an_answer_that_began_in_the_segment_that_ends_the_one_before(general: bool) -> None:
+    talk = Conversation().open().client(get("/1")).client(get("/2"))
+    talk.server(answer(b"1") + b"HTTP/1.1 2")
+    talk.raw(1, talk.seq[1] - 1, talk.seq[0], 24, b"5")
+    found = read(talk.server(answer(b"2")[10:]).close().packets, general=general)
+    assert [e.faults for e in found] == [(), (Fault.AMBIGUOUS,)]
 
 
 def test_body_beyond_the_cap_is_counted_not_kept() -> None:

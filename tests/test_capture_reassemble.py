@@ -160,3 +160,12 @@ def test_midstream_start_counts_from_the_sequence_number() -> None:
     again = s.segment(2, b"efghij", 6, 1, -1)
     assert (early, [piece[0] for piece in third], again) == ([], [MASK + 5, MASK + 7], [])
     assert drops == {"duplicate": 6} and not s.conflicts
+
+
+def test_what_comes_when_it_has_been_given_up_is_no_duplicate() -> None:
+    made, drops = stream()
+    assert joined(made.segment(1, b"one", 3, 0, -1)) == b"one"
+    assert made.segment(7, b"three", 5, 0, -1) == []
+    assert [piece[1] for piece in made.give_up()] == [None, b"three"]
+    assert made.segment(2, b"netwoth", 7, 0, -1) == []
+    assert drops == {"too_late": 3, "duplicate": 4}
