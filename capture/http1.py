@@ -66,7 +66,7 @@ class Reader:
 
     __slots__ = (
         "_ack", "_lost_reason", "_max_body", "_max_head", "_offset", "_sink", "_ts_ns", "buffer", "kind", "left",
-        "lost_one", "lost_to", "message", "met_ack", "next", "opening", "state", "synced",
+        "lost_one", "lost_to", "message", "met_ack", "next", "opening", "state", "synced", "unread_to",
     )  # fmt: skip
 
     def __init__(self, sink: Sink, max_head: int, max_body: int, *, midstream: bool = False) -> None:
@@ -75,13 +75,12 @@ class Reader:
         self.synced = False  # a message has been found in this direction
         self._sink = sink
         self._max_head, self._max_body = max_head, max_body
-        self.state = _LOST if midstream else BOUNDARY
-        self._lost_reason = "midstream" if midstream else "not_http"
+        self.state, self._lost_reason = (_LOST, "midstream") if midstream else (BOUNDARY, "not_http")
         self.left = 0  # bytes of the body, or of the chunk
         self.buffer = b""  # the beginning of a head or a line
         self._offset, self._ts_ns, self._ack = 0, 0, -1  # of the buffer's first byte
         self.next = 0  # the offset after what was fed
-        self.lost_to, self.lost_one = -1, False  # for `Losses`: the end of what was lost of heads; was one lost whole?
+        self.lost_to, self.lost_one, self.unread_to = -1, False, -1  # see `Losses`
         self.met_ack = -1  # what its sender had received when it sent the end of a message met in its midst
         self.opening: bytes | None = b""  # the first bytes that are no HTTP; None when nobody asks what they are
 
@@ -375,6 +374,7 @@ class Reader:
         if not landmarks.may_hold(data):
             if not self.synced:
                 self.opening = listened(self.opening, data)
+            self.unread_to = self.next
             self._sink.junk(self, self._lost_reason, len(data))
             return False
         return True
@@ -385,15 +385,15 @@ class Reader:
         found = -1 if self._lost_reason == "bad_chunk" else landmarks.find(self.kind, data, max(at, begin))
         stop = found if found >= 0 else len(data)
         if stop > at:
+            self.unread_to = self.next - len(data) + stop
             self._sink.junk(self, self._lost_reason, stop - at)
-        if found >= 0:
-            self.state = BOUNDARY
+        self.state = BOUNDARY if found >= 0 else self.state
         return stop
 
     def _interrupted(self, message: Message, data: bytes) -> None:
         """A body that lasts until close (or was never sent), and a segment that begins like the next message."""
         response = message.kind is RESPONSE
         unsent = self.state in (IN_LENGTH, _SIZE) and message.wire_bytes == len(message.head)
-        may_be_over = self.state == _CLOSE if response else unsent
+        may_be_over = unsent or (response and self.state == _CLOSE)
         if may_be_over and landmarks.begins_long(message.kind, data) and self._sink.cut_short(message):
-            self._finish(message, self.next, message.end_ns, complete=response)
+            self._finish(message, self.next - len(data), message.end_ns, complete=response)

@@ -18,6 +18,7 @@ _START_LINE: Final = {
     RESPONSE: re.compile(rb"HTTP/1\.[01] [1-5]\d\d[ \r]"),
     UNKNOWN: re.compile(rb"(?:" + _METHODS + rb" +[!-~]+ +HTTP/1\.[01]\r?\n|HTTP/1\.[01] [1-5]\d\d[ \r])"),
 }
+_ANY_START: Final = re.compile(_METHODS + rb" +[!-~]+ +HTTP/[0-9]|HTTP/1\.[01] [1-5]\d\d")
 _FIRST_WORDS: Final = {
     REQUEST: re.compile(_METHODS + rb" +[!-~]*"),
     RESPONSE: re.compile(rb"HTTP/1\.[01] "),
@@ -69,7 +70,10 @@ def find(kind: Kind, data: bytes, begin: int) -> int:
 
 
 def other_protocol(data: bytes, at: int) -> str:
-    """What it is that is no HTTP/1: `tls`, `http2`, `not_http`."""
+    """What it is that is no HTTP/1: `tls`, `http2`, `not_http`; or `bad_head`, where it begins like a message, and what
+    follows cannot be read as one, or is too long."""
     if data.startswith(b"\x16\x03", at):
         return "tls"
+    if _ANY_START.match(data, at):
+        return "bad_head"
     return "http2" if data.startswith(b"PRI * HTTP/2", at) else "not_http"

@@ -23,8 +23,8 @@ that was sent after its answer had come: what looked like a request may have bee
 from __future__ import annotations
 
 from capture.http1 import Reader
-from capture.losses import NO_REQUEST, Losses, unbroken
-from capture.message import NONE, REQUEST, Message, Pair, PairSink
+from capture.losses import Losses, came_first, heads, unbroken
+from capture.message import CLOSE, NONE, REQUEST, Message, Pair, PairSink
 
 _MAX_OWED = 1 << 20
 
@@ -101,7 +101,7 @@ class Pairer:
         if behind_loss:
             self._skip_lost(message)
         waiting = [pair for pair in self.open if pair.response is None]
-        if self.losses.answers_to < 0 and not self._apart:
+        if not self._apart:
             self.losses.notice(waiting, message.start_offset)
         if self.losses.owed_before(waiting):
             # Sent before anything was received that may have answered those: the first answers are to them.
@@ -110,8 +110,8 @@ class Pairer:
             self._apart = self._uncounted = True
         elif self.losses.may_be_owed_before(waiting):
             self._apart = self._uncounted = self._may_count = True
-        pair = self.orphans.get(reader)  # interim answers that were laid aside: this one is theirs
-        owed = pair is None and bool(self.owed) and not self._apart
+        pair = self.orphans.get(reader)  # interim answers came before: this one is theirs
+        owed = bool(self.owed) and not self._apart and pair is None
         if pair is None and not owed and not self._apart:
             pair = self._asked_by(message)
             if pair is not None and pair.request is not None and 0 <= pair.request.ack < self.losses.answers_to:
@@ -127,7 +127,7 @@ class Pairer:
         method = pair.request.method if pair.request is not None else b""
         if owed:
             method = b"HEAD" if self.owed.pop(0) else b""
-        elif pair.aside and all(p.request is not None and p.request.method == b"HEAD" for p in self.open):
+        elif pair.aside and False not in heads(self.open):
             method = b"HEAD"
         if pair.request is not None and pair.request is self._doubtful:
             self._trusted_from = message.start_offset
@@ -140,7 +140,7 @@ class Pairer:
                 continue
             request = pair.request
             assert request is not None
-            if (self._unseen or self.losses.answers_to >= 0) and 0 <= answer.ack <= request.start_offset:
+            if (self._unseen or self.losses.answers_to >= 0) and came_first(answer, request):
                 return None  # its sender had not seen this request: the one that it answers is not here
             return pair
         return None
@@ -164,28 +164,14 @@ class Pairer:
             self._aside.clear()
 
     def _skip_certain(self, answer: Message) -> None:
-        while self.open:
-            first = self.open[0]
-            request = first.request
-            if first.response is not None or request is None:
-                return
-            following = self.open[1].request if len(self.open) > 1 else None
-            sent_next = following is not None and request.ack < following.ack <= answer.start_offset
-            # Bytes between this request and the next one that is known: a request was lost, too, and it is as likely
-            # the one that is answered. No pair is better than a wrong one.
-            until = min(answer.ack, following.start_offset) if following is not None else answer.ack
-            if not sent_next and not (request.complete and until > request.end_offset + NO_REQUEST):
-                return
+        while self.open and self.losses.passed_over(self.open[0], self.open[1] if len(self.open) > 1 else None, answer):
             self._sink.pair(self.open.pop(0))
-            self._aside.clear()  # it was the one that is known to be lost
 
     def done(self, reader: Reader, message: Message) -> None:
         if message.kind is REQUEST:
             self._emit_finished()
             return
         self.losses.answered(message, known=reader not in self.orphans)
-        if not message.complete:
-            self.lost = True
         orphan = self.orphans.pop(reader, None)
         if orphan is not None:
             final = message is orphan.response
@@ -223,9 +209,15 @@ class Pairer:
         if reason != "blank":
             if reader is not self.request_reader:
                 self.lost = True
+                self._may_count = False
                 if self.request_reader is not None:
+                    if reader.unread_to >= 0 and reason != "bad_chunk":
+                        self.losses.unread(self.open, reader.unread_to - count, reader.unread_to)
+                    reader.unread_to = -1
                     self.losses.answers_to = max(self.losses.answers_to, reader.next)
             self._unseen = self._unseen or reader is not self.response_reader
+            if reason == "bad_head" and reader is self.request_reader:  # it is answered, too
+                self.lost_answers(reader, head=True, whole=False)
         self._sink.junk(reason, count)
 
     def lost_answers(self, reader: Reader, *, head: bool, whole: bool) -> None:
@@ -236,7 +228,7 @@ class Pairer:
             self.losses.since = self.response_reader.next if self.response_reader is not None else 0
         if reader is self.request_reader or self.request_reader is self.response_reader:  # both are not known
             return
-        if self.losses.answers_to < 0 and not self._apart:
+        if not self._apart:
             self.losses.notice([pair for pair in self.open if pair.response is None], self.losses.answered_to)
         self.lost = True
         self._settle_first()
@@ -307,7 +299,7 @@ class Pairer:
     def _forget(self, unpaired: int) -> None:
         """What was laid aside, of which the first so many are to nothing that is known."""
         aside, self._aside, self._may_count, self._owes = self._aside, [], False, False
-        self._apart = self._uncounted = self.losses.rolling and not self._whole
+        self._apart = self._uncounted = False
         self.owed.clear()
         for found in aside[:unpaired]:
             if found is not None:
@@ -329,7 +321,11 @@ class Pairer:
         if message.kind is REQUEST:  # the body was not sent because the answer was final (RFC 9110 section 10.1.1)
             pair = self.pair_of(message)
             return pair is not None and pair.response is not None
-        # The client asked again after it had received some of this body: it knew that it was over.
+        # The client asked again after it had received some of this: it knew that it was over. What its head says that
+        # follows, and does not, is the body of an answer to a HEAD that is lost.
+        asked = self.pair_of(message)
+        if message.framing is not CLOSE and (asked is None or asked.request is not None):
+            return False
         waiting = [pair for pair in self.open if pair.response is None]
         return bool(waiting) and waiting[0].request is not None and waiting[0].request.ack > message.start_offset
 
@@ -377,6 +373,7 @@ class Pairer:
 
     def finish(self) -> None:
         """The connection is over: what is open goes as it is. Both readers have been ended."""
+        self._may_count &= not self.losses.together  # or there may be more answers than the capture has
         if self._apart:
             self._settle(over=True)
         for orphan in self.orphans.values():
