@@ -255,12 +255,8 @@ class Connection:
 
     def _read_end(self, side: Side, ts_ns: int, *, closed: bool) -> None:
         side.reader.end(ts_ns, closed=closed)
-        if not closed:
-            return
-        if side.reader.kind is RESPONSE:
+        if closed and side.reader.kind is RESPONSE:
             self.pairer.no_more_answers()
-        else:
-            self.pairer.no_more_requests()
 
     def _reset(self, side: Side, sequence: int, ts_ns: int) -> None:
         """RFC 5961 section 3: one that is not in the window is of another connection, or forged."""

@@ -109,11 +109,11 @@ class Losses:
             return False
         return self.answers_to >= 0 and first.request.ack == second.request.ack
 
-    def is_to_last(self, aside: list[Pair | None], waiting: list[Pair], reader: Reader | None, *, seen: bool) -> bool:
-        """Whether the last answer is to the last request: its client had all of it when it closed, and had not received
-        any of it when it asked. `seen`: all requests that were sent."""
+    def is_to_last(self, aside: list[Pair | None], waiting: list[Pair], *, seen: bool) -> bool:
+        """Whether the last answer of all is to the last request: its client had all of it when it closed, and had not
+        received any of it when it asked. `seen`: all requests that were sent."""
         answer = aside[-1].response if aside and aside[-1] is not None else None
-        if answer is None or reader is None or not answer.end_offset == self.received == reader.next:
+        if answer is None or answer.end_offset != self.received:
             return False
         if answer.framing is CLOSE and not seen:
             return False  # what is to a HEAD that is lost may hold those that follow

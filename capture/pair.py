@@ -91,8 +91,6 @@ class Pairer:
             self.open.append(self.losses.placed(reader, message))
             self._sink.head()
             return
-        if self.response_reader is None and reader.lost_to >= 0 and not self.lost:
-            self.lost, self._aside = True, [None] if reader.lost_one else []
         self.response_reader = reader
         self.losses.answers_to = max(self.losses.answers_to, reader.lost_to)
         self._sink.head()
@@ -251,7 +249,7 @@ class Pairer:
         last_seen = self.request_reader is None or self.request_reader.lost_to < 0
         if len(aside) == len(asked) and counted and last_seen and not behind:
             tail = aside
-        elif last_seen and self.losses.is_to_last(aside, waiting, self.response_reader, seen=not self._unseen):
+        elif over and last_seen and self.losses.is_to_last(aside, waiting, seen=not self._unseen):
             tail = unbroken(aside)
             tail = tail[max(0, len(tail) - len(waiting) + behind) :]
         elif over or len(aside) > (self._max_open if self._uncounted else len(asked)):
@@ -308,11 +306,6 @@ class Pairer:
     def _being_read(self, request: Message | None) -> bool:
         readers = (self.request_reader, self._asked_too)
         return request is not None and any(reader is not None and reader.message is request for reader in readers)
-
-    def no_more_requests(self) -> None:
-        """The client's direction is over."""
-        if self._apart:
-            self._settle()
 
     def keep(self, message: Message, count: int) -> bool:
         return self._sink.keep(self.pair_of(message), count)

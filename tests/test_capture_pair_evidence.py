@@ -239,3 +239,21 @@ def test_what_the_handshake_would_acknowledge_is_not_what_a_later_packet_does() 
     order = [0, 6, 1, 7, 4, 3, 9, 10, 11, 12, 13]
     made = pairs(read([packets[index] for index in order]))
     assert all(named in ("", asked) for asked, named in made if asked), made
+
+
+def test_a_client_that_closes_while_an_answer_crosses_its_fin_had_not_the_last_one() -> None:
+    talk = Conversation().open()
+    for number in range(3):
+        ask(talk, number)
+    del talk.packets[-3]
+    reply(talk, 0)
+    reply(talk, 1)
+    received = talk.seq[1]
+    last = answer(b"", extra="X-To: /2\r\n")
+    talk.server(last[:20])
+    talk.raw(0, talk.seq[0], received, FIN | ACK)
+    talk.seq[0] += 1
+    talk.server(last[20:])
+    finish(talk, 1)
+    made = pairs(assembled(talk)[0])
+    assert all(named in ("", asked) for asked, named in made if asked), made
