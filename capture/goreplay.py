@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -24,7 +24,14 @@ _MAX_RECORD: Final = 128 << 20
 _SERVER: Final = "0.0.0.0:0"  # what the messages do not tell
 _SINCE_1973: Final = 10**17  # ns: a time, not a latency
 _HEADER: Final = re.compile(rb"[123] [0-9A-Za-z_-]+ \d+(?: \d+)?(?: \d+)?(?:\r?\n|\Z)")
+_CUT_HEADER: Final = re.compile(rb"(?:[123](?: [0-9A-Za-z_-]*(?: \d*){0,3})?)?\r?\Z")
 _MAX_HEADER: Final = 256
+_MAX_START: Final = 256 << 10  # of a record, in which the end of its head is looked for
+_HEAD: Final = re.compile(rb"1 ([^ \n]+) [^\n]*\n[\r\n]*HEAD ")
+_MAX_HEADS: Final = 1024
+_BEGIN: Final = re.compile(rb"[\r\n]*")  # blank lines before a start line are none of its head's (RFC 9112 section 2.2)
+_BLANK: Final = re.compile(rb"\n\r?\n")  # also after lines that end in LF alone, as the reader of messages takes it
+_BODILESS: Final = re.compile(rb"HTTP/\S+[ \t]+(?:1\d\d|204|304)\b")
 _LENGTH: Final = re.compile(rb"\ncontent-length[ \t]*:[ \t]*(\d{1,12})[ \t]*\r?\n", re.IGNORECASE)
 _CHUNK: Final = re.compile(r"(.*_)(\d+)((?:\.[A-Za-z]\w*)*)\Z")
 
@@ -89,39 +96,34 @@ def in_order(paths: Sequence[Path | str]) -> list[Path | str]:
 def records(file: Input) -> Iterator[bytes]:
     """The records of a file, without separators; b"" stands for one that is longer than a record can be.
 
-    A separator counts where a header line or the end of the file comes behind it; one inside a body does not, if
-    Content-Length says so, or if what follows is no header line.
+    A separator counts where a header line or the end of the file comes behind it. Inside a body even such a one does
+    not, if Content-Length tells that the body goes on, to just before another one. What stands behind the first one
+    that counts says nothing of the record before it, which may lack the end of its head.
     """
     buffer, first, look = b"", 0, 0  # where the record begins; where its separator is looked for
     base = count = 0  # where in the file the buffer begins; how many records came before
     ended = over = False
+    heads: deque[bytes] = deque(maxlen=_MAX_HEADS)  # ids of requests whose answers tell lengths of bodies they lack
     while True:
-        at = -1 if over else _body_end(buffer, first)
-        if at >= 0 and at < first + _MAX_RECORD and at + len(SEPARATOR) > len(buffer) and not ended:
-            at = -2  # it is not there yet
-        elif at < look or not buffer.startswith(SEPARATOR, at):
-            at = buffer.find(SEPARATOR, look)
-        behind = at + len(SEPARATOR)
-        if at >= 0 and not ended and len(buffer) < behind + _MAX_HEADER:
-            at = -2
-        elif at >= 0 and behind < len(buffer) and not _HEADER.match(buffer, behind):
-            look = behind - 1
-            continue
+        near = _separator(buffer, look, ended)
+        at = near if over or near < 0 else _behind_body(buffer, first, near, ended, heads)
         if at >= 0:
             if not over:
                 yield buffer[first:at]
                 count += 1
-            first = look = behind
+                if match := _HEAD.match(buffer, first):
+                    heads.append(match[1])
+            first = look = min(at + len(SEPARATOR), len(buffer))
             over = False
             continue
         if ended:
             break
+        look = near if near >= 0 else max(look, len(buffer) - len(SEPARATOR) - _MAX_HEADER)
         if len(buffer) - first > _MAX_RECORD:
             if not over:
                 yield b""
-            over, first = True, len(buffer) - len(SEPARATOR)
-        if at == -1:
-            look = max(first, len(buffer) - len(SEPARATOR))
+                count += 1
+            over, first = True, look
         chunk = file.read(1 << 20)
         ended = not chunk
         buffer, base = buffer[first:] + chunk, base + first
@@ -135,23 +137,59 @@ def records(file: Input) -> Iterator[bytes]:
         yield rest
 
 
+def _separator(buffer: bytes, look: int, ended: bool) -> int:
+    """Where the first separator from `look` on is that counts by what is behind it; -1 where there is none yet."""
+    at = buffer.find(SEPARATOR, look)
+    while at >= 0 and not _counts(buffer, at + len(SEPARATOR), ended):
+        at = buffer.find(SEPARATOR, at + len(SEPARATOR) - 1)  # one may begin with the newline of the one before it
+    return at
+
+
+def _counts(buffer: bytes, behind: int, ended: bool) -> bool:
+    """Whether a record begins at `behind`, or the file ends there, or in that record's header line."""
+    if len(buffer) - behind >= _MAX_HEADER or (not ended and b"\n" in buffer[behind:]):
+        return _HEADER.match(buffer, behind) is not None
+    return ended and (_HEADER.match(buffer, behind) or _CUT_HEADER.match(buffer, behind)) is not None
+
+
+def _behind_body(buffer: bytes, first: int, near: int, ended: bool, heads: Container[bytes]) -> int:
+    """Where the record at `first` ends: at `near`, the first separator that counts, or where Content-Length tells,
+    beyond it; -1 where more of the file is needed to tell."""
+    end = _body_end(buffer, first, near)
+    if not near < end < first + _MAX_RECORD:
+        return near
+    kind, *more = buffer[first : first + _MAX_HEADER].split(b" ", 2)
+    if kind != b"1" and more and more[0] in heads:
+        return near
+    behind = end + len(SEPARATOR)
+    if ended and end <= len(buffer) < behind and SEPARATOR.startswith(buffer[end:]):
+        return end  # the last record, which may lack its separator
+    if buffer.startswith(SEPARATOR, end) and _counts(buffer, behind, ended):
+        return end
+    return near if ended or len(buffer) >= behind + _MAX_HEADER else -1
+
+
 def _cut(record: bytes) -> str:
     """Why the last record, behind which there may be no separator, is not whole; "" when it is or nothing says so."""
     if not _HEADER.match(record) or b"\n" not in record:
         return "its first line is not whole" if len(record) < _MAX_HEADER else ""
-    if b"\r\n\r\n" not in record:
+    if not _BLANK.search(record, record.find(b"\n") + 1):
         head = record.partition(b"\n")[2]
         return "its head is not whole" if head or record[:1] != b"2" else ""
-    lacks = _body_end(record, 0) - len(record)
+    lacks = _body_end(record, 0, len(record)) - len(record)
     return f"its body lacks {lacks} bytes" if lacks > 0 else ""
 
 
-def _body_end(buffer: bytes, first: int) -> int:
-    """Where Content-Length says that the record at `first` ends; -1 where it does not say."""
-    line = buffer.find(b"\n", first, first + _MAX_HEADER)
-    blank = buffer.find(b"\r\n\r\n", line, line + (256 << 10)) if line >= 0 else -1
-    match = _LENGTH.search(buffer, line, blank + 2) if blank >= 0 else None
-    return blank + 4 + int(match[1]) if match else -1
+def _body_end(buffer: bytes, first: int, most: int) -> int:
+    """Where Content-Length says that the record at `first` ends, whose head ends before `most`; -1 where it does not
+    say, or where the answer is one that has no body."""
+    line = buffer.find(b"\n", first, min(most, first + _MAX_HEADER))
+    head = _BEGIN.match(buffer, line + 1, most).end() if line >= 0 else -1  # type: ignore[union-attr]
+    blank = _BLANK.search(buffer, head, min(most, head + _MAX_START)) if line >= 0 else None
+    match = _LENGTH.search(buffer, head, blank.end()) if blank is not None else None
+    if blank is None or match is None or _BODILESS.match(buffer, head):
+        return -1
+    return blank.end() + int(match[1])
 
 
 class Pairs:

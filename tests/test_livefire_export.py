@@ -51,10 +51,12 @@ def test_what_goreplay_reads_comes_back_byte_for_byte(tmp_path: Path) -> None:
         exchange(3, Request(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"), None),
         exchange(4, Request(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n"), Response(200, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")),
         exchange(5, response=Response(200, b"HTTP/1.1 200 OK\r\n\r\n", b"until close", 11, Framing.CLOSE)),
+        exchange(6, Request(b"GET /6 HTTP/1.1\nHost: x\n\n"), mode=Mode.LENIENT),
+        exchange(7),
     ]  # fmt: skip
     write_raw(tmp_path / "a.lf", found)
     result = run(tmp_path, "export", str(tmp_path / "a.lf"), "--to", str(tmp_path / "a.gor"), "--json")
-    assert json.loads(result.stdout) == {"exchanges": 5, "written": 5, "left_out": {}, "answers_left_out": {}}
+    assert json.loads(result.stdout) == {"exchanges": 7, "written": 7, "left_out": {}, "answers_left_out": {}}
     assert os.stat(tmp_path / "a.gor").st_mode & 0o077 == 0
     assert run(tmp_path, "import", "--unmasked", str(tmp_path / "a.gor"), "--to", str(tmp_path / "b.lf")).exit_code == 0
     again = list(Recording(tmp_path / "b.lf").exchanges())
