@@ -6,13 +6,15 @@ the file. So the answer's body is that text, and its head says so: Content-Encod
 Content-Length follows. Bodies that are not in the file are known by length alone.
 
 Rejected, by reason: `no_request` (method or URL missing), `bad_time`, `bad_entry` (not of the form), `bad_value` (no
-record can hold it), `not_http` (data:, blob: ..., intentional), `from_cache` (never sent, intentional).
+record can hold it), `not_http` (data:, blob: ..., intentional), `from_cache` (never sent, intentional), `connect` (a
+tunnel, intentional).
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -33,6 +35,13 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _DROPPED: Final = frozenset({"content-encoding", "transfer-encoding", "content-length"})
 _BOUNDARY: Final = re.compile(r'boundary="?([^";,\s]{1,70})', re.IGNORECASE)
 _CALL: Final = re.compile(rb"\s*([A-Za-z_$][\w$.]{0,60})\s*\(\s*\{")
+#: What Safari calls what was not sent. `cache` tells nothing: Firefox fills it also where it asked and got a 304.
+_SAFARI_CACHED: Final = ("Memory Cache", "Disk Cache")
+#: Escapes of JSON; of surrogates in pairs, and (the group) of one that stands alone.
+_ESCAPE: Final = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+_STAND_IN: Final = "\ufdd0"  # no character of any text (Unicode, chapter 23.7)
 _HAS_LOG: Final = re.compile(rb'\s*\{.{0,65536}?"log"\s*:', re.DOTALL)
 
 
@@ -86,7 +95,8 @@ class _Entry(msgspec.Struct):
     timings: dict[str, Any] | None = None
     server: str | None = msgspec.field(name="serverIPAddress", default=None)
     connection: str | int | None = None
-    cached: Any = msgspec.field(name="_fromCache", default=None)
+    cached: Any = msgspec.field(name="_fromCache", default=None)  # Chrome's
+    fetched: Any = msgspec.field(name="_fetchType", default=None)  # Safari's
 
 
 class _Log(msgspec.Struct):
@@ -113,17 +123,35 @@ def entries(file: Input) -> Iterator[Entry | Reject]:
     if len(data) > MAX_FILE:
         raise ConfigError(f"{file.name}: holds more than {MAX_FILE >> 30} GiB; split it by pages")
     data = data.removeprefix(_BOM)
-    try:
-        found = _file.decode(data).log.entries
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{file.name}: is no HAR: {_why(data, str(error))}") from None
-    for place, raw in enumerate(found, 1):
+    log, mended = _log(file.name, data)
+    for place, raw in enumerate(log.entries, 1):
         try:
-            yield _of(place, _entry.decode(raw))
+            entry = _entry.decode(raw)
+            if mended and _STAND_IN.encode() in msgspec.json.encode(entry):
+                yield Reject(place, "bad_entry", "half of a surrogate pair is in it, which no bytes can tell")
+                continue
+            yield _of(place, entry)
         except msgspec.MsgspecError as error:  # it names types and keys of HAR, no values
             yield Reject(place, "bad_entry", str(error)[:200])
         except (ValueError, RecursionError):
             yield Reject(place, "bad_entry", "a URL, a number or a text in it is none")
+
+
+def _log(name: str, data: bytes) -> tuple[_Log, bool]:
+    """The log, and whether something stands in it for surrogates without their other half: programs write them, of
+    texts that they cut, JSON has them, and one must not cost the entries of a whole file. Raises ConfigError."""
+    try:
+        return _file.decode(data).log, False
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        why = _why(data, str(error))
+    stand_in = json.dumps(_STAND_IN)[1:-1].encode()
+    changed = _ESCAPE.sub(lambda match: stand_in if match[1] else match[0], data)
+    if changed == data:
+        raise ConfigError(f"{name}: is no HAR: {why}")
+    try:
+        return _file.decode(changed).log, True
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{name}: is no HAR: {_why(data, str(error))}") from None
 
 
 def _why(data: bytes, error: str) -> str:
@@ -142,13 +170,15 @@ def _of(place: int, entry: _Entry) -> Entry | Reject:
         return Reject(place, "no_request", "request.method or request.url is missing")
     if not _TOKEN.match(asked.method):
         return Reject(place, "no_request", "request.method is no method")
+    if asked.method == "CONNECT":
+        return Reject(place, "connect", "a tunnel", intentional=True)
     fields = _fields(asked.headers)
     place_of = _target(asked.url, fields)
     if place_of is None:
         intentional = re.match(r"[a-z][a-z0-9+.-]*:", asked.url, re.IGNORECASE) is not None
         why = "its URL is not of HTTP" if intentional else "request.url is none, or names no host"
         return Reject(place, "not_http" if intentional else "no_request", why, intentional)
-    if entry.cached:
+    if entry.cached or entry.fetched in _SAFARI_CACHED:
         return Reject(place, "from_cache", "it was answered by the cache", intentional=True)
     started = _time_ns(entry.started)
     if started is None:
