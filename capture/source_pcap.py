@@ -104,6 +104,13 @@ class PcapSource:
             hint = _HINTS.get(magic, "pcap and pcapng are read, also gzipped")
             raise ConfigError(f"{self.name}: is not a capture ({hint})")
         self._magic = magic
+        try:
+            self._need(24 if magic in _PCAP else 12)
+            order = _BYTE_ORDER.get(self._buffer[8:12]) if magic == _PCAPNG else None
+            if order is not None and (size := struct.unpack_from(order + "I", self._buffer, 4)[0]) <= _MAX_BLOCK:
+                self._need(size)
+        except _Cut:
+            raise ConfigError(f"{self.name}: is cut off in its header, after {len(self._buffer)} bytes") from None
 
     def begins_ns(self) -> int:
         """The time of its first packet, 0 where it has none or cannot be read twice; then it is shut until `frames`."""

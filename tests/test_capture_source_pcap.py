@@ -84,7 +84,7 @@ def test_of_a_gzip_that_is_cut_off_all_whole_packets_come(tmp_path: Path) -> Non
 def test_a_cut_file_gives_what_is_whole_and_says_so(draw: st.DataObject) -> None:
     ng = section() + interface(name="a") + b"".join(enhanced(data, ts // 1000) for ts, data in PACKETS)
     whole = draw.draw(st.sampled_from([pcap(PACKETS), ng]))
-    cut = draw.draw(st.integers(24, len(whole) - 1))
+    cut = draw.draw(st.integers(len(section()) if whole is ng else 24, len(whole) - 1))
     expected = [f for f in frames(whole)[0]]
     found, source = frames(whole[:cut])
     assert found == expected[: len(found)]
@@ -123,6 +123,17 @@ def test_what_is_no_capture(tmp_path: Path, content: bytes, hint: str) -> None:
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=hint):
         PcapSource(path)
+
+
+@pytest.mark.parametrize("whole", [pcap(PACKETS)[:24], pcap(PACKETS, order=">")[:24], section(), section(">")])
+def test_a_file_that_ends_in_its_header_is_no_empty_capture(tmp_path: Path, whole: bytes) -> None:
+    path = tmp_path / "x"
+    for cut in range(4, len(whole)):
+        for data in (whole[:cut], gzip.compress(whole[:cut])):
+            path.write_bytes(data)
+            with pytest.raises(ConfigError, match=f"x: is cut off in its header, after {cut} bytes"):
+                PcapSource(path)
+    assert frames(whole)[0] == [] and not frames(whole)[1].faults
 
 
 def test_absent_and_folder(tmp_path: Path) -> None:
