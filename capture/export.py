@@ -75,16 +75,20 @@ def curl(exchange: Exchange) -> tuple[bytes, str]:
     body = exchange.request.body
     words = [CURL]
     words.append(b"--head" if parts.method == b"HEAD" and not body else b"-X " + quoted(parts.method))
-    named = set()
+    if parts.version == b"HTTP/1.0":
+        words.append(b"--http1.0")  # of two the last one counts; requests of it need no Host
+    named: set[bytes] = set()
     for name, value in parts.fields:
         low = name.lower()
         if not _TOKEN.match(name) or _CONTROL.search(value):
             return b"", "field"
         if low in (b"content-length", b"transfer-encoding", b"connection") or (low == b"expect" and not body):
             continue
+        if low == b"host" and low in named:
+            return b"", "hosts"  # curl sends one, and drops the others
         named.add(low)
         words.append(b"-H " + quoted(name + b": " + value if value else name + b";"))
-    unwanted = [b"User-Agent", b"Accept", *((b"Content-Type", b"Expect") if body else ())]
+    unwanted = [b"Host", b"User-Agent", b"Accept", *((b"Content-Type", b"Expect") if body else ())]
     words += [b"-H " + quoted(name + b":") for name in unwanted if name.lower() not in named]
     before = b""
     if body and len(body) <= _MAX_ARGUMENT and _PLAIN_BODY.match(body):

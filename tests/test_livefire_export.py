@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -148,3 +150,41 @@ def test_a_script_without_a_target_sends_nothing(fake_curl: Path, tmp_path: Path
         ["sh", str(tmp_path / "a.sh")], capture_output=True, env=env | {"TARGET": "http://t"}, timeout=20
     )
     assert done.stdout.count(b"http://t/") == 2 and b"--request-target\0*\0" in done.stdout
+
+
+def test_curl_sends_the_host_and_the_version_that_were_recorded() -> None:
+    """With the curl that is here, to a socket that keeps what comes."""
+    curl = shutil.which("curl")
+    if curl is None:
+        pytest.skip("no curl")
+    heads = [
+        b"GET /1 HTTP/1.1\r\nHost: a.test\r\n\r\n",
+        b"GET /2 HTTP/1.1\r\nHost:\r\n\r\n",
+        b"GET /3 HTTP/1.1\r\nX-A: 1\r\n\r\n",
+        b"GET /4 HTTP/1.0\r\n\r\n",
+        b"GET /5 HTTP/1.0\r\nHost: a.test\r\nX-A: 1\r\n\r\n",
+    ]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(20)
+        env = os.environ | {"TARGET": f"http://127.0.0.1:{server.getsockname()[1]}", "NO_PROXY": "*"}
+        for head in heads:
+            line, why = export.curl(exchange(1, Request(head)))
+            assert not why
+            with subprocess.Popen(["sh", "-c", line], env=env) as sent:
+                connection, _ = server.accept()
+                with connection:
+                    connection.settimeout(20)
+                    found = b""
+                    while not found.endswith(b"\r\n\r\n"):
+                        found += connection.recv(4096)
+                    connection.sendall(b"HTTP/1.0 204 No Content\r\n\r\n")
+            assert found == head and sent.returncode == 0
+
+
+@pytest.mark.parametrize("second", [b"Host: b.test", b"host: a.test", b"HOST:"])
+def test_a_request_with_two_hosts_is_no_line_of_curl_which_would_send_one(tmp_path: Path, second: bytes) -> None:
+    request = Request(b"GET / HTTP/1.1\r\nHost: a.test\r\n" + second + b"\r\n\r\n")
+    assert export.curl(exchange(1, request)) == (b"", "hosts")
+    write_raw(tmp_path / "a.lf", [exchange(1, request), exchange(2)])
+    result = run(tmp_path, "export", str(tmp_path / "a.lf"), "--to", str(tmp_path / "a.sh"), "--json")
+    assert json.loads(result.stdout)["left_out"] == {"hosts": 1} and json.loads(result.stdout)["written"] == 1
