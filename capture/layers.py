@@ -125,6 +125,20 @@ def _tag_of_four(data: bytes, at: int, limit: int, link: bytes) -> Result:
     return _ethertype(data, at + 4, limit, link)
 
 
+def _metadata(data: bytes, at: int, limit: int, link: bytes) -> Result:
+    """Cisco's: version, length, options, group; the EtherType stands behind them."""
+    return _ethertype(data, at + 6, limit, link)
+
+
+def _service(data: bytes, at: int, limit: int, link: bytes) -> Result:
+    """RFC 8300. The path is no part of what a connection is known by: its answers come on another one."""
+    flags, size = data[at], (data[at + 1] & 0x3F) * 4
+    read = {1: _ip, 2: _ip, 3: _ethernet, 4: _service, 5: _mpls}.get(data[at + 3])
+    if flags & 0xE0 or read is None:  # another version, or what nodes of the chain tell each other
+        return "not_ip"
+    return Step(read, at + size, limit, link) if size >= 8 else "malformed"
+
+
 def _backbone(data: bytes, at: int, limit: int, link: bytes) -> Result:
     """IEEE 802.1ah: flags and 24 bits of a service, then the customer's frame."""
     return Step(_ethernet, at + 4, limit, link + b"n" + data[at + 1 : at + 4])
@@ -280,6 +294,8 @@ def _gre(data: bytes, at: int, limit: int, link: bytes) -> Result:
         return Step(_ip if word >> 10 & 0x1F == 2 else _ethernet, at, limit, link)
     if kind == 0x883E:  # WCCP: version 2 has a header of four bytes
         return Step(_ip, at if data[at] >> 4 == 4 else at + 4, limit, link)
+    if kind == 0x8909:  # Cisco's metadata, with the EtherType before the rest
+        kind, at = _U16(data, at)[0], at + 8
     if 0x8200 <= kind < 0x8400:  # what an access point of Aruba sends its controller: frames of 802.11
         return Step(_wireless, at, limit, link)
     read = _ETHERTYPES.get(kind)
@@ -301,7 +317,7 @@ def _vxlan(data: bytes, at: int, limit: int, link: bytes) -> Result:
 
 
 def _vxlan_gpe(data: bytes, at: int, limit: int, link: bytes) -> Result:
-    read = {0: _ethernet, 1: _ip, 2: _ip, 3: _ethernet, 5: _mpls}.get(data[at + 3] if data[at] & 4 else 0)
+    read = {0: _ethernet, 1: _ip, 2: _ip, 3: _ethernet, 4: _service, 5: _mpls}.get(data[at + 3] if data[at] & 4 else 0)
     return Step(read, at + 8, limit, link + b"n" + data[at + 4 : at + 7]) if read is not None else "not_ip"
 
 
@@ -394,6 +410,8 @@ LAYERS: Final = (
     Layer("pppoe", _pppoe, {51: 0}, (0x8864,), nests=True),
     Layer("vlan", _tags, _NO_LINKS, (0x8100, 0x88A8, 0x9100, 0x9200, 0x9300), nests=True),
     Layer("vn-tag, hsr", _tag_of_four, _NO_LINKS, (0x8926, 0x892F)),
+    Layer("cisco metadata", _metadata, _NO_LINKS, (0x8909,)),
+    Layer("nsh", _service, _NO_LINKS, (0x894F,), nests=True),
     Layer("802.1ah", _backbone, _NO_LINKS, (0x88E7,), nests=True),
     Layer("macsec", _macsec, _NO_LINKS, (0x88E5,)),
     Layer("mpls", _mpls, {219: 0}, (0x8847, 0x8848), (137,), (6635,), (0x0281, 0x0283), nests=True),

@@ -40,11 +40,20 @@ def gre(flags: int, kind: int, fields: bytes, payload: bytes) -> Inner:
     return outer(struct.pack(">HH", flags, kind) + fields + payload, 47)
 
 
+def service(inner: Inner) -> bytes:
+    """A network service header, with a variable-length context, around what it names, else around a frame."""
+    kind = {0x0800: 1, 0x86DD: 2, 0x894F: 4, 0x8847: 5}.get(inner[0], 3)
+    return b"\x0f\xc4\2" + bytes((kind,)) + b"\0\0\1\xff" + b"\1" * 8 + (frame(inner) if kind == 3 else inner[1])
+
+
 #: Around anything.
 ANY: dict[str, Wrap] = {
     "vlan": lambda i: (0x8100, struct.pack(">HH", 0x2005, i[0]) + i[1]),
     "priority tag": lambda i: (0x8100, struct.pack(">HH", 0xE000, i[0]) + i[1]),
     "qinq": lambda i: (0x88A8, struct.pack(">HHHH", 6, 0x8100, 7, i[0]) + i[1]),
+    "nsh": lambda i: (0x894F, service(i)),
+    "nsh over gre": lambda i: gre(0, 0x894F, b"", service(i)),
+    "nsh over vxlan-gpe": lambda i: outer(udp(b"\x0c\0\0\4\0\0\x07\0" + service(i), 4790), 17),
     "802.1ah": lambda i: (0x88E7, b"\0\0\1\2" + frame(i)),
     "mpls pseudo-wire": lambda i: (0x8847, b"\0\1\0\x40\0\2\1\x40" + b"\0\0\0\7" + frame(i)),
     "mpls pseudo-wire, no control word": lambda i: (0x8847, b"\0\2\1\x40" + frame(i)),

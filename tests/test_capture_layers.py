@@ -26,7 +26,7 @@ PLAIN: dict[int, Inner] = {
     4: (0x0800, ipv4("1.1.1.1", "2.2.2.2", SEGMENT)),
     6: (0x86DD, ipv6("fd01::1", "fd01::2", SEGMENT)),
 }
-TWO = {"mpls over gre": 2}  # encapsulations in one
+TWO = {"mpls over gre": 2, "nsh over gre": 2, "nsh over vxlan-gpe": 2}  # encapsulations in one
 TAGS = ("vlan", "priority tag", "qinq")
 
 
@@ -119,11 +119,12 @@ def test_tags_without_end_are_a_drop_and_no_key_of_their_length() -> None:
 
 def test_every_layer_of_the_table_is_wrapped_somewhere() -> None:
     """So a row that is added asks for its wrapping here."""
-    without = {"802.11 avs", "arcnet", "pflog", "macsec", "esp", "teredo", "vn-tag, hsr"}  # below, one by one
+    # Those without one are below, one by one.
+    without = {"802.11 avs", "arcnet", "pflog", "macsec", "esp", "teredo", "vn-tag, hsr", "cisco metadata"}
     wrapped = {
         "ethernet", "ethertype", "llc", "cooked v2", "loopback", "802.11", "802.11 radiotap", "nflog", "frame relay",
         "ppp", "pppoe", "vlan", "802.1ah", "mpls", "ip", "ip in ip", "gre, erspan", "etherip", "udp", "vxlan",
-        "vxlan-gpe", "geneve", "gtp", "tzsp", "l2tp", "ayiya",
+        "vxlan-gpe", "geneve", "gtp", "tzsp", "l2tp", "ayiya", "nsh",
     }  # fmt: skip
     assert {layer.name for layer in LAYERS} == wrapped | without
 
@@ -135,6 +136,8 @@ def test_every_layer_of_the_table_is_wrapped_somewhere() -> None:
         (117, b"\x3d" + b"\0" * 63 + PLAIN[4][1]),
         (1, build.MACS + b"\x88\xe5\0\0\0\0\0\1\x08\0" + PLAIN[4][1]),
         (1, build.MACS + b"\x89\x26\0\0\0\0\x08\0" + PLAIN[4][1]),
+        (1, build.MACS + b"\x89\x09\1\1\0\1\0\x10\x08\0" + PLAIN[4][1]),
+        (1, build.frame(build.gre(0, 0x8909, b"", b"\x08\0\1\1\0\1\0\x10" + PLAIN[4][1]))),
         (100, b"\xaa\xaa\3\0\0\0\x08\0" + PLAIN[4][1]),
         (276, b"\x81\0" + b"\0" * 18 + b"\0\5\x08\0" + PLAIN[4][1]),
         (113, b"\0" * 14 + b"\x81\0\0\5\x08\0" + PLAIN[4][1]),
@@ -147,6 +150,31 @@ def test_every_layer_of_the_table_is_wrapped_somewhere() -> None:
 )
 def test_other_links(linktype: int, data: bytes) -> None:
     assert told(decode(linktype, data)) == told(decode(101, PLAIN[4][1]))
+
+
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [
+        (b"\x0f\xc2\2\1", ""),
+        (b"\x2f\xc2\2\1", "not_ip"),  # of nodes for each other
+        (b"\x4f\xc2\2\1", "not_ip"),  # a version that nobody knows
+        (b"\x0f\xc2\2\x09", "not_ip"),
+        (b"\x0f\xc1\2\1", "malformed"),
+        (b"\x0f\xc0\2\4", "malformed"),  # itself again, for ever
+    ],
+)
+def test_a_network_service_header(start: bytes, reason: str) -> None:
+    found = decode(1, build.MACS + b"\x89\x4f" + start + b"\0\0\1\xff" + PLAIN[4][1])
+    assert found == reason if reason else told(found) == told(decode(101, PLAIN[4][1]))
+
+
+def test_both_directions_of_a_connection_whose_service_paths_differ_are_one() -> None:
+    talk = Conversation().open().client(get("/1")).server(answer(b"hi")).close()
+    assembler = Assembler("r", CaptureSettings(), None, b"k")
+    for number, (ts_ns, packet) in enumerate(talk.packets):
+        data = build.MACS + b"\x89\x4f\x0f\xc2\2\1\0\0" + bytes((1 + number % 2, 255)) + packet[14:]
+        assembler.packet(ts_ns, data, len(data))
+    assert shown(assembler.finish()) == [(b"/1", 200, b"hi")]
 
 
 @pytest.mark.parametrize("header", [b"\xd4\x01\1\x6b", b"\xd5\0\1\x6b", b"\xf1"])
