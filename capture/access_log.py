@@ -21,24 +21,15 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
+from capture.combined import combined, lacks
 from capture.entry import BODILESS, NOBODY, Entry, Reject, address, request_without_body, response_without_body
 from capture.lines import Input
-from capture.log_format import LogFormat, Values, unescaped
+from capture.log_format import LogFormat, Values
 from wire import head as heads
 from wire.records import Fault, Framing, Request
 
-#: `common` and `combined`, with what is often put around them: a host or a list of proxies before, more fields behind.
-_COMBINED: Final = re.compile(
-    rb'(?P<front>[^"\[]{5,2000}) \[(?P<time>[^\]]{20,32})\] '
-    rb'"(?P<request>(?:[^"\\]|\\.)*)" (?P<status>\d{3}|-) (?P<bytes>\d+|-)'
-    rb'(?: "(?P<referer>(?:[^"\\]|\\.)*)" "(?P<agent>(?:[^"\\]|\\.)*)"'
-    rb'(?: (?:"(?:[^"\\]|\\.)*"|[^\s"]\S*)){0,8})?\s*\Z'
-)
-_TIME: Final = re.compile(rb" \[[^\]]{20,32}\]")
-_START: Final = re.compile(rb'[^\[\n]{1,500} \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] "')
 _REQUEST: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) (\S(?:.*\S)?) (HTTP/\d(?:\.\d)?)\Z", re.DOTALL)
 _METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}\Z")
-_ADDRESS: Final = re.compile(rb"(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]+|unix:|localhost)\Z")
 _DATE: Final = re.compile(r"(\d\d)/(\w{3})/(\d{4}):(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))? ([+-])(\d\d)(\d\d)\Z")
 _NAMES: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MONTHS: Final = {name: n for n, name in enumerate(_NAMES, 1)}
@@ -47,11 +38,6 @@ _SECOND: Final = 1_000_000_000
 
 class Missing(Exception):
     """A line lacks something. Its arguments are those of a Reject."""
-
-
-def is_access_log(line: bytes) -> bool:
-    """Whether a line is of the common or combined format, or nearly."""
-    return _START.match(line) is not None
 
 
 def entries(file: Input, format: LogFormat | None = None, *, host: str = "") -> Iterator[Entry | Reject]:
@@ -65,7 +51,8 @@ def entries(file: Input, format: LogFormat | None = None, *, host: str = "") -> 
             continue
         values = format.read(line) if format is not None else combined(line)
         if values is None:
-            yield Reject(place, "bad_line", _lacks(line, format))
+            lack = lacks(line) if format is None else f"its {len(line)} bytes are not of this log format"
+            yield Reject(place, "bad_line", lack)
             continue
         try:
             yield entry(place, values, host)
@@ -73,28 +60,6 @@ def entries(file: Input, format: LogFormat | None = None, *, host: str = "") -> 
             yield Reject(place, *missing.args)
         except ValueError:  # the error's text may show what is in the line
             yield Reject(place, "bad_value", "a URL, a number or a text in it is none")
-
-
-def combined(line: bytes) -> Values | None:
-    """nginx's names of what is in a line of the common or combined format."""
-    match = _COMBINED.match(line)
-    if match is None:
-        return None
-    front = match["front"].split()
-    if len(front) < 3:
-        return None
-    values = {"time_local": _text(match["time"]), "request": _text(match["request"]), "status": _text(match["status"])}
-    if len(front) > 3 and not front[0].endswith(b",") and _ADDRESS.match(front[1].rstrip(b",")):
-        asked = front.pop(0)  # by its name, or its address
-        if not _ADDRESS.match(asked):
-            values["host"] = _text(asked)
-    values["remote_addr"] = _text(front[0].rstrip(b","))
-    values["body_bytes_sent"] = _text(match["bytes"]).replace("-", "0")
-    for name, group in (("http_referer", "referer"), ("http_user_agent", "agent")):
-        if match[group] not in (None, b"-", b""):
-            values[name] = unescaped(_text(match[group]))
-    values["request"] = unescaped(values["request"])
-    return values
 
 
 def entry(place: int, values: Values, host: str) -> Entry:
@@ -275,15 +240,3 @@ def _seconds(text: str) -> int:
 def _head(start: str, fields: list[tuple[str, str]]) -> bytes:
     encoded = [(name.encode("ascii", "replace"), value.encode("utf-8", "surrogateescape")) for name, value in fields]
     return heads.build(start.encode("utf-8", "surrogateescape"), encoded)
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogateescape")
-
-
-def _lacks(line: bytes, format: LogFormat | None) -> str:
-    """What of a line tells that it is not of its format, without showing any of it."""
-    if format is not None:
-        return f"its {len(line)} bytes are not of this log format"
-    lack = "a [time]" if not _TIME.search(line) else 'a "request"' if b'] "' not in line else "status and size"
-    return f"its {len(line)} bytes are not of the combined format: there is no {lack} where it should be"

@@ -11,6 +11,7 @@ import msgspec
 
 from capture import access_log, alb, goreplay, har
 from capture.assembler import Assembler
+from capture.combined import is_combined
 from capture.entry import Entry, Reject, checked
 from capture.imported import Imported
 from capture.lines import Input
@@ -57,7 +58,7 @@ def detect(path: Path | str) -> str:
     lines = [line for line in start.split(b"\n")[:20] if line.strip()]
     if any(alb.is_alb(line) for line in lines):
         return "alb"
-    if any(access_log.is_access_log(line) for line in lines):
+    if any(is_combined(line) for line in lines):
         return "nginx"
     if har.is_har(start) or (start.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] == b"{" and b'"entries"' in start):
         return "har"

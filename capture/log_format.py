@@ -32,7 +32,7 @@ _APACHE_NAMES: Final = {
 #: What values look like where the text around them does not tell where they end.
 _SHAPES: Final = {
     "time_local": r"[^\]\"]{1,40}", "time_begun": r"[^\]\"]{1,40}", "status": r"\d{3}|-", "request": r".*?",
-    "remote_user": r"[^\[\]\"]{0,256}?", "time_iso8601": r"[0-9T:+Z.-]+", "msec": r"[0-9.]+",
+    "remote_user": r'(?:[^"\\]|\\.|""){0,2000}?', "time_iso8601": r"[0-9T:+Z.-]+", "msec": r"[0-9.]+",
 }  # fmt: skip
 
 Values = dict[str, str]
@@ -161,10 +161,13 @@ def _pattern(body: str) -> re.Pattern[str]:
             parts.append(r'((?:[^"\\]|\\.)*)')
         elif name in _SHAPES:
             parts.append(f"({_SHAPES[name]})")
-        elif not after or after == "$":
+        elif after == "$":
             parts.append(r"(\S*)")
+        elif after in ("", " "):
+            between = "," if body[at:].startswith(" :") else "(?:,| :)"
+            parts.append(rf"((?>\S*[^\s,](?:{between} \S*[^\s,])+)|\S*)")  # several upstreams; whole, or one of it
         else:
-            parts.append(f"([^{re.escape(after)}]*)" if after != " " else r"(\S*|\S+(?:, \S+)+)")
+            parts.append(f"([^{re.escape(after)}]*)")
     parts.append(re.escape(body[at:]) + r"\s*\Z")
     return re.compile("".join(parts), re.DOTALL)
 

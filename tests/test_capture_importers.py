@@ -141,6 +141,49 @@ def test_bad_lines_are_counted_by_reason_and_told_with_their_number(tmp_path: Pa
     assert "line 2: bad_line" in said and "line 4: bad_request" in said
 
 
+INGRESS = (
+    '$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent" '
+    "$request_length $request_time [$proxy_upstream_name] [$proxy_alternative_upstream_name] $upstream_addr "
+    "$upstream_response_length $upstream_response_time $upstream_status $req_id"
+)
+
+
+@pytest.mark.parametrize("form", ["", INGRESS])
+@pytest.mark.parametrize(
+    "upstreams",
+    [
+        "10.1.2.3:80 12 0.003 200",
+        "10.1.2.3:80, 10.1.2.4:80 0, 12 0.100, 0.003 502, 200",
+        "10.1.2.3:80 : 10.1.2.4:80 0 : 12 0.100 : 0.003 502 : 200",
+        "a:1, b:2 : c:3, d:4 0, 0 : 0, 1 0.1, 0.1 : 0.1, 0.1 502, 502 : 502, 200",
+        "a:1, b:2, c:3 0, 0, 1 0.1, 0.1, 0.1 502, 502, 200",
+        "- - - -",
+    ],
+)
+def test_the_default_format_of_ingress_nginx(tmp_path: Path, form: str, upstreams: str) -> None:
+    line = LINE.rstrip("\n") + f" 87 0.250 [default-web-80] [] {upstreams} 0d1f2e3c4b5a69788796a5b4c3d2e1f0\n"
+    (found,), _ = imported(tmp_path, line, *(["--log-format", form] if form else []))
+    assert found.request.head == b'GET /a?b=1 HTTP/1.1\r\nUser-Agent: Mozilla/5.0 ("x") \\ y\r\n\r\n'
+    assert found.response_end_ns - found.request_start_ns == 250_000_000
+    assert found.response is not None and found.response.body_bytes == 571
+
+
+def test_a_line_that_lost_its_end_is_not_taken_for_fields_of_the_one_before(tmp_path: Path) -> None:
+    found, account = imported(tmp_path, LINE.replace("\n", " ") + LINE + LINE)
+    assert len(found) == 1 and account.ledger("entries").drops == {"bad_line": 1}
+
+
+@pytest.mark.parametrize("form", ["", '%h %l %u %t "%r" %>s %b "%{Referer}i" "%{User-Agent}i"'])
+@pytest.mark.parametrize(
+    "user", ['""', r"jo hn [x] \"q\"", "[x]", " ", "a\\x22b", "x [07/Dec/2016:10:43:17 +0100]", "D\\\\m"]
+)
+def test_a_user_is_called_what_the_client_liked(tmp_path: Path, form: str, user: str) -> None:
+    """Also on the first line, by which a file is known."""
+    (found,), _ = imported(tmp_path, LINE.replace(" - - ", f" - {user} "), *(["--log-format", form] if form else []))
+    assert found.request.head.startswith(b"GET /a?b=1 HTTP/1.1\r\n") and found.client == "10.0.0.7:0"
+    assert found.request_start_ns == 1481103798 * 10**9
+
+
 def test_a_cut_gzip_is_told_and_what_was_before_it_is_there(tmp_path: Path) -> None:
     packed = gzip.compress((LINE * 3000).encode())
     found, account = imported(tmp_path, packed[:-40], name="access.log.gz")
