@@ -81,7 +81,7 @@ class LogFormat:
         """Values by variable, escapes undone; None for a line that is not of this format. "-" and absent: left out."""
         text = line.decode("utf-8", "surrogateescape")
         if self._json is not None:
-            return _of_json(self._json, text)
+            return _of_json(self._json, line, text)
         assert self._pattern is not None
         match = self._pattern.match(text)
         if match is None:
@@ -193,13 +193,32 @@ def _compiled(node: Any) -> Any:
     return None
 
 
-def _of_json(template: Any, text: str) -> Values | None:
+def _of_json(template: Any, line: bytes, text: str) -> Values | None:
+    """nginx writes bytes of a client as they are, also where they are no UTF-8: `text` has them as surrogates. Without
+    escape=json it writes `\\xHH`, which no JSON has."""
     try:
-        found = msgspec.json.decode(text.encode("utf-8", "replace"))
-    except (msgspec.MsgspecError, RecursionError):
+        try:
+            found = msgspec.json.decode(line) if _is_utf8(line) else json.loads(text)
+        except ValueError:
+            if "\\x" not in text:
+                return None
+            found = json.loads(_ESCAPED.sub(lambda m: m[0] if m[1] is None else _byte(int(m[1], 16)), text))
+    except (ValueError, RecursionError):
         return None
     values: Values = {}
     return values if isinstance(found, dict) and _gather(template, found, values) else None
+
+
+def _byte(value: int) -> str:
+    return f"\\u{value:04x}" if value < 0x80 else chr(0xDC00 + value)
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _gather(template: dict[str, Any], found: dict[str, Any], values: Values) -> bool:

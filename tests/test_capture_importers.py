@@ -233,6 +233,25 @@ def test_a_log_format_of_nginx(tmp_path: Path, form: str, line: str) -> None:
     assert found.protocol == "http/2" and found.client == "1.2.3.4:0"
 
 
+@pytest.mark.parametrize(
+    "form", ['escape=json {"t":"$time_iso8601","r":"$request","s":"$status","u":"$http_user_agent"}']
+)
+@pytest.mark.parametrize("raw", [b"caf\xe9", "caf\u00e9".encode(), b"\xc3", b"\xed\xb3\xa9"])
+def test_bytes_in_a_log_of_json_stay_what_they_are(tmp_path: Path, form: str, raw: bytes) -> None:
+    """escape=json leaves those of 0x80 and more alone, and what a client sends need not be UTF-8."""
+    line = b'{"t":"2026-11-21T10:00:01+00:00","r":"GET /%s?q=1 HTTP/1.1","s":"200","u":"\\"%s\\u0009"}\n' % (raw, raw)
+    (found,), _ = imported(tmp_path, line, "--log-format", form)
+    assert found.request.head == b'GET /%s?q=1 HTTP/1.1\r\nUser-Agent: "%s\t\r\n\r\n' % (raw, raw)
+
+
+def test_json_whose_values_are_escaped_as_in_text(tmp_path: Path) -> None:
+    """As it comes when escape=json was forgotten."""
+    form = '{"t":"$time_iso8601","r":"$request","s":"$status","u":"$http_user_agent"}'
+    line = '{"t":"2026-11-21T10:00:01+00:00","r":"GET /\\xC3\\xa9 HTTP/1.1","s":"200","u":"\\x22\\x5Cx41\\x22 \\xE9"}\n'
+    (found,), _ = imported(tmp_path, line, "--log-format", form)
+    assert found.request.head == b'GET /\xc3\xa9 HTTP/1.1\r\nUser-Agent: "\\x41" \xe9\r\n\r\n'
+
+
 def test_a_log_format_as_it_was_copied() -> None:
     """With its quotes, in one piece or two; quotes of the line itself stay."""
     line = b'1.2.3.4 [21/Nov/2026:10:00:00 +0000] "GET /a HTTP/1.1" 200'
