@@ -77,6 +77,8 @@ def entry(place: int, values: Values, host: str) -> Entry:
     head = _head(f"{method} {target} {version if version in ('HTTP/1.0', 'HTTP/1.1') else 'HTTP/1.1'}", fields)
     request, missing = _request(head, method.encode(), values)
     notes = ["times_of_seconds"] if seconds_only else []
+    if "time_without_zone" in values:
+        notes.append("times_without_zone")
     if not any(name == "Host" for name, _ in fields):
         notes.append("no_host")
     faults = [Fault.TRUNCATED] if missing else []
@@ -180,19 +182,19 @@ def _authority(target: str) -> str:
 
 def _time(values: Values) -> tuple[int, bool, bool]:
     """(ns, whether it has seconds only, whether it is the request's begin). Raises Missing."""
-    for name in ("time_ns", "msec", "time_iso8601", "time_local", "time_begun"):
+    for name in ("time_begun_ns", "time_ns", "msec", "time_iso8601", "time_local", "time_begun"):
         if (text := values.get(name)) is None:
             continue
-        at = int(text) if name == "time_ns" and text.isdigit() else None
+        at = int(text) if name.endswith("_ns") and text.isdigit() else None
         if name == "msec":
             at = _seconds(text) or None
         elif name == "time_iso8601":
             at = _iso_ns(text)
-        elif name.startswith("time_") and name != "time_ns":
+        elif name in ("time_local", "time_begun"):
             at = local_ns(text)
         if at is not None and at > 0:
-            return at, not at % _SECOND, name == "time_begun"
-        raise Missing("bad_time", f"what is logged as ${name} is no time")
+            return at, not at % _SECOND, name.startswith("time_begun")
+        raise Missing("bad_time", "what is logged as its time is none")
     raise Missing("bad_time", "no time in it")
 
 

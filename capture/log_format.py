@@ -2,7 +2,7 @@
 
 The text is nginx's own: variables `$name` or `${name}` between literal text, also as a whole statement of its
 configuration (`log_format main escape=json '...' '...';`). Text that is a JSON object is matched by its keys, whatever
-their order. Directives of Apache (`%h`, `%{User-Agent}i`) become nginx's variables of the same meaning.
+their order. Directives of Apache (`%h`, `%{User-Agent}i`) become nginx's variables of the same meaning (apache_format).
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ from typing import Any, Final
 
 import msgspec
 
+from capture.apache_format import Clock, is_apache, translated
 from wire.config import ConfigError, suggestion
 
 _VARIABLE: Final = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _STATEMENT: Final = re.compile(r"\s*log_format\s+([\w.-]+)\s+(.*?)\s*;?\s*\Z", re.DOTALL)
 _QUOTED: Final = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
+_WHOLE: Final = re.compile(r'\s*"(?:[^"\\]|\\.)*"\s*;?\s*\Z', re.DOTALL)
+#: What nginx undoes in a quoted string of its configuration.
+_CONFIGURED: Final = re.compile(r"""\\(["'\\trn])""")
 _ESCAPE: Final = re.compile(r"\s*escape=(default|json|none)\s+(.*)\Z", re.DOTALL)
-_APACHE: Final = re.compile(r"%(?:[!<>\d,]*)(?:\{([^}]*)\})?([a-zA-Z%]|\^t[io])")
-_APACHE_NAMES: Final = {
-    "h": "$remote_addr", "a": "$remote_addr", "l": "$logname", "u": "$remote_user", "t": "[$time_begun]",
-    "r": "$request", "s": "$status", "b": "$body_bytes_sent", "B": "$body_bytes_sent",
-    "O": "$bytes_sent", "I": "$request_length",
-    "D": "$request_time_us", "T": "$request_time", "v": "$server_name", "V": "$host", "p": "$server_port",
-    "m": "$request_method", "U": "$uri", "q": "$query_mark", "H": "$server_protocol", "A": "$server_addr",
-    "f": "$request_filename", "k": "$connection_requests", "P": "$pid", "X": "$connection_state",
-    "R": "$handler", "L": "$request_id", "S": "$transferred",
-}  # fmt: skip
 #: What values look like where the text around them does not tell where they end.
 _SHAPES: Final = {
     "time_local": r"[^\]\"]{1,40}", "time_begun": r"[^\]\"]{1,40}", "status": r"\d{3}|-", "request": r".*?",
     "remote_user": r'(?:[^"\\]|\\.|""){0,2000}?', "time_iso8601": r"[0-9T:+Z.-]+", "msec": r"[0-9.]+",
 }  # fmt: skip
+
+_IP: Final = r"\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]*:[0-9A-Fa-f:.]+|unix:"
+_ADDRESSES: Final = frozenset({"remote_addr", "realip_remote_addr", "server_addr"})
+_REQUESTS: Final = ("request", "request_method", "request_uri")
+_TIMES: Final = ("time_local", "time_iso8601", "msec")
+#: Names that are right, and near to those that a format lacks.
+_RIGHT: Final = frozenset({*_REQUESTS, *_TIMES, "uri", "request_time", "request_length", "request_id", "request_body"})
 
 Values = dict[str, str]
 
@@ -44,46 +45,50 @@ class LogFormat:
     def __init__(self, text: str) -> None:
         """Raises ConfigError for a text that tells of no requests."""
         self.escape = "default"
-        body = _unwrapped(text)
-        if found := _ESCAPE.match(body):
-            self.escape, body = found[1], _joined(found[2])
-        if "$" not in body and "%" in body:
-            body = _from_apache(body)
+        self._clock: Clock | None = None
+        shapes: dict[str, str] = {}
+        if apache := is_apache(text):
+            body, self._clock, shapes = translated(text)
+        else:
+            body = _unwrapped(text)
+            if found := _ESCAPE.match(body):
+                self.escape, body = found[1], _joined(found[2])
         if not _VARIABLE.search(body):
             raise ConfigError(
                 f"the log format {text[:60]!r} has no variable (as in '$remote_addr [$time_local] \"$request\"')"
             )
         self.variables = [one or two for one, two in _VARIABLE.findall(body)]
-        self._json = _json_template(body)
-        self._pattern = None if self._json is not None else _pattern(body)
-        self._check()
+        self._json = _json_template(body, shapes)
+        # Where a header without quotes holds spaces, addresses tell where it ends.
+        strict = not _ADDRESSES.isdisjoint(self.variables)
+        self._patterns = [_pattern(body, shapes, exact) for exact in ((True, False) if strict else (False,))]
+        self._check(apache)
 
-    def _check(self) -> None:
+    def _check(self, apache: bool) -> None:
         have = set(self.variables)
         if not ("request" in have or {"request_method", "request_uri"} <= have or {"request_method", "uri"} <= have):
-            near = self._near("request")
-            raise ConfigError(
-                f"the log format tells no request: it needs $request, or $request_method and $request_uri{near}"
-            )
-        if not have & {"time_local", "time_begun", "time_iso8601", "msec", "time_ns"}:
-            raise ConfigError(
-                f"the log format tells no time: it needs $time_local, $time_iso8601 or $msec{self._near('time_local')}"
-            )
+            needs = "%r, or %m and %U" if apache else "$request, or $request_method and $request_uri"
+            raise ConfigError(f"the log format tells no request: it needs {needs}{self._near(_REQUESTS)}")
+        if not have & {*_TIMES, "time_begun", "time_ns"} and not (self._clock is not None and self._clock.whole):
+            needs = "%t" if apache else "$time_local, $time_iso8601 or $msec"
+            raise ConfigError(f"the log format tells no time: it needs {needs}{self._near(_TIMES)}")
 
-    def _near(self, wanted: str) -> str:
-        words = [wanted, "request_method", "request_uri", "time_iso8601", "msec"]
+    def _near(self, words: tuple[str, ...]) -> str:
         for name in self.variables:
-            if name not in words and "did you mean" in (near := suggestion(name, words)):
+            if name not in _RIGHT and "did you mean" in (near := suggestion(name, [*words])):
                 return f"; ${name}{near}"
         return ""
 
     def read(self, line: bytes) -> Values | None:
         """Values by variable, escapes undone; None for a line that is not of this format. "-" and absent: left out."""
         text = line.decode("utf-8", "surrogateescape")
-        if self._json is not None:
-            return _of_json(self._json, line, text)
-        assert self._pattern is not None
-        match = self._pattern.match(text)
+        values = self._of_text(text) if self._json is None else _of_json(self._json, line, text)
+        if values is not None and self._clock is not None:
+            self._clock.put(values)
+        return values
+
+    def _of_text(self, text: str) -> Values | None:
+        match = next((found for pattern in self._patterns if (found := pattern.match(text)) is not None), None)
         if match is None:
             return None
         values: Values = {}
@@ -116,7 +121,8 @@ def _unwrapped(text: str) -> str:
     if statement is None:
         bare = text.strip("\n")
         # What stands between its name and its semicolon, with its quotes. Double ones may be the line's own.
-        return _joined(bare) if bare.lstrip().startswith("'") else bare
+        quoted = bare.lstrip().startswith("'") or ('\\"' in bare and _WHOLE.match(bare) is not None)
+        return _joined(bare) if quoted else bare
     body = statement[2]
     if escape := _ESCAPE.match(body):
         return f"escape={escape[1]} {_joined(escape[2])}"
@@ -127,52 +133,49 @@ def _joined(body: str) -> str:
     """Quoted pieces one after another, as nginx joins them; text without quotes around it stays."""
     if not re.fullmatch(rf"(?:\s*(?:{_QUOTED.pattern})\s*)+;?\s*", body):
         return body
-    return "".join((one or two).replace("\\'", "'") for one, two in _QUOTED.findall(body))
+    return "".join(_CONFIGURED.sub(_control, one or two) for one, two in _QUOTED.findall(body))
 
 
-def _from_apache(body: str) -> str:
-    def variable(match: re.Match[str]) -> str:
-        argument, letter = match[1], match[2]
-        if letter == "%":
-            return "%"
-        if argument and letter in "io":
-            return f"${'http' if letter == 'i' else 'sent_http'}_{argument.lower().replace('-', '_')}"
-        if argument and letter == "C":
-            return f"$cookie_{argument}"
-        if argument and letter == "T":
-            return {"us": "$request_time_us", "ms": "$request_time_ms"}.get(argument, "$request_time")
-        if argument and letter == "t":
-            return "${time_other}"
-        return _APACHE_NAMES.get(letter, "${other}")
-
-    return _APACHE.sub(variable, body.replace('\\"', '"'))
+def _control(match: re.Match[str]) -> str:
+    return _SIMPLE.get(match[1], match[1])
 
 
-def _pattern(body: str) -> re.Pattern[str]:
+def _pattern(body: str, shapes: dict[str, str], exact: bool = False) -> re.Pattern[str]:
+    """`exact`: addresses are addresses, not names."""
     parts: list[str] = []
     at = 0
     matches = list(_VARIABLE.finditer(body))
-    for match in matches:
+    for number, match in enumerate(matches):
         parts.append(re.escape(body[at : match.start()]))
         at = match.end()
         name, after = match[1] or match[2], body[at : at + 1]
         before = body[match.start() - 1 : match.start()]
-        if before == after == '"':
+        if name in shapes:
+            parts.append(f"({shapes[name]})")
+        elif before == after == '"':
             parts.append(r'((?:[^"\\]|\\.)*)')
         elif name in _SHAPES:
             parts.append(f"({_SHAPES[name]})")
+        elif exact and name in _ADDRESSES:
+            parts.append(f"({_IP})")
+        elif exact and name == "logname":
+            parts.append(rf"((?!(?:{_IP}) )\S+)")
         elif after == "$":
             parts.append(r"(\S*)")
         elif after in ("", " "):
             between = "," if body[at:].startswith(" :") else "(?:,| :)"
-            parts.append(rf"((?>\S*[^\s,](?:{between} \S*[^\s,])+)|\S*)")  # several upstreams; whole, or one of it
+            follows = matches[number + 1] if number + 1 < len(matches) else None
+            ended = follows is not None and follows.start() == at + 1 and (follows[1] or follows[2]) in _ADDRESSES
+            free = "|.*)(?<!,)" if exact and ended and name.startswith("http_") else ")"
+            # A list, as of several upstreams, is taken whole or, where a literal divides it, for one of it.
+            parts.append(rf"((?>\S*[^\s,](?:{between} \S*[^\s,])+)|\S*{free}")
         else:
             parts.append(f"([^{re.escape(after)}]*)")
     parts.append(re.escape(body[at:]) + r"\s*\Z")
     return re.compile("".join(parts), re.DOTALL)
 
 
-def _json_template(body: str) -> Any:
+def _json_template(body: str, shapes: dict[str, str]) -> Any:
     """The object of a format that is one: values are texts with variables; None for any other format."""
     if not body.lstrip().startswith("{"):
         return None
@@ -181,15 +184,15 @@ def _json_template(body: str) -> Any:
         found = json.loads(bare)
     except ValueError:
         return None
-    return _compiled(found)
+    return _compiled(found, shapes)
 
 
-def _compiled(node: Any) -> Any:
+def _compiled(node: Any, shapes: dict[str, str]) -> Any:
     if isinstance(node, dict):
-        return {key: _compiled(value) for key, value in node.items()}
+        return {key: _compiled(value, shapes) for key, value in node.items()}
     if isinstance(node, str) and (names := [one or two for one, two in _VARIABLE.findall(node)]):
         whole = _VARIABLE.fullmatch(node)
-        return (names, None if whole else _pattern(node))
+        return (names, None if whole else _pattern(node, shapes))
     return None
 
 

@@ -272,13 +272,101 @@ def test_a_log_format_of_apache() -> None:
     assert entry.request_start_ns == 1481103798 * 10**9 and entry.response_end_ns - entry.request_start_ns == 1_500_000
 
 
+LOGGED = 1710237601 * 10**9  # 2024-03-12 10:00:01 UTC
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        r'LogFormat "%h %l %u %t \"%r\" %>s %b \"%{Referer}i\"" combined',
+        r"""LogFormat '%h %l %u %t "%r" %>s %b "%{Referer}i"' combined""",
+        r'CustomLog "logs/access_log" "%h %l %u %t \"%r\" %>s %b \"%{Referer}i\"" env=!dontlog',
+        r'"%h %l %u %t \"%r\" %>s %b \"%{Referer}i\""',
+        r'%h\t%l %u %t "%r" %>s %b "%{Referer}i"',
+        r'"$remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent \"$http_referer\""',
+    ],
+)
+def test_a_format_as_the_manuals_write_it(form: str) -> None:
+    between = b"\t" if r"\t" in form else b" "
+    values = LogFormat(form).read(
+        b'1.1.1.1%s- - [12/Mar/2024:10:00:01 +0000] "GET / HTTP/1.1" 200 5 "http://x/"' % between
+    )
+    assert values is not None and (values["remote_addr"], values["http_referer"]) == ("1.1.1.1", "http://x/")
+    assert access_log.entry(1, values, "").request_start_ns == LOGGED
+
+
+def test_a_tab_of_a_configuration_is_one() -> None:
+    """As in LTSV; of a format without quotes it is what it is."""
+    line = b"time:2024-03-12T10:00:01+00:00\treq:GET /a HTTP/1.1\tstatus:200"
+    pieces = r"'time:$time_iso8601\treq:$request\t' 'status:$status'"
+    for form in (f"log_format ltsv {pieces};", pieces):
+        assert (LogFormat(form).read(line) or {})["request"] == "GET /a HTTP/1.1"
+    bare = LogFormat(r"time:$time_iso8601\treq:$request\tstatus:$status")
+    assert bare.read(line) is None and bare.read(line.replace(b"\t", b"\\t")) is not None
+
+
+@pytest.mark.parametrize(
+    ("form", "line", "zone"),
+    [
+        ("%{sec}t", "1710237601", True),
+        ("%{msec}t", "1710237601250", True),
+        ("%{begin:usec}t", "1710237601250000", True),
+        ("%{sec}t.%{msec_frac}t", "1710237601.250", True),
+        ("%{%s}t %{usec_frac}t", "1710237601 250000", True),
+        ("[%{%d/%b/%Y:%H:%M:%S %z}t]", "[12/Mar/2024:11:00:01 +0100]", True),
+        ("%{%d/%b/%Y %T}t.%{msec_frac}t %{%z}t", "12/Mar/2024 05:00:01.250 -0500", True),
+        ("%{%FT%T%z}t", "2024-03-12T10:00:01+0000", True),
+        ("%{%F %T}t", "2024-03-12 10:00:01", False),
+    ],
+)
+def test_times_of_apache(form: str, line: str, zone: bool) -> None:
+    """Also beside %t, which has seconds; a directive may hold spaces, as what is behind it may."""
+    for log_format, text in ((form, line), (f"%t {form}", f"[12/Mar/2024:10:00:01 +0000] {line}")):
+        read = LogFormat(f'{log_format} %u "%r" %>s %D').read(f'{text} jo hn "GET / HTTP/1.1" 200 1000'.encode())
+        assert read is not None
+        entry = access_log.entry(1, read, "")
+        assert entry.request_start_ns - LOGGED == (250_000_000 if "25" in line else 0)
+        assert entry.response_end_ns - entry.request_start_ns == 1_000_000
+        assert ("times_without_zone" in entry.notes) is not zone
+
+
+def test_a_time_of_apache_may_be_of_the_end() -> None:
+    read = LogFormat('%{end:msec}t "%r" %>s %D').read(b'1710237601250 "GET / HTTP/1.1" 200 1000')
+    assert read is not None and access_log.entry(1, read, "").response_end_ns == LOGGED + 250_000_000
+    with pytest.raises(access_log.Missing):
+        read = LogFormat('%{%F %T}t "%r" %>s').read(b'2024-13-12 10:00:01 "GET / HTTP/1.1" 200')
+        access_log.entry(1, read or {}, "")
+
+
+@pytest.mark.parametrize(
+    "proxies", ["9.9.9.9, 8.8.8.8", "9.9.9.9", "-", "a b, 9.9.9.9", "x 9.9.9.9", "::1, unknown, 9.9.9.9:80"]
+)
+def test_an_address_is_one_where_a_header_without_quotes_holds_spaces(proxies: str) -> None:
+    form = LogFormat('%{X-Forwarded-For}i %h %l %u %t "%r" %>s %b')
+    for client in ("1.2.3.4", "2001:db8::1"):
+        values = form.read(f'{proxies} {client} - jo hn [12/Mar/2024:10:00:01 +0000] "GET / HTTP/1.1" 200 5'.encode())
+        assert values is not None and values["remote_addr"] == client
+        assert values.get("http_x_forwarded_for", "-") == proxies
+    named = form.read(b'9.9.9.9, 8.8.8.8 host.test - - [12/Mar/2024:10:00:01 +0000] "GET / HTTP/1.1" 200 5')
+    assert named is not None and named["remote_addr"] == "host.test"
+
+
 @pytest.mark.parametrize(
     ("form", "says"),
     [
         ("no variables", "has no variable"),
         ("$remote_addr $status $time_local", "tells no request"),
         ('"$requset" $time_local', "did you mean 'request'"),
-        ('"$request" $status', "tells no time"),
+        ('"$request" $status', r"tells no time: it needs \$time_local, \$time_iso8601 or \$msec$"),
+        ('"$request" $time_loacl', r"\$time_loacl \(did you mean 'time_local'"),
+        ('%h "%r"', "tells no time: it needs %t$"),
+        ("%h %t %s", "tells no request: it needs %r, or %m and %U$"),
+        ('%t.%{msec_frac}T "%{msec_frac}t"', "needs %r"),
+        ('%h "%r" %{msec_frac}t', "tells no time: it needs %t$"),
+        ('%h "%r" %{%F %T %Q}t', "cannot be read, %{%F %T %Q}t: %Q in it is not known"),
+        ('%h "%r" %{mesc}t', "cannot be read, %{mesc}t: did you mean %{sec}t"),
+        ('%h "%r" %{%T}t %{%T}t', "a part of it is there twice"),
+        ("CustomLog logs/access_log combined", "give the LogFormat of that name"),
     ],
 )
 def test_a_log_format_that_cannot_be_meant(form: str, says: str) -> None:

@@ -161,6 +161,8 @@ def _left_out(story: Story, account: Account) -> None:
         story.line(f"{counted(count, 'request')} without a Host (--host-header gives one)")
     if count := notes.get("times_of_seconds", 0):
         story.line(f"{counted(count, 'time')} in seconds only: requests of one second begin together")
+    if count := notes.get("times_without_zone", 0):
+        story.line(f"{counted(count, 'time')} without a zone: taken as UTC (%z in the LogFormat tells it)")
 
 
 def _of_kafka(
