@@ -8,7 +8,7 @@ a request is logged as a URL: the request itself had its path, and its host as H
 The time is that of the answer's end; `request_creation_time` (field 22) is when the request came, where it is there.
 
 Rejected, by reason: `bad_line`, `bad_request` (`- http://...- -`: the client sent none), `bad_time`, `bad_value`,
-`too_long`.
+`too_long`, `connect` (a tunnel, intentional), `blank` (intentional).
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ def _of(place: int, line: str, host: str) -> Entry | Reject:
     if match is None:
         return Reject(place, "bad_request", "what is logged as its request is none: method, URL, version")
     method, url, version = match.groups()
+    if method == "CONNECT":
+        return Reject(place, "connect", "a tunnel", intentional=True)
     end = _ns(at)
     if end is None:
         return Reject(place, "bad_time", "what is logged as its time is none")

@@ -89,6 +89,11 @@ def of_exchange(exchange: Exchange) -> Served | None:
     return Served(key, end, end, exchange.request_start_ns or end, exchange.exchange_id.hex(), exchange.server)
 
 
+def is_tunnel(served: Served) -> bool:
+    """Importers leave it out of a log, so that no recorded one could match."""
+    return served.key[0] == b"CONNECT"
+
+
 def _target(head: bytes) -> bytes:
     """In origin-form: who wrote the log may have logged it so."""
     target = heads.target_of(head)

@@ -387,7 +387,9 @@ def test_lines_of_load_balancers_are_paced_by_their_creation(tmp_path: Path) -> 
     text += "https 2026 nonsense\n" + ALB.format(status=200, request="- http://x:80- -").replace(" HTTP/2.0", "")
     text += '2015-11-07T18:45:33.5Z elb1 1.1.1.1:1 - -1 -1 -1 503 0 0 0 "GET http://e.com:80/ HTTP/1.1" "-" - -\n'
     text += ALB.format(status=200, request="GET http://a:80/late").replace(" 200 200 ", " 504 200 ")
+    text += ALB.format(status=200, request="CONNECT https://shop.test:443/")
     found, account = imported(tmp_path, gzip.compress(text.encode()))
+    assert account.ledger("entries").intentional == {"connect": 1}
     classic, first, second, late = found
     assert late.response is not None and late.response.status == 200  # the target's own
     assert first.request.head == b'GET /a?b HTTP/1.1\r\nHost: shop.test\r\nUser-Agent: curl "x"\r\n\r\n'

@@ -82,6 +82,18 @@ def test_all_that_match_are_no_difference_and_a_dropped_one_is_named(tmp_path: P
     assert code == 99 and reasons(told["unlogged"]) == [("/2", "unknown")]
 
 
+def test_tunnels_are_left_out_on_both_sides_and_told(tmp_path: Path) -> None:
+    found = [exchange(n, AT + n * SECOND) for n in range(4)]
+    tunnel = Request(b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n")
+    both = [found[0], replace(found[1], request=tunnel), replace(found[2], request=tunnel), found[3]]
+    lines = [line(AT), line(AT + SECOND).replace("GET /a", "CONNECT x:443"), line(AT + 3 * SECOND)]
+    code, told = compared(tmp_path, both, lines)
+    assert (code, told["logged"], told["recorded"], told["matched"]) == (0, 2, 2, 2)
+    assert told["tunnels"] == {"logged": 1, "recorded": 2} and told["unreadable_lines"] == {}
+    said = run(tmp_path, "reconcile", str(tmp_path / "a.lf"), "--access-log", str(tmp_path / "access.log"))
+    assert "tunnels (CONNECT) are not compared: 1 logged, 2 recorded" in said.output
+
+
 def test_what_only_one_of_both_could_see_is_told_and_is_no_difference(tmp_path: Path) -> None:
     found = [exchange(n, AT + n * SECOND) for n in range(10)]
     lines = [

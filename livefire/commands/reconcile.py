@@ -116,6 +116,7 @@ def command(
         raise UserError(f"{files[0]} and others: some are masked and some are not: compare them one by one")
     masker = _masker(resolved, recordings[0], mask)
     recorded: list[Served] = []
+    tunnels: Counter[str] = Counter()
     spans = []
     lost = []
     for recording in recordings:
@@ -126,16 +127,19 @@ def command(
         ]
         spans.append(_span(recording, of_it))
         lost += losses(parts_of(recording.path))
-        recorded += of_it
+        compared = [served for served in of_it if not reconcile.is_tunnel(served)]
+        tunnels["recorded"] += len(of_it) - len(compared)
+        recorded += compared
     logged: list[Served] = []
     rejects: Counter[str] = Counter()
     for name in logs:
         _read(name, form, log_format or "", masker, logged, rejects)
+    tunnels["logged"] += rejects.pop("connect", 0)
     result = reconcile.reconcile(logged, recorded, spans, lost, duration_ns(tolerance))
     if as_json:
-        click.echo(json.dumps(_object(result, rejects)))
+        click.echo(json.dumps(_object(result, rejects, tunnels)))
     else:
-        _told(result, rejects)
+        _told(result, rejects, tunnels)
     if result.matched * 2 < min(len(logged), len(recorded)):
         _tell_zone(reconcile.clock_apart_ns(logged, recorded, duration_ns(tolerance)))
     if not logged or not recorded:
@@ -221,12 +225,13 @@ def _masked(entry: Entry, masker: Masker | None) -> bytes:
     return masker.exchange(whole).request.head
 
 
-def _object(result: reconcile.Result, rejects: Counter[str]) -> dict[str, Any]:
+def _object(result: reconcile.Result, rejects: Counter[str], tunnels: Counter[str]) -> dict[str, Any]:
     return {
         "logged": result.logged,
         "recorded": result.recorded,
         "matched": result.matched,
         "differences": len(result.differences),
+        "tunnels": {side: tunnels[side] for side in ("logged", "recorded")},
         "unreadable_lines": dict(rejects),
         "missing": [_one(found) for found in result.found if found.side == "log"],
         "unlogged": [_one(found) for found in result.found if found.side == "recording"],
@@ -247,12 +252,16 @@ def _one(found: reconcile.Found) -> dict[str, Any]:
     }
 
 
-def _told(result: reconcile.Result, rejects: Counter[str]) -> None:
+def _told(result: reconcile.Result, rejects: Counter[str], tunnels: Counter[str]) -> None:
     log, rec = counted(result.logged, "request"), counted(result.recorded, "request")
     click.echo(f"{log} in the log, {rec} in the recording; {result.matched:,} match")
     if result.requests_only:
         click.echo(
             f"  {counted(result.requests_only, 'request')} alone (a mirror has no answers): compared without status"
+        )
+    if tunnels.total():
+        click.echo(
+            f"  tunnels (CONNECT) are not compared: {tunnels['logged']:,} logged, {tunnels['recorded']:,} recorded"
         )
     for side, what in (("log", "served and not recorded so"), ("recording", "recorded and not in the log")):
         reasons = Counter(found.reason for found in result.found if found.side == side)
@@ -266,7 +275,7 @@ def _told(result: reconcile.Result, rejects: Counter[str]) -> None:
         click.echo(f"{found.side}: {at} {text} ({found.served.name}): {found.reason}")
     if (more := len(result.differences) - _SHOWN) > 0:
         click.echo(f"... and {more:,} more; all of them: --json")
-    if unread := sum(count for reason, count in rejects.items() if reason not in ("blank", "connect")):
+    if unread := sum(count for reason, count in rejects.items() if reason != "blank"):
         click.echo(f"{counted(unread, 'line')} of the log could not be read, and may be any of these", err=True)
 
 
