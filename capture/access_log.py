@@ -8,8 +8,9 @@ Times: nginx logs when a request is over, Apache's %t when it began; lines of th
 them wrote it, and have seconds. Where the format has `$request_time`, the begin is the end less that.
 
 Rejected, by reason: `bad_line` (not of the format), `bad_request` (no request line in it, as of a client that sent
-none), `bad_time`, `bad_value` (a URL, number or text that cannot be one), `too_long`, `connect` (a tunnel,
-intentional), `blank` (intentional).
+none), `bad_version` (none of HTTP/1, 2 and 3, or refused with 505: nothing of them can be recorded or replayed),
+`bad_time`, `bad_value` (a URL, number or text that cannot be one), `too_long`, `connect` (a tunnel, intentional),
+`blank` (intentional).
 """
 
 from __future__ import annotations
@@ -22,14 +23,25 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from capture.combined import combined, lacks
-from capture.entry import BODILESS, NOBODY, Entry, Reject, address, request_without_body, response_without_body
+from capture.entry import (
+    BODILESS,
+    NOBODY,
+    Entry,
+    Reject,
+    address,
+    origin_of,
+    request_without_body,
+    response_without_body,
+)
 from capture.lines import Input
 from capture.log_format import LogFormat, Values
 from wire import head as heads
 from wire.records import Fault, Framing, Request
 
 _REQUEST: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) (\S(?:.*\S)?) (HTTP/\d(?:\.\d)?)\Z", re.DOTALL)
-_METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}\Z")
+_VERSIONS: Final = frozenset(
+    {"HTTP/1", *(f"HTTP/1.{n}" for n in range(10)), "HTTP/2", "HTTP/2.0", "HTTP/3", "HTTP/3.0"}
+)
 _DATE: Final = re.compile(r"(\d\d)/(\w{3})/(\d{4}):(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))? ([+-])(\d\d)(\d\d)\Z")
 _NAMES: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MONTHS: Final = {name: n for n, name in enumerate(_NAMES, 1)}
@@ -65,15 +77,17 @@ def entries(file: Input, format: LogFormat | None = None, *, host: str = "") -> 
 def entry(place: int, values: Values, host: str) -> Entry:
     """Of nginx's variables. Raises Missing."""
     method, target, version = _request_line(values)
+    status = values.get("status", "")
     if method == "CONNECT":
         raise Missing("connect", "a tunnel", True)
+    if version not in _VERSIONS or (status == "505" and not version.startswith("HTTP/1")):
+        raise Missing("bad_version", "its version is none of HTTP/1, 2 and 3, or was refused (505)")
     end, seconds_only, begun = _time(values)
     took = _took(values)
     start = end if begun else end - took
     fields = _request_fields(values, target, host)
     if target.lower().startswith(("http://", "https://")):
-        parts = urlsplit(target)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        target, _ = origin_of(target)
     head = _head(f"{method} {target} {version if version in ('HTTP/1.0', 'HTTP/1.1') else 'HTTP/1.1'}", fields)
     request, missing = _request(head, method.encode(), values)
     notes = ["times_of_seconds"] if seconds_only else []
@@ -84,7 +98,6 @@ def entry(place: int, values: Values, host: str) -> Entry:
     faults = [Fault.TRUNCATED] if missing else []
     if missing:
         notes.append("request_bodies_not_in_file")
-    status = values.get("status", "")
     response = None
     if status.isdigit() and 100 <= int(status) <= 999:
         sent = values.get("body_bytes_sent", "")
@@ -126,7 +139,8 @@ def _request_line(values: Values) -> tuple[str, str, str]:
         if "request_uri" not in values and target:
             query = values.get("args") or values.get("query_string") or values.get("query_mark", "").removeprefix("?")
             target += f"?{query}" if query else ""
-        line = f"{method} {target} {values.get('server_protocol', 'HTTP/1.1')}" if method and target else "-"
+        version = values.get("server_protocol", "HTTP/1.1") or "HTTP/0.9"  # nginx logs no version of these
+        line = f"{method} {target} {version}" if method and target else "-"
     match = _REQUEST.match(line)
     if match is None:
         raise Missing("bad_request", "what is logged as its request is none: method, target, version")

@@ -19,8 +19,9 @@ from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlsplit
 
-from capture.entry import NOBODY, Entry, Reject, request_without_body, response_without_body
+from capture.entry import NOBODY, Entry, Reject, origin_of, request_without_body, response_without_body
 from capture.lines import Input
+from capture.log_format import unescaped
 from wire import head as heads
 from wire.records import Fault
 
@@ -62,7 +63,7 @@ def _of(place: int, line: str, host: str) -> Entry | Reject:
         return Reject(place, "bad_line", why)
     at, _, client, target_host, *times = fields[:7]
     elb_status, target_status = fields[7:9]
-    match = _REQUEST.match(fields[11])
+    match = _REQUEST.match(unescaped(fields[11]))
     if match is None:
         return Reject(place, "bad_request", "what is logged as its request is none: method, URL, version")
     method, url, version = match.groups()
@@ -77,16 +78,16 @@ def _of(place: int, line: str, host: str) -> Entry | Reject:
     sent = begin + durations[0]
     try:
         parts = urlsplit(url)
-        authority, scheme = parts.netloc, parts.scheme
+        target, authority = origin_of(url)
+        scheme = parts.scheme
         if parts.port in (80, 443):
             authority = authority.rpartition(":")[0]
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     except ValueError:
         authority, scheme, target = "", "", url
     named = authority.strip("-") or host
-    agent = fields[12] if len(fields) > 12 else "-"
+    agent = unescaped(fields[12]) if len(fields) > 12 else "-"
     pairs = [("Host", named)] if named else []
-    pairs += [("User-Agent", agent.replace('\\"', '"'))] if agent not in ("-", "") else []
+    pairs += [("User-Agent", agent)] if agent not in ("-", "") else []
     head = _head(f"{method} {target} {version if version in ('HTTP/1.0', 'HTTP/1.1') else 'HTTP/1.1'}", pairs)
     request, missing = request_without_body(head, method.encode("ascii", "replace"))
     faults = [Fault.TRUNCATED]

@@ -6,7 +6,9 @@ file's order, so that its ledger balances by itself. It raises ConfigError only 
 
 from __future__ import annotations
 
+import re
 from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -17,6 +19,7 @@ NOBODY: Final = "0.0.0.0:0"  # an address that the file does not tell
 UNKNOWN: Final = -1
 #: Methods whose requests have no body as a rule; of all others a log leaves open whether they had one.
 BODILESS: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"DELETE"})
+_PATH: Final = re.compile(r"[/?]")
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -85,3 +88,13 @@ def address(host: str, port: str | int = 0) -> str:
     if not host or host == "-":
         return NOBODY if not port else f"0.0.0.0:{port}"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def origin_of(url: str) -> tuple[str, str]:
+    """(target in origin-form, authority) of one in absolute-form, as it was sent but for a fragment: an empty query
+    is one, too. Raises ValueError."""
+    authority = urlsplit(url).netloc.rpartition("@")[2]
+    rest = url.partition("://")[2].partition("#")[0]
+    begin = _PATH.search(rest)
+    path = rest[begin.start() :] if begin is not None else ""
+    return path if path.startswith("/") else f"/{path}", authority

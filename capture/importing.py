@@ -14,7 +14,7 @@ from capture.assembler import Assembler
 from capture.combined import is_combined
 from capture.entry import Entry, Reject, checked
 from capture.imported import Imported
-from capture.lines import Input
+from capture.lines import BOM, Input
 from capture.log_format import LogFormat
 from capture.output import Output
 from wire.account import Account
@@ -49,6 +49,7 @@ def detect(path: Path | str) -> str:
         file.close()
     if not start:
         raise ConfigError(f"{path}: cannot be unpacked: it is damaged, or cut off" if file.cut else f"{path}: is empty")
+    start = start.removeprefix(BOM)
     if start.startswith(_CAPTURES):
         return "capture"
     if start[:4] == b"LIVE":
@@ -60,7 +61,7 @@ def detect(path: Path | str) -> str:
         return "alb"
     if any(is_combined(line) for line in lines):
         return "nginx"
-    if har.is_har(start) or (start.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] == b"{" and b'"entries"' in start):
+    if har.is_har(start) or (start.lstrip(b" \r\n\t")[:1] == b"{" and b'"entries"' in start):
         return "har"
     if lines and lines[0].lstrip()[:1] == b"{":
         raise ConfigError(f"{path}: holds JSON, but no HAR; a log of JSON lines is read with --log-format")

@@ -13,6 +13,7 @@ from typing import IO, Final, cast
 from wire.config import ConfigError
 
 MAX_LINE: Final = 1 << 18
+BOM: Final = b"\xef\xbb\xbf"  # editors put it in front of what they save as UTF-8
 _GZIP: Final = b"\x1f\x8b"
 _WITH_HEADER: Final = 31  # zlib's word for a stream in gzip's wrapping
 _PACKED: Final = 1 << 16
@@ -137,7 +138,9 @@ class Input:
     def lines(self) -> Iterator[tuple[int, bytes, bool]]:
         """(number from 1, line without its end, whether it is whole). Of a longer one than MAX_LINE its begin."""
         buffer, number, over = b"", 0, False
-        while chunk := self.read(1 << 18):
+        first = self.read(1 << 18).removeprefix(BOM)
+        while chunk := first or self.read(1 << 18):
+            first = b""
             parts = (buffer + chunk).split(b"\n") if buffer else chunk.split(b"\n")
             buffer = parts.pop()
             for part in parts:

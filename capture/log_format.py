@@ -95,6 +95,8 @@ class LogFormat:
         for name, value in zip(self.variables, match.groups(), strict=True):
             if name == "body_bytes_sent" and value == "-":
                 values[name] = "0"  # so Apache says it
+            elif name == "server_protocol" and value in ("-", ""):
+                values[name] = ""  # of a request without a version
             elif value not in ("-", "", None):
                 values.setdefault(name, unescaped(value) if self.escape != "none" else value)
         return values
@@ -240,6 +242,6 @@ def _gather(template: dict[str, Any], found: dict[str, Any], values: Values) -> 
             if pattern is not None and match is None:
                 return False
             for name, value in zip(names, match.groups() if match else (text,), strict=True):
-                if value not in ("-", ""):
-                    values.setdefault(name, value)
+                if value not in ("-", "") or name == "server_protocol":
+                    values.setdefault(name, value if value != "-" else "")
     return any(key in found for key in template)

@@ -168,6 +168,70 @@ def test_the_default_format_of_ingress_nginx(tmp_path: Path, form: str, upstream
     assert found.response is not None and found.response.body_bytes == 571
 
 
+@pytest.mark.parametrize(
+    ("url", "target", "host"),
+    [
+        ("http://a.b/x?", "/x?", "a.b"),
+        ("http://a.b/x?y=1&z", "/x?y=1&z", "a.b"),
+        ("http://a.b", "/", "a.b"),
+        ("http://u:p@a.b:81?", "/?", "a.b:81"),
+        ("https://a.b//c//d?e=http://f/?#g", "//c//d?e=http://f/?", "a.b"),
+        ("http://[2001:db8::1]/x;p?", "/x;p?", "[2001:db8::1]"),
+    ],
+)
+def test_a_target_in_absolute_form_keeps_what_it_holds(tmp_path: Path, url: str, target: str, host: str) -> None:
+    for text in (LINE.replace("/a?b=1", url), ALB.format(status=200, request=f"GET {url}")):
+        (found,), _ = imported(tmp_path, text)
+        assert found.request.head.startswith(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n".encode()), text
+
+
+def test_what_a_balancer_escapes_is_undone_alike() -> None:
+    for escaped in (r"\"c\"", r"\x22c\x22"):
+        text = ALB.replace(r"\"x\"", escaped).format(status=200, request=f"GET http://a:80/b={escaped}")
+
+        class Text(Input):
+            def __init__(self, text: str) -> None:
+                self.name, self.cut, self.said, self._left = "x", False, [], text.encode()
+
+            def read(self, wanted: int) -> bytes:
+                piece, self._left = self._left[:wanted], self._left[wanted:]
+                return piece
+
+        (found,) = alb.entries(Text(text))
+        assert isinstance(found, Entry)
+        assert found.request.head == b'GET /b="c" HTTP/1.1\r\nHost: a\r\nUser-Agent: curl "c"\r\n\r\n'
+
+
+def test_a_mark_of_utf_8_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    mark = b"\xef\xbb\xbf"
+    (one, two), _ = imported(tmp_path, mark + (LINE + LINE).encode())
+    assert one.client == two.client == "10.0.0.7:0"
+    (found,), _ = imported(tmp_path, gzip.compress(mark + ALB.format(status=200, request="GET http://a:80/").encode()))
+    assert found.client == "1.2.3.4:46"
+
+
+def test_times_of_the_combined_format_may_have_a_fraction(tmp_path: Path) -> None:
+    (found,), account = imported(tmp_path, LINE.replace(":18 +", ":18.250 +"))
+    assert found.request_start_ns == 1481103798_250_000_000 and "times_of_seconds" not in account.notes
+
+
+@pytest.mark.parametrize(
+    ("form", "line"),
+    [
+        ('escape=json {"t":"$msec","m":"$request_method","u":"$request_uri","p":"$server_protocol","s":$status}',
+         '{"t":"1481103798.0","m":"GET","u":"/a","p":"%s","s":200}'),
+        ('$msec $request_method $request_uri "$server_protocol" $status', '1481103798.0 GET /a "%s" 200'),
+        ("$msec $request_method $request_uri $server_protocol $status", "1481103798.0 GET /a %s 200"),
+        ("%{sec}t %m %U %H %s", "1481103798 GET /a %s 200"),
+    ],
+)  # fmt: skip
+def test_a_request_of_no_version_is_none_of_http_1(tmp_path: Path, form: str, line: str) -> None:
+    text = "".join(line % version + "\n" for version in ("HTTP/1.1", "", "-", "HTTP/0.9", "HTTP/1.0"))
+    found, account = imported(tmp_path, text, "--log-format", form)
+    assert [one.request.head.split()[2] for one in found] == [b"HTTP/1.1", b"HTTP/1.0"]
+    assert account.ledger("entries").drops == {"bad_version": 3}
+
+
 def test_a_line_that_lost_its_end_is_not_taken_for_fields_of_the_one_before(tmp_path: Path) -> None:
     found, account = imported(tmp_path, LINE.replace("\n", " ") + LINE + LINE)
     assert len(found) == 1 and account.ledger("entries").drops == {"bad_line": 1}

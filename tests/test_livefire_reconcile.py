@@ -94,6 +94,19 @@ def test_tunnels_are_left_out_on_both_sides_and_told(tmp_path: Path) -> None:
     assert "tunnels (CONNECT) are not compared: 1 logged, 2 recorded" in said.output
 
 
+def test_a_request_whose_version_was_refused_is_not_missed(tmp_path: Path) -> None:
+    """`GET /x HTTP/2.0` as text: a recording has no such request; of HTTP/1.1 it would have it."""
+    found = [exchange(n, AT + n * SECOND) for n in range(3)]
+    refused = line(AT + SECOND, "/x", 505)
+    lines = [line(AT), refused.replace("HTTP/1.1", "HTTP/2.0"), line(AT + SECOND), line(AT + 2 * SECOND)]
+    code, told = compared(tmp_path, found, lines)
+    assert code == 0 and told["missing"] == [] and told["unreadable_lines"] == {"bad_version": 1}
+    said = run(tmp_path, "reconcile", str(tmp_path / "a.lf"), "--access-log", str(tmp_path / "access.log"))
+    assert "may be any of these" not in said.output
+    code, told = compared(tmp_path, found, [*lines, refused])
+    assert code == 99 and reasons(told["missing"]) == [("/x", "unknown")]
+
+
 def test_what_only_one_of_both_could_see_is_told_and_is_no_difference(tmp_path: Path) -> None:
     found = [exchange(n, AT + n * SECOND) for n in range(10)]
     lines = [

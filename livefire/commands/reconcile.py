@@ -28,6 +28,7 @@ from wire.config import duration_ns
 from wire.records import Exchange
 
 _SHOWN = 20
+_NEVER_RECORDED = ("blank", "bad_version")
 _WHY = {
     "before_recording": "before the recording",
     "after_recording": "after the recording's end",
@@ -275,7 +276,7 @@ def _told(result: reconcile.Result, rejects: Counter[str], tunnels: Counter[str]
         click.echo(f"{found.side}: {at} {text} ({found.served.name}): {found.reason}")
     if (more := len(result.differences) - _SHOWN) > 0:
         click.echo(f"... and {more:,} more; all of them: --json")
-    if unread := sum(count for reason, count in rejects.items() if reason != "blank"):
+    if unread := sum(count for reason, count in rejects.items() if reason not in _NEVER_RECORDED):
         click.echo(f"{counted(unread, 'line')} of the log could not be read, and may be any of these", err=True)
 
 
