@@ -17,14 +17,14 @@ _FRONT: Final = rb'[^"\[]{5,2000}|(?:[^"\\]|\\.|""){5,2000}?'
 #: A second line that lost its newline is no field.
 _FIELD: Final = rb'"(?:[^"\\]|\\.)*"|(?!\[\d\d/\w{3}/\d{4}:[^\]]*\] ")[^\s"]\S*'
 _COMBINED: Final = re.compile(
-    rb"(?P<front>" + _FRONT + rb") \[(?P<time>[^\]]{20,32})\] "
+    rb"(?P<front>" + _FRONT + rb") \[(?P<time>[^\[\]]{20,32})\] "
     rb'"(?P<request>(?:[^"\\]|\\.)*)" (?P<status>\d{3}|-) (?P<bytes>\d+|-)'
     rb'(?: "(?P<referer>(?:[^"\\]|\\.)*)" "(?P<agent>(?:[^"\\]|\\.)*)"'
     rb"(?P<more>(?: (?:" + _FIELD + rb"))*))?\s*\Z"
 )
 #: ingress-nginx: length and time of the request, names of the upstream and its alternative, then lists of upstreams.
 _INGRESS: Final = re.compile(rb" \d+ (\d+\.\d+) \[\S*\] \[\S*\] ")
-_TIME: Final = re.compile(rb" \[[^\]]{20,32}\]")
+_TIME: Final = re.compile(rb" \[[^\[\]]{20,32}\]")
 _START: Final = re.compile(rb"(?:" + _FRONT + rb') \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d(?:\.\d{1,9})? [+-]\d{4}\] "')
 _ADDRESS: Final = re.compile(rb"(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]+|unix:|localhost)\Z")
 

@@ -25,7 +25,7 @@ _CONFIGURED: Final = re.compile(r"""\\(["'\\trn])""")
 _ESCAPE: Final = re.compile(r"\s*escape=(default|json|none)\s+(.*)\Z", re.DOTALL)
 #: What values look like where the text around them does not tell where they end.
 _SHAPES: Final = {
-    "time_local": r"[^\]\"]{1,40}", "time_begun": r"[^\]\"]{1,40}", "status": r"\d{3}|-", "request": r".*?",
+    "time_local": r"[^\[\]\"]{1,40}", "time_begun": r"[^\[\]\"]{1,40}", "status": r"\d{3}|-", "request": r".*?",
     "remote_user": r'(?:[^"\\]|\\.|""){0,2000}?', "time_iso8601": r"[0-9T:+Z.-]+", "msec": r"[0-9.]+",
 }  # fmt: skip
 

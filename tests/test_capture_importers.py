@@ -20,6 +20,7 @@ from pcap_build import Conversation, pcap
 
 from bus.logfile import LogReader, account_of
 from capture import access_log, alb, goreplay, har
+from capture.combined import combined, is_combined
 from capture.entry import Entry, Reject
 from capture.importing import Choice, check, detect, entries_of
 from capture.lines import MAX_LINE, Input
@@ -237,9 +238,49 @@ def test_a_line_that_lost_its_end_is_not_taken_for_fields_of_the_one_before(tmp_
     assert len(found) == 1 and account.ledger("entries").drops == {"bad_line": 1}
 
 
+PIECES = [
+    "a",
+    " ",
+    '"',
+    "\\",
+    "[",
+    "]",
+    '] "',
+    '[12/Mar/2024:10:00:01 +0000] "GET / HTTP/1.1" 200 5',
+    "\t",
+    "1.2.3.4",
+    ", ",
+    '""',
+]
+SAID = st.lists(st.sampled_from(PIECES), min_size=1, max_size=6).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(SAID, SAID, SAID, SAID, st.booleans())
+def test_what_clients_say_ends_where_it_ends(user: str, path: str, referer: str, agent: str, apache: bool) -> None:
+    """Both servers escape quotes and backslashes, each in its way; spaces and brackets are as they came."""
+
+    def logged(text: str) -> str:
+        if apache:
+            return text.replace("\\", "\\\\").replace('"', '\\"').replace("\t", "\\t")
+        return text.replace("\\", "\\x5C").replace('"', "\\x22").replace("\t", "\\x09")
+
+    line = f'9.8.7.6 - {logged(user)} [12/Mar/2024:10:00:02 +0000] "GET /{logged(path)} HTTP/1.1" 200 77 '
+    line += f'"{logged(referer)}" "{logged(agent)}"'
+    assert is_combined(line.encode())
+    for values in (
+        combined(line.encode()),
+        LogFormat('%h %l %u %t "%r" %s %b "%{Referer}i" "%{User-Agent}i"').read(line.encode()),
+    ):
+        assert values is not None
+        assert values["request"] == f"GET /{path} HTTP/1.1" and values["remote_addr"] == "9.8.7.6"
+        assert (values["http_referer"], values["http_user_agent"]) == (referer, agent)
+        assert values.get("time_local", values.get("time_begun")) == "12/Mar/2024:10:00:02 +0000"
+
+
 @pytest.mark.parametrize("form", ["", '%h %l %u %t "%r" %>s %b "%{Referer}i" "%{User-Agent}i"'])
 @pytest.mark.parametrize(
-    "user", ['""', r"jo hn [x] \"q\"", "[x]", " ", "a\\x22b", "x [07/Dec/2016:10:43:17 +0100]", "D\\\\m"]
+    "user", ['""', r"jo hn [x] \"q\"", "[x]", "[", "] [", " ", "a\\x22b", "x [07/Dec/2016:10:43:17 +0100]", "D\\\\m"]
 )
 def test_a_user_is_called_what_the_client_liked(tmp_path: Path, form: str, user: str) -> None:
     """Also on the first line, by which a file is known."""
