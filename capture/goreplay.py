@@ -119,7 +119,7 @@ def records(file: Input) -> Iterator[bytes]:
         if ended:
             break
         look = near if near >= 0 else max(look, len(buffer) - len(SEPARATOR) - _MAX_HEADER)
-        if len(buffer) - first > _MAX_RECORD:
+        if near < 0 and len(buffer) - first > _MAX_RECORD:
             if not over:
                 yield b""
                 count += 1
@@ -162,7 +162,7 @@ def _behind_body(buffer: bytes, first: int, near: int, ended: bool, heads: Conta
     if kind != b"1" and more and more[0] in heads:
         return near
     behind = end + len(SEPARATOR)
-    if ended and end <= len(buffer) < behind and SEPARATOR.startswith(buffer[end:]):
+    if ended and near + len(SEPARATOR) < end <= len(buffer) < behind and SEPARATOR.startswith(buffer[end:]):
         return end  # the last record, which may lack its separator
     if buffer.startswith(SEPARATOR, end) and _counts(buffer, behind, ended):
         return end

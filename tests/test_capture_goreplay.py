@@ -109,7 +109,7 @@ def payloads(draw: st.DrawFn) -> bytes:
     start, end = draw(_HEADS), draw(st.sampled_from([b"\r\n", b"\n"]))
     what = draw(st.sampled_from(["whole", "short", "head", "empty", "untold", "noise"]))
     body = draw(_BODIES if what == "whole" else _PLAIN)
-    length = len(body) + (draw(st.integers(1, 3)) if what == "short" else 0)
+    length = len(body) + (draw(st.integers(1, len(SEPARATOR))) if what == "short" else 0)
     fields = [b"Host: x", b"X-A: b"] if what == "untold" else [b"Host: x", b"Content-Length: %d" % length, b"X-A: b"]
     head = end.join((start, *fields, b"", b""))
     if what == "head":
@@ -122,6 +122,26 @@ def payloads(draw: st.DrawFn) -> bytes:
 def test_no_record_takes_another_with_it_whatever_it_lacks(found: list[tuple[int, bytes]], size: int) -> None:
     values = [record(kind, "ab", AT + n, payload) for n, (kind, payload) in enumerate(found)]
     assert records(gor(*values) if values else b"", size) == values
+
+
+@pytest.mark.parametrize("size", [1, 50, 300, 1 << 20])
+def test_a_record_that_is_too_long_is_told_and_costs_no_other(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Nor does one whose length, which is not true, is nearly the longest that there may be."""
+    monkeypatch.setattr(goreplay, "_MAX_RECORD", 2000)
+    head = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n"
+    long = record(1, "ab", AT, head % 6000 + b"x" * 6000)
+    lies = record(1, "ab", AT, head % 1900 + b"x" * 20)
+    for told in (lies, POST):
+        values = [GET, told, GOT, long, POST, POSTED]
+        found = records(gor(*values), size)
+        assert [value for value in found if value not in (b"", long)] == [GET, told, GOT, POST, POSTED]
+        assert len(found) == len(values) and (size > 5000 or b"" in found)
+
+
+def test_the_last_separator_is_of_no_body() -> None:
+    for more in range(1, 2 * len(SEPARATOR)):
+        value = record(1, "ab", AT, b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\nabc" % (3 + more))
+        assert records(gor(GET, value)) == [GET, value]
 
 
 def test_of_many_records_without_heads_the_ledger_sees_each(tmp_path: Path) -> None:
