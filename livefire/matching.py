@@ -25,6 +25,7 @@ class Served(msgspec.Struct, frozen=True):
     peer: str = ""  # the client of the log's line, the server of the recording's exchange
     server: str = ""  # the server's address and port, where the log tells
     port: str = ""
+    protocol: str = "http/1"  # as the log has it
 
 
 def end_of(served: Served) -> tuple[int, int]:

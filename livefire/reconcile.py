@@ -74,6 +74,7 @@ def of_entry(entry: Entry, head: bytes, name: str) -> Served:
     return Served(
         key, end, end + wide, entry.request_start_ns, name, entry.client,
         "" if host == _NO_HOST else host.strip("[]"), "" if port == "0" else port,
+        entry.protocol,
     )  # fmt: skip
 
 
@@ -278,7 +279,9 @@ def _why_not_recorded(
         and one.start_ns <= loss.last_ns + tolerance_ns
     ]
     if not near:
-        return "unknown" if any(span.share >= 1 for span in within) else "other_host"
+        if any(span.share >= 1 for span in within):
+            return "unknown" if one.protocol == "http/1" else "not_http1"
+        return "other_host"
     best = min(near, key=lambda at: (lost[at].reason in _ASKED, _LIKELY.get(lost[at].reason, len(_LIKELY))))
     if lost[best].reason != "blind":
         budget[best] -= 1
@@ -299,7 +302,7 @@ def _at_the_edge(found: Found, span: Span, tolerance_ns: int) -> bool:
         return ends
     # Of a line with seconds only, the second in which the recording began or ended may have been the other part.
     begins = min(served.start_ns, served.first_ns) < span.first_ns <= served.last_ns
-    return found.reason in ("unknown", "other_host") and (begins or ends)
+    return found.reason in ("unknown", "not_http1", "other_host") and (begins or ends)
 
 
 def _lies_in(address: str, texts: frozenset[str]) -> bool:

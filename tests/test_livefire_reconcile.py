@@ -107,6 +107,20 @@ def test_a_request_whose_version_was_refused_is_not_missed(tmp_path: Path) -> No
     assert code == 99 and reasons(told["missing"]) == [("/x", "unknown")]
 
 
+def test_what_was_logged_as_http_2_is_likely_not_recorded_for_that(tmp_path: Path) -> None:
+    """Where a gateway made HTTP/1 of it, it is there, and matches."""
+    found = [exchange(n, AT + n * SECOND) for n in range(4)]
+    lines = [line(AT + n * SECOND).replace("HTTP/1.1", "HTTP/2.0") for n in range(4)]
+    missing = [line(AT + SECOND, "/x", 404).replace("HTTP/1.1", "HTTP/2.0"), line(AT + SECOND, "/y")]
+    assert compared(tmp_path, found, lines)[0] == 0
+    code, told = compared(tmp_path, found, lines + missing)
+    assert code == 99 and sorted(reasons(told["missing"])) == [("/x", "not_http1"), ("/y", "unknown")]
+    found = [exchange(n, AT + SECOND // 2 + n * SECOND) for n in range(4)]
+    first = line(AT, "/w").replace("HTTP/1.1", "HTTP/2.0")  # of the second in which the first one began
+    code, told = compared(tmp_path, found, [first, *lines])
+    assert code == 0 and reasons(told["missing"]) == [("/w", "edge")]
+
+
 def test_what_only_one_of_both_could_see_is_told_and_is_no_difference(tmp_path: Path) -> None:
     found = [exchange(n, AT + n * SECOND) for n in range(10)]
     lines = [

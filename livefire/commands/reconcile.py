@@ -61,6 +61,7 @@ _WHY = {
     "after_log": "after the log's end: logged later, or in its next file",
     "other_server": "of another server: one that only one of both knows",
     "stress": "stress traffic, left out as asked",
+    "not_http1": "logged as HTTP/2 or HTTP/3, which is recorded only where something made HTTP/1 of it",
     "unknown": "no reason is known",
 }
 
