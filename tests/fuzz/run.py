@@ -66,12 +66,18 @@ FOREIGN = {
         _LINE,
         _LINE.replace(b' "-" "Mozilla', b' "http://r/" "Mozilla') * 2,
         _LINE.split(b' "-" ')[0] + b"\n",
+        _LINE.replace(b" - bob ", b' - jo hn [x] \\"q\\" ').rstrip()
+        + b" 87 0.250 [web] [] a:1, b:2 0, 1 0.1, 0.2 502, 200 id\n",
     ],
     "log_format": [
         b'$remote_addr [$time_local] "$request" $status $request_time\n\n'
         b'10.0.0.7 [07/Dec/2016:10:43:18 +0100] "GET /a HTTP/1.1" 200 0.012\n',
         b'%h %l %u %t "%r" %>s %b %D\n\n' + _LINE.split(b" 571 ")[0] + b" 571 1200\n",
         b'{"t": "$msec", "r": "$request", "s": "$status"}\n\n{"t": "1481103798.5", "r": "GET / HTTP/1.1", "s": "200"}\n',
+        b'LogFormat "%{X-Forwarded-For}i %h %l %u %{%d/%b/%Y %T}t.%{msec_frac}t %{%z}t \\"%r\\" %s" x\n\n'
+        b'9.9.9.9, a b 1.2.3.4 - "" 12/Mar/2024 10:00:01.250 +0000 "GET / HTTP/1.1" 200\n',
+        rb"""log_format x 't:$time_iso8601\tr:$request\tu:$upstream_addr $upstream_response_time $server_protocol';"""
+        b"\n\nt:2024-03-12T10:00:01+00:00\tr:GET / HTTP/1.1\tu:a:1, b:2 : c:3 0.1, 0.2 : 0.3 HTTP/2.0\n",
     ],
     "alb": [
         b"https 2018-07-02T22:23:00.186641Z app/lb/50dc6c495c0c9188 192.168.131.39:2817 10.0.0.1:80 0.086 0.048 0.037 200"
