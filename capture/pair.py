@@ -214,7 +214,8 @@ class Pairer:
                     reader.unread_to = -1
                     self.losses.answers_to = max(self.losses.answers_to, reader.next)
             self._unseen = self._unseen or reader is not self.response_reader
-            if reason == "bad_head" and reader is self.request_reader:  # it is answered, too
+            asks = reader is not self.response_reader and self.request_reader in (None, reader)
+            if reason == "bad_head" and asks:  # it is answered, too
                 self.lost_answers(reader, head=True, whole=False)
         self._sink.junk(reason, count)
 

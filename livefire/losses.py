@@ -18,7 +18,7 @@ from wire.codec import RecordType
 
 #: Drops of packets that may have held a request; those of messages count all.
 _PACKETS: Final = ("kernel", "cut", "ring", "fragment", "max_cpu")
-_LEAST_BYTES: Final = 64  # of a request and its answer, in what a proxy shed unread
+_LEAST_BYTES: Final = 64  # of a request and its answer, in what a proxy shed, or nobody could read
 
 
 class Loss(msgspec.Struct, frozen=True):
@@ -39,7 +39,9 @@ def lost_line(account: Account) -> str:
         if reason in _PACKETS and reason != "max_cpu"
     ]
     of_bytes = account.ledger("bytes").drops
-    found += [f"{size(of_bytes[reason])} ({reason})" for reason in ("shed", "snaplen") if of_bytes.get(reason)]
+    found += [
+        f"{size(of_bytes[reason])} ({reason})" for reason in ("shed", "snaplen", "bad_head") if of_bytes.get(reason)
+    ]
     if room := account.ledger("messages").drops.get("no_room", 0):
         found.append(f"{room:,} messages (no_room)")
     if gaps := account.notes.get("gaps", 0):
@@ -86,8 +88,10 @@ def _lost(grown: Increment) -> Iterator[tuple[str, int]]:
             yield from ((reason, (count + 1) // 2) for reason, count in ledger.intentional.items())
         elif name == "packets":
             yield from ((reason, count) for reason, count in ledger.drops.items() if reason in _PACKETS)
-    if unread := grown.notes.get(UNREAD, 0):
-        yield "shed", -(-unread // _LEAST_BYTES)
+        elif name == "bytes" and (unread := ledger.drops.get("bad_head", 0)):
+            yield "bad_head", -(-unread // _LEAST_BYTES)
+    if shed := grown.notes.get(UNREAD, 0):
+        yield "shed", -(-shed // _LEAST_BYTES)
     if gaps := grown.notes.get("gaps", 0):
         yield "gap", max(gaps, grown.notes.get("gap_bytes", 0) // _LEAST_BYTES)
     if count := grown.notes.get("blind", 0):

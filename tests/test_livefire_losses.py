@@ -25,11 +25,13 @@ def test_nothing_is_said_where_nothing_was_lost() -> None:
 def test_each_loss_is_named() -> None:
     account = Account()
     account.ledgers["packets"] = Ledger(seen=9, drops={"kernel": 2608, "max_cpu": 3, "malformed": 1})
-    account.ledgers["bytes"] = Ledger(seen=9, drops={"shed": 9_400_000, "snaplen": 3000, "after_close": 7})
+    account.ledgers["bytes"] = Ledger(
+        seen=9, drops={"shed": 9_400_000, "snaplen": 3000, "bad_head": 300_033, "after_close": 7}
+    )
     account.ledgers["messages"] = Ledger(seen=9, drops={"no_room": 24})
     account.notes = {"gaps": 8, "gap_bytes": 1_566_769}
     assert lost_line(account) == (
-        "lost: 2,608 packets (kernel), 9.4 MB (shed), 3.0 kB (snaplen), 24 messages (no_room), 1.6 MB in 8 gaps; "
+        "lost: 2,608 packets (kernel), 9.4 MB (shed), 3.0 kB (snaplen), 300.0 kB (bad_head), 24 messages (no_room), 1.6 MB in 8 gaps; "
         "livefire show --account tells more"
     )
 

@@ -50,6 +50,7 @@ _WHY = {
     "not_cookie": "left out as asked: its cookie",
     "no_room": "the disk or bus was behind then",
     "gap": "bytes were missing then",
+    "bad_head": "a head that could not be read, or was too long, passed then",
     "cut": "packets were cut then (snaplen)",
     "ring": "packets were lost in the ring then",
     "fragment": "fragments of packets were not put together then",
