@@ -8,9 +8,9 @@ Times: nginx logs when a request is over, Apache's %t when it began; lines of th
 them wrote it, and have seconds. Where the format has `$request_time`, the begin is the end less that.
 
 Rejected, by reason: `bad_line` (not of the format), `bad_request` (no request line in it, as of a client that sent
-none), `bad_version` (none of HTTP/1, 2 and 3, or refused with 505: nothing of them can be recorded or replayed),
-`bad_time`, `bad_value` (a URL, number or text that cannot be one), `too_long`, `connect` (a tunnel, intentional),
-`blank` (intentional).
+none), `bad_version` (none of HTTP/1, 2 and 3, or 2 and 3 refused with 505: nothing of them can be recorded or
+replayed), `bad_time`, `bad_value` (a URL, number or text that cannot be one), `too_long`, `connect` (a tunnel,
+intentional), `blank` (intentional).
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def entry(place: int, values: Values, host: str) -> Entry:
     if method == "CONNECT":
         raise Missing("connect", "a tunnel", True)
     if version not in _VERSIONS or (status == "505" and not version.startswith("HTTP/1")):
-        raise Missing("bad_version", "its version is none of HTTP/1, 2 and 3, or was refused (505)")
+        raise Missing(
+            "bad_version", "its version is none of HTTP/1, 2 and 3, or one of the latter that was refused (505)"
+        )
     end, seconds_only, begun = _time(values)
     took = _took(values)
     start = end if begun else end - took

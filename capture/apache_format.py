@@ -17,7 +17,7 @@ import msgspec
 from wire.config import ConfigError
 
 _STATEMENT: Final = re.compile(
-    r"""\s*(?:LogFormat|CustomLog\s+(?:"[^"]*"|\S+))\s+(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)')(?:\s.*)?\Z""",
+    r"""\s*(?:LogFormat|CustomLog\s+(?:"(?:[^"\\]|\\.)*"|\S+))\s+(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)')(?:\s.*)?\Z""",
     re.DOTALL | re.IGNORECASE,
 )
 _NAMED: Final = re.compile(r"\s*(?:LogFormat|CustomLog)\s", re.IGNORECASE)
@@ -75,18 +75,20 @@ class Clock(msgspec.Struct):
         parts = {name: values.pop(name, "") for name in (*self.units, *self.texts)}
         if not self.whole:
             return
-        total: int | None = 0
-        for name, unit in self.units.items():
-            text = parts[name]
-            total = (
-                total + int(text) * _UNITS[unit] if total is not None and text.isdigit() and len(text) < 20 else None
-            )
-        if self.texts and total is not None:
+        counted = self._finest(whole=True)
+        at = _counted(parts[counted], self.units[counted]) if counted else None
+        if not counted:
             at = _parsed(" ".join(parts[name] for name in self.texts), " ".join(self.texts.values()))
-            total = at + total if at is not None else None
-        values["time_begun_ns" if self.begun else "time_ns"] = "" if total is None else str(total)
-        if self.texts and not any("%z" in text for text in self.texts.values()):
-            values["time_without_zone"] = "1"
+            if not any("%z" in text for text in self.texts.values()):
+                values["time_without_zone"] = "1"
+        fraction = self._finest(whole=False) if not counted or self.units[counted] == "sec" else ""
+        more = _counted(parts[fraction], self.units[fraction]) if fraction else 0
+        values["time_begun_ns" if self.begun else "time_ns"] = "" if at is None or more is None else str(at + more)
+
+    def _finest(self, *, whole: bool) -> str:
+        """A format may tell a time several times; the finest one holds. "" where there is none."""
+        names = [name for name, unit in self.units.items() if unit.endswith("_frac") != whole]
+        return min(names, key=lambda name: _UNITS[self.units[name]], default="")
 
 
 def is_apache(text: str) -> bool:
@@ -153,6 +155,10 @@ def _shape(form: str, wrote: str) -> str:
     if unknown := [letter for letter in parts[1::2] if letter not in _SHAPES]:
         raise ConfigError(f"the log format has a time that cannot be read, {wrote}: %{unknown[0]} in it is not known")
     return "".join(_SHAPES[part] if at % 2 else re.escape(part) for at, part in enumerate(parts))
+
+
+def _counted(text: str, unit: str) -> int | None:
+    return int(text) * _UNITS[unit] if text.isdigit() and len(text) < 20 else None
 
 
 @lru_cache(4096)  # many lines have the same second

@@ -15,7 +15,7 @@ from capture.log_format import Values, unescaped
 #: What is before the time. A quote in it is escaped or of an empty user, so `] "` is the end of the time alone.
 _FRONT: Final = rb'[^"\[]{5,2000}|(?:[^"\\]|\\.|""){5,2000}?'
 #: A second line that lost its newline is no field.
-_FIELD: Final = rb'"(?:[^"\\]|\\.)*"|(?!\[\d\d/\w{3}/\d{4}:[^\]]*\] ")[^\s"]\S*'
+_FIELD: Final = rb'"(?:[^"\\]|\\.)*"|(?!\[\d\d/\w{3}/\d{4}:[^\]]{0,32}\] ")[^\s"]\S*'
 _COMBINED: Final = re.compile(
     rb"(?P<front>" + _FRONT + rb") \[(?P<time>[^\[\]]{20,32})\] "
     rb'"(?P<request>(?:[^"\\]|\\.)*)" (?P<status>\d{3}|-) (?P<bytes>\d+|-)'

@@ -128,13 +128,22 @@ def records(file: Input) -> Iterator[bytes]:
         ended = not chunk
         buffer, base = buffer[first:] + chunk, base + first
         look, first = look - first, 0
-    if not over and (rest := buffer[first:].removesuffix(SEPARATOR.rstrip(b"\n"))).strip():
+    if not over and (rest := _without_separator(buffer[first:])).strip():
         if why := _cut(rest):
             file.cut = True
             file.said.append(
                 f"{file.name}: is cut off in record {count + 1}, which begins at byte {base + first}: {why}"
             )
         yield rest
+
+
+def _without_separator(rest: bytes) -> bytes:
+    """The last record, behind which a file may end in its separator: what is there of it is of no body, unless
+    Content-Length says so."""
+    for size in range(len(SEPARATOR), 1, -1):
+        if rest.endswith(SEPARATOR[:size]):
+            return rest if _body_end(rest, 0, len(rest)) > len(rest) - size else rest[:-size]
+    return rest
 
 
 def _separator(buffer: bytes, look: int, ended: bool) -> int:

@@ -19,6 +19,7 @@ from wire.config import ConfigError, suggestion
 _VARIABLE: Final = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _STATEMENT: Final = re.compile(r"\s*log_format\s+([\w.-]+)\s+(.*?)\s*;?\s*\Z", re.DOTALL)
 _QUOTED: Final = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
+_COMMENT: Final = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|#[^\n]*""", re.DOTALL)
 _WHOLE: Final = re.compile(r'\s*"(?:[^"\\]|\\.)*"\s*;?\s*\Z', re.DOTALL)
 #: What nginx undoes in a quoted string of its configuration.
 _CONFIGURED: Final = re.compile(r"""\\(["'\\trn])""")
@@ -30,6 +31,7 @@ _SHAPES: Final = {
 }  # fmt: skip
 
 _IP: Final = r"\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]*:[0-9A-Fa-f:.]+|unix:"
+_LISTS: Final = ("upstream_", "http_", "sent_http_", "proxy_")  # of several servers, or as headers have them
 _ADDRESSES: Final = frozenset({"remote_addr", "realip_remote_addr", "server_addr"})
 _REQUESTS: Final = ("request", "request_method", "request_uri")
 _TIMES: Final = ("time_local", "time_iso8601", "msec")
@@ -119,7 +121,7 @@ def _one(match: re.Match[str]) -> str:
 
 def _unwrapped(text: str) -> str:
     """The format of a whole statement; plain text stays as it is."""
-    statement = _STATEMENT.match(text)
+    statement = _STATEMENT.match(_COMMENT.sub(lambda match: match[1] or "", text))
     if statement is None:
         bare = text.strip("\n")
         # What stands between its name and its semicolon, with its quotes. Double ones may be the line's own.
@@ -146,6 +148,7 @@ def _pattern(body: str, shapes: dict[str, str], exact: bool = False) -> re.Patte
     """`exact`: addresses are addresses, not names."""
     parts: list[str] = []
     at = 0
+    spaced = False  # a header without quotes that may hold anything is there
     matches = list(_VARIABLE.finditer(body))
     for number, match in enumerate(matches):
         parts.append(re.escape(body[at : match.start()]))
@@ -168,9 +171,11 @@ def _pattern(body: str, shapes: dict[str, str], exact: bool = False) -> re.Patte
             between = "," if body[at:].startswith(" :") else "(?:,| :)"
             follows = matches[number + 1] if number + 1 < len(matches) else None
             ended = follows is not None and follows.start() == at + 1 and (follows[1] or follows[2]) in _ADDRESSES
-            free = "|.*)(?<!,)" if exact and ended and name.startswith("http_") else ")"
+            free = exact and ended and name.startswith("http_") and not spaced
+            spaced = spaced or free  # two of them would divide a line in too many ways
             # A list, as of several upstreams, is taken whole or, where a literal divides it, for one of it.
-            parts.append(rf"((?>\S*[^\s,](?:{between} \S*[^\s,])+)|\S*{free}")
+            listed = rf"(?>\S*[^\s,](?:{between} \S*[^\s,])+)|" if name.startswith(_LISTS) else ""
+            parts.append(rf"({listed}\S*" + ("|.*)(?<!,)" if free else ")"))
         else:
             parts.append(f"([^{re.escape(after)}]*)")
     parts.append(re.escape(body[at:]) + r"\s*\Z")
@@ -242,6 +247,8 @@ def _gather(template: dict[str, Any], found: dict[str, Any], values: Values) -> 
             if pattern is not None and match is None:
                 return False
             for name, value in zip(names, match.groups() if match else (text,), strict=True):
+                if name == "body_bytes_sent" and value == "-":
+                    value = "0"  # so Apache says it
                 if value not in ("-", "") or name == "server_protocol":
                     values.setdefault(name, value if value != "-" else "")
     return any(key in found for key in template)

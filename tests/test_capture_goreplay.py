@@ -152,3 +152,10 @@ def test_of_many_records_without_heads_the_ledger_sees_each(tmp_path: Path) -> N
     found, account = imported(tmp_path, gor(*rows))
     ledger = account.ledger("goreplay")
     assert (ledger.seen, ledger.emitted, len(found)) == (80, 80, 40)
+
+
+@pytest.mark.parametrize("left", range(1, len(SEPARATOR)))
+def test_a_file_that_ends_inside_of_its_last_separator(left: int) -> None:
+    told = record(2, "bb", AT + 5, b"HTTP/1.1 200 OK\r\n\r\nhello")
+    data = SEPARATOR.join([GET, told, SEPARATOR])[: -len(SEPARATOR) - left]
+    assert records(data) == [GET, told] or left == len(SEPARATOR) - 1  # one newline may be of the body

@@ -364,6 +364,7 @@ def test_a_log_format_as_it_was_copied() -> None:
         """'$remote_addr [$time_local] "$request" $status'""",
         """'$remote_addr [$time_local] ' '"$request" $status';""",
         """$remote_addr [$time_local] "$request" $status""",
+        """log_format main '$remote_addr [$time_local] ' # 'x' and y\n    '"$request" $status';""",
     ):
         assert LogFormat(form).read(line) is not None, form
     assert LogFormat('"$msec" "$request"').read(b'"1795255200.000" "GET /a HTTP/1.1"') is not None
@@ -377,6 +378,22 @@ def test_a_log_format_of_apache() -> None:
     assert entry.request_start_ns == 1481103798 * 10**9 and entry.response_end_ns - entry.request_start_ns == 1_500_000
 
 
+def test_a_body_of_no_bytes_is_one_in_json_as_in_text() -> None:
+    form = LogFormat('{"t":"%t","r":"%r","s":"%>s","b":"%b"}')
+    values = form.read(b'{"t":"[07/Dec/2016:10:43:18 +0100]","r":"GET / HTTP/1.1","s":"200","b":"-"}')
+    assert values is not None and values["body_bytes_sent"] == "0"
+
+
+@pytest.mark.parametrize("sent", [b"1.1.1.1 - ", b"a, ", b"a : ", b"1.1.1.1, "])
+def test_no_line_of_a_client_takes_long(sent: bytes) -> None:
+    """Work grows with the length of a line, not with its square: a steep one would not come to an end."""
+    line = sent * (20_000 // len(sent)) + b'a 1.1.1.1 - - [12/Mar/2024:10:00:01 +0000] "GET / HTTP/1.1" 2000 5'
+    for headers in ("%{X-Forwarded-For}i %h %{X-Real-IP}i %A", "%{Via}i %h %{X-A}i %{X-B}i %{X-C}i %{X-D}i %A"):
+        assert LogFormat(headers + ' %l %u %t "%r" %>s %b').read(line) is None
+    begin = b'1.1.1.1 - - [12/Mar/2024:10:00:01 +0000] "GET / HTTP/1.1" 200 5 "-" "-"'
+    assert combined(begin + b" [01/Jan/2020:x" * 20_000) is not None
+
+
 LOGGED = 1710237601 * 10**9  # 2024-03-12 10:00:01 UTC
 
 
@@ -385,6 +402,7 @@ LOGGED = 1710237601 * 10**9  # 2024-03-12 10:00:01 UTC
     [
         r'LogFormat "%h %l %u %t \"%r\" %>s %b \"%{Referer}i\"" combined',
         r"""LogFormat '%h %l %u %t "%r" %>s %b "%{Referer}i"' combined""",
+        r'CustomLog "|/usr/bin/rotatelogs \"x\" 5" "%h %l %u %t \"%r\" %>s %b \"%{Referer}i\""',
         r'CustomLog "logs/access_log" "%h %l %u %t \"%r\" %>s %b \"%{Referer}i\"" env=!dontlog',
         r'"%h %l %u %t \"%r\" %>s %b \"%{Referer}i\""',
         r'%h\t%l %u %t "%r" %>s %b "%{Referer}i"',
@@ -422,6 +440,10 @@ def test_a_tab_of_a_configuration_is_one() -> None:
         ("%{%d/%b/%Y %T}t.%{msec_frac}t %{%z}t", "12/Mar/2024 05:00:01.250 -0500", True),
         ("%{%FT%T%z}t", "2024-03-12T10:00:01+0000", True),
         ("%{%F %T}t", "2024-03-12 10:00:01", False),
+        # Told several times: the finest holds.
+        ("%{sec}t %{msec}t", "1710237601 1710237601250", True),
+        ("%{sec}t %{%F %T}t", "1710237601 2024-03-12 10:00:01", True),
+        ("%{sec}t %{msec_frac}t %{usec_frac}t", "1710237601 250 250000", True),
     ],
 )
 def test_times_of_apache(form: str, line: str, zone: bool) -> None:
