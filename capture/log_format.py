@@ -95,13 +95,18 @@ class LogFormat:
             return None
         values: Values = {}
         for name, value in zip(self.variables, match.groups(), strict=True):
-            if name == "body_bytes_sent" and value == "-":
-                values[name] = "0"  # so Apache says it
-            elif name == "server_protocol" and value in ("-", ""):
-                values[name] = ""  # of a request without a version
-            elif value not in ("-", "", None):
-                values.setdefault(name, unescaped(value) if self.escape != "none" else value)
+            if value is not None:
+                _put(values, name, unescaped(value) if self.escape != "none" else value)
         return values
+
+
+def _put(values: Values, name: str, value: str) -> None:
+    if name == "body_bytes_sent" and value == "-":
+        value = "0"  # so Apache says it
+    if value not in ("-", ""):
+        values.setdefault(name, value)
+    elif name == "server_protocol":
+        values.setdefault(name, "")  # of a request without a version
 
 
 def unescaped(value: str) -> str:
@@ -247,8 +252,5 @@ def _gather(template: dict[str, Any], found: dict[str, Any], values: Values) -> 
             if pattern is not None and match is None:
                 return False
             for name, value in zip(names, match.groups() if match else (text,), strict=True):
-                if name == "body_bytes_sent" and value == "-":
-                    value = "0"  # so Apache says it
-                if value not in ("-", "") or name == "server_protocol":
-                    values.setdefault(name, value if value != "-" else "")
+                _put(values, name, value)
     return any(key in found for key in template)
