@@ -8,6 +8,7 @@ import ssl
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -75,8 +76,9 @@ class Shell:
                     signs.look(self.messages, self._relay.dead)
             crash = app.crash_reason
         finally:
-            # Threads of Faust's do not end in order when it has crashed, or the brokers are gone. Why a worker ends is
-            # told by our own line.
+            # Threads and tasks of Faust's do not end in order when it has crashed, or the brokers are gone. Why it ends
+            # is told by our own line.
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
             threading.excepthook = lambda _: None
             sys.unraisablehook = lambda _: None
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)
