@@ -43,8 +43,8 @@ class Sink(Protocol):
     def done(self, reader: Reader, message: Message) -> None:
         """The message is over: whole (`complete`), or as far as it can be read."""
 
-    def junk(self, reader: Reader, reason: str, count: int) -> None:
-        """Bytes that belong to no message."""
+    def junk(self, reader: Reader, reason: str, begin: int, end: int) -> None:
+        """The bytes between these offsets belong to no message."""
 
     def keep(self, message: Message, count: int) -> bool:
         """Whether `count` more body bytes may be kept in memory."""
@@ -66,7 +66,7 @@ class Reader:
 
     __slots__ = (
         "_ack", "_lost_reason", "_max_body", "_max_head", "_offset", "_sink", "_ts_ns", "buffer", "kind", "left",
-        "lost_one", "lost_to", "message", "met_ack", "next", "opening", "state", "synced", "unread_to",
+        "lost_one", "lost_to", "message", "met_ack", "next", "opening", "state", "synced",
     )  # fmt: skip
 
     def __init__(self, sink: Sink, max_head: int, max_body: int, *, midstream: bool = False) -> None:
@@ -80,7 +80,7 @@ class Reader:
         self.buffer = b""  # the beginning of a head or a line
         self._offset, self._ts_ns, self._ack = 0, 0, -1  # of the buffer's first byte
         self.next = 0  # the offset after what was fed
-        self.lost_to, self.lost_one, self.unread_to = -1, False, -1  # see `Losses`
+        self.lost_to, self.lost_one = -1, False  # see `Losses`
         self.met_ack = -1  # what its sender had received when it sent the end of a message met in its midst
         self.opening: bytes | None = b""  # the first bytes that are no HTTP; None when nobody asks what they are
 
@@ -101,7 +101,7 @@ class Reader:
             waiting, self.buffer = self.buffer, b""
             self.state = _TUNNEL
             if waiting:
-                self._sink.junk(self, "tunnel", len(waiting))
+                self._sink.junk(self, "tunnel", self._offset, self._offset + len(waiting))
 
     # -- input
 
@@ -112,7 +112,7 @@ class Reader:
             return self._body(data, ts_ns)  # nearly all of a large body is in the midst of it
         if self.state == _TUNNEL:
             self.opening = listened(self.opening, data)
-            self._sink.junk(self, "tunnel", len(data))
+            self._sink.junk(self, "tunnel", offset, offset + len(data))
             return
         first_ts, first_ack, fresh_from = ts_ns, ack, 0
         self.next = offset + len(data)
@@ -150,7 +150,7 @@ class Reader:
             elif state == _LOST:
                 new = self._search(data, at)
             elif state == _TUNNEL:
-                self._sink.junk(self, "tunnel", size - at)
+                self._sink.junk(self, "tunnel", offset + at, offset + size)
                 new = size
             else:
                 new = self._line(offset, data, at, ts_ns)
@@ -214,7 +214,7 @@ class Reader:
             start = at
             while at < size and data[at] in _BLANK:
                 at += 1
-            self._sink.junk(self, "blank", at - start)  # RFC 9112 section 2.2
+            self._sink.junk(self, "blank", offset + start, offset + at)  # RFC 9112 section 2.2
             return at
         end = data.find(b"\n\r\n", at)
         bare = data.find(b"\n\n", at, end + 1) if end >= 0 else data.find(b"\n\n", at)
@@ -352,16 +352,16 @@ class Reader:
                 self._finish(message, message.end_offset, self._ts_ns, complete=False)
                 return
         if waiting:
-            self._sink.junk(self, reason, len(waiting))
+            self._sink.junk(self, reason, self._offset, self._offset + len(waiting))
 
     def _not_http(self, data: bytes, at: int) -> int:
         if not self.synced:
             if len(data) - at < ENOUGH and data[at] in FIRST_BYTES:
                 return -1
             self.opening = listened(self.opening, data[at:])
-            header = proxy_header(data, at)
+            header, begin = proxy_header(data, at), self.next - len(data) + at
             if header:
-                self._sink.junk(self, "not_http", header)
+                self._sink.junk(self, "not_http", begin, begin + header)
                 return at + header
         self.state, self._lost_reason = _LOST, landmarks.other_protocol(data, at)
         return self._search(data, at, at + 1)
@@ -374,8 +374,7 @@ class Reader:
         if not landmarks.may_hold(data):
             if not self.synced:
                 self.opening = listened(self.opening, data)
-            self.unread_to = self.next
-            self._sink.junk(self, self._lost_reason, len(data))
+            self._sink.junk(self, self._lost_reason, self.next - len(data), self.next)
             return False
         return True
 
@@ -385,8 +384,8 @@ class Reader:
         found = -1 if self._lost_reason == "bad_chunk" else landmarks.find(self.kind, data, max(at, begin))
         stop = found if found >= 0 else len(data)
         if stop > at:
-            self.unread_to = self.next - len(data) + stop
-            self._sink.junk(self, self._lost_reason, stop - at)
+            offset = self.next - len(data)
+            self._sink.junk(self, self._lost_reason, offset + at, offset + stop)
         self.state = BOUNDARY if found >= 0 else self.state
         return stop
 

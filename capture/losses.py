@@ -1,7 +1,7 @@
 """What packets that are missing leave unknown: which requests may have others before them that are not here.
 
 No I/O, no clock. Offsets are those of the streams, `ack` how much of the other direction a sender had received. Readers
-say where lost heads end (`lost_to`), if one was lost whole (`lost_one`), and where bytes that begin none (`unread_to`).
+say where lost heads end (`lost_to`), and whether one was lost whole (`lost_one`).
 
 Requests that were lost before one that is here had been answered when that was sent, or the next answers are to them.
 What tells is an answer that was sent when its sender had not yet received the last of what was lost: who asks when it

@@ -27,6 +27,7 @@ from capture.losses import Losses, came_first, heads, unbroken
 from capture.message import CLOSE, NONE, REQUEST, Message, Pair, PairSink
 
 _MAX_OWED = 1 << 20
+_MAY_BEGIN = ("bad_chunk", "unfinished_head", "tunnel")  # bytes in which an answer may begin all the same
 
 
 class Pairer:
@@ -203,21 +204,20 @@ class Pairer:
                     side.open_tunnel()
         self._emit_finished()
 
-    def junk(self, reader: Reader, reason: str, count: int) -> None:
+    def junk(self, reader: Reader, reason: str, begin: int, end: int) -> None:
         if reason != "blank":
             if reader is not self.request_reader:
                 self.lost = True
                 self._may_count = False
                 if self.request_reader is not None:
-                    if reader.unread_to >= 0 and reason != "bad_chunk":
-                        self.losses.unread(self.open, reader.unread_to - count, reader.unread_to)
-                    reader.unread_to = -1
+                    if reason not in _MAY_BEGIN:
+                        self.losses.unread(self.open, begin, end)
                     self.losses.answers_to = max(self.losses.answers_to, reader.next)
             self._unseen = self._unseen or reader is not self.response_reader
             asks = reader is not self.response_reader and self.request_reader in (None, reader)
             if reason == "bad_head" and asks:  # it is answered, too
                 self.lost_answers(reader, head=True, whole=False)
-        self._sink.junk(reason, count)
+        self._sink.junk(reason, end - begin)
 
     def lost_answers(self, reader: Reader, *, head: bool, whole: bool) -> None:
         """Bytes were lost, and with them where messages begin; `head`: and the head of one, `whole`: from its first."""

@@ -26,6 +26,7 @@ class Heard:
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.junk_bytes: dict[str, int] = {}
+        self.places: list[tuple[int, int]] = []  # of messages and of junk, in the order in which they were told
 
     def head(self, reader: Reader, message: Message) -> None:
         if message.kind is Kind.RESPONSE and (message.status < 200 or message.status in (204, 304)):
@@ -33,11 +34,13 @@ class Heard:
 
     def done(self, reader: Reader, message: Message) -> None:
         self.messages.append(message)
+        self.places.append((message.start_offset, message.start_offset + message.wire_bytes))
         if message.status == 101 or message.method == b"CONNECT":
             reader.open_tunnel()
 
-    def junk(self, reader: Reader, reason: str, count: int) -> None:
-        self.junk_bytes[reason] = self.junk_bytes.get(reason, 0) + count
+    def junk(self, reader: Reader, reason: str, begin: int, end: int) -> None:
+        self.junk_bytes[reason] = self.junk_bytes.get(reason, 0) + end - begin
+        self.places.append((begin, end))
 
     def keep(self, message: Message, count: int) -> bool:
         return True
@@ -55,6 +58,10 @@ def read(data: bytes, *, step: int = 0, kind: Kind = Kind.UNKNOWN, closed: bool 
         reader.feed(at, data[at : at + step], at, -1)
     reader.end(len(data), closed=closed)
     assert sum(m.wire_bytes for m in heard.messages) + sum(heard.junk_bytes.values()) == len(data)
+    at = 0
+    for begin, end in heard.places:  # told in order, and where it stands
+        assert begin == at < end
+        at = end
     return heard
 
 
