@@ -11,8 +11,8 @@ from setuptools import Extension, setup
 
 COMPILED = {
     "capture": (
-        "assembler chunks connection ends exchange flows frames http1 inflight known landmarks lane ledgers losses "
-        "message other pair ready reassemble run session side source_pcap source_ring"
+        "alike assembler chunks connection ends exchange flows frames http1 inflight known landmarks lane ledgers "
+        "losses message other pair ready reassemble run session side source_pcap source_ring"
     ),
     "mask": "bodies heads jsonbodies masker values",
     "wire": "content head ids",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from capture.frames import Frame, Sink
-from capture.source_pcap import CHUNK, PcapSource
+from capture.source_pcap import CHUNK, PORTION, PcapSource
 
 _READ_AHEAD: Final = 32 << 20  # of all files that are merged
 
@@ -19,17 +19,20 @@ def in_time_order(sources: Sequence[PcapSource]) -> Iterator[Frame | None]:
 
 
 def read_into(sources: Sequence[PcapSource], sink: Sink, most: int, over: Callable[[], None]) -> Iterator[int]:
-    """The same into `sink`; says how many, after about `most` of them, 0 where nothing is there now. `over` is called
-    when one of several has ended."""
+    """The same into `sink`; says how many, after about `most` of them or a MiB, 0 where nothing is there now. `over` is
+    called when one of several has ended."""
     if len(sources) == 1:
         yield from sources[0].read_into(sink, most)
         return
-    count = 0
-    for count, frame in enumerate(_merged(sources, over), 1):
+    count = size = 0
+    for frame in _merged(sources, over):
         sink.packet(*frame)
-        if not count % most:
-            yield most
-    yield count % most
+        count += 1
+        size += len(frame[1])
+        if count >= most or size >= PORTION:
+            yield count
+            count = size = 0
+    yield count
 
 
 def _nothing() -> None:

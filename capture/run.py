@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from typing import Final, Protocol
 
+from capture.alike import DATA, OTHER, Alike
 from capture.chunks import cut
 from capture.connection import Connection
 from capture.frames import PARTS, PacketClock
@@ -53,14 +54,10 @@ class Runs:
         """
         header = record.size - _FRAME_BYTES
         step = header + size
-        unpack = record.unpack_from
-        caught: int  # typed, for what is compiled
-        wire_len: int
-        network: bytes
-        transport: bytes
+        network: bytes  # typed, for what is compiled
         key: bytes
         acked: bytes
-        _, _, caught, wire_len, network, transport, key, _, acked = unpack(buffer, at - step)
+        _, _, _, _, network, _, key, _, acked = record.unpack_from(buffer, at - step)
         side = self._sides.get(key)
         if side is None or side.expected < 0 or side.reader.message is None:
             return 0, at
@@ -82,31 +79,16 @@ class Runs:
         if other.expected < 0 or other.interface != side.interface or self._sides.get(back) is not other:
             back = b""
         told = max(other.expected, 0).to_bytes(4, "big")
-        like: tuple[bytes, bytes, int, int, bytes] | None = None  # the ACK before
-        second = second_ns = 0
+        alike = Alike(record, unit, header, buffer[at - step : at - step + front], back, told)
         segments: list[bytes] = []
         parts: list[bytes] = []  # of the body
         while len(segments) + acks < most and at + step <= len(buffer):
-            seconds: int
-            fraction: int
-            c: int
-            w: int
-            n: bytes
-            t: bytes
-            k: bytes
-            sequence: bytes
-            a: bytes
-            seconds, fraction, c, w, n, t, k, sequence, a = unpack(buffer, at)
-            if seconds != second:
-                second, second_ns = seconds, seconds * 1_000_000_000
-            at_ns = second_ns + fraction * unit
-            if at_ns >= sweep_ns:
+            kind = alike.look(buffer, at, expected)
+            at_ns = alike.ts_ns
+            if kind == OTHER or at_ns >= sweep_ns:
                 break
-            if k == key:
-                if (
-                    sequence != expected.to_bytes(4, "big") or len(segments) >= room
-                    or a != acked or n != network or t != transport or c != caught or w != wire_len
-                ):  # fmt: skip
+            if kind == DATA:
+                if len(segments) >= room:
                     break
                 data = buffer[at + front : at + front + payload]
                 if payload < left:
@@ -123,20 +105,13 @@ class Runs:
                 expected = (expected + payload) & _MASK
                 data_ns = at_ns
                 at += step
-            elif k == back and sequence == told and c <= size:
-                one = (n, t, c, w, a[4:])
-                if one != like:
-                    if not _only_acks(n, t, c, w, a):
-                        break
-                    like = one
-                behind = (expected - int.from_bytes(a[:4], "big")) & _MASK
-                if behind >= 0x80000000 or a[:4] == b"\0\0\0\0":
+            else:
+                behind = (expected - alike.acknowledged) & _MASK
+                if behind >= 0x80000000 or not alike.acknowledged:
                     break
                 received = max(received, side.stream.next + len(segments) * payload - behind)
                 acks += 1
-                at += header + c
-            else:
-                break
+                at += alike.ack_bytes
             ts_ns = at_ns
             if at_ns > now_ns:
                 now_ns = at_ns
@@ -165,12 +140,3 @@ class Runs:
             message.wire_bytes += size
             message.end_ns = data_ns
         return count + acks, at
-
-
-def _only_acks(network: bytes, transport: bytes, caught: int, wire_len: int, acked: bytes) -> bool:
-    """Whether a packet is plain IPv4 and TCP, whole, and an ACK without data; its connection is known."""
-    end = 14 + (network[4] << 8 | network[5])
-    return (
-        network[:3] == b"\x08\x00\x45" and transport[3] == 6 and not transport[0] & 0x3F and not transport[1]
-        and acked[5] & 0x17 == 0x10 and 54 <= end == 34 + (acked[4] >> 4) * 4 <= caught <= wire_len
-    )  # fmt: skip

@@ -46,6 +46,7 @@ _HINTS: Final = {
     b"BZh9": "compressed by bzip2: bzcat FILE | livefire import -",
     b"PK\x03\x04": "a zip archive: unzip -p FILE | livefire import -",
 }
+PORTION: Final = 1 << 20  # bytes: what is made of more would not be in the cache any more when it is written
 _LARGE: Final = 1000  # bytes of a packet; smaller ones are not the midst of a large body
 _PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
 _BYTE_ORDER: Final = {b"\x1a\x2b\x3c\x4d": ">", b"\x4d\x3c\x2b\x1a": "<"}
@@ -184,10 +185,10 @@ class PcapSource:
             self._file.close()
 
     def read_into(self, sink: Sink, most: int) -> Iterator[int]:
-        """Give all frames to `sink`, and say how many, after about `most` of them; 0: nothing is there now.
+        """Give all frames to `sink`, and say how many, after about `most` of them, or a MiB; 0: nothing is there now.
 
         What `frames` gives, without a step between: of a plain file those that are whole in the buffer."""
-        count = 0
+        count, begun = 0, 0
         for frame in self.frames():
             if frame is None:
                 yield count
@@ -197,9 +198,10 @@ class PcapSource:
             count += 1
             if self._plain:
                 count += self._read_plain(sink, most - count)
-            if count >= most:
+            place = self._before + self._at
+            if count >= most or place - begun >= PORTION:
                 yield count
-                count = 0
+                count, begun = 0, place
         if count:
             yield count
 

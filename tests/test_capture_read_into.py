@@ -7,13 +7,14 @@ import io
 import random
 import struct
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pcap_build import enhanced, interface, pcap, section
 
 from capture.frames import Buffer, Frame
 from capture.merged import in_time_order, read_into
-from capture.source_pcap import PcapSource
+from capture.source_pcap import CHUNK, PORTION, PcapSource
 from wire.compiled import compiled
 
 T0 = 1_700_000_000_000_001_000
@@ -40,8 +41,8 @@ class Seen:
         self.in_place = 0
         self.lane = None if compiled() else self  # compiled, none but a lane can stand for one
 
-    def run(self, *_: object) -> int:
-        return 0
+    def run(self, buffer: bytes, at: int, *_: object) -> tuple[int, int]:
+        return 0, at
 
     def frame(self, ts_ns: int, buffer: Buffer, at: int, caught: int, wire_len: int, interface: str) -> bool:
         data = buffer[at : at + caught]
@@ -100,3 +101,13 @@ def test_several_files_are_one_however_they_are_read(seed: int, count: int, most
     assert seen.frames == expected
     assert told == len(expected) == sum(len([*PcapSource("x", stream=io.BytesIO(data)).frames()]) for data in files)
     assert not any(faults)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_portion_has_no_more_than_a_mebibyte_however_long_frames_are(several: bool) -> None:
+    """What waits for the end of a portion is in memory: of 512 joined frames it was 30 MB."""
+    file = pcap([(T0 + number * 1000, bytes(60_000)) for number in range(60)])
+    sources = [PcapSource("x", stream=io.BytesIO(file)) for _ in range(1 + several)]
+    portions = [*read_into(sources, Seen(), 512, lambda: None)]
+    assert sum(portions) == 60 * len(sources)
+    assert max(portions) * 60_000 < PORTION + CHUNK + 60_000

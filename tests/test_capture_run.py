@@ -5,14 +5,19 @@ from __future__ import annotations
 import io
 import random
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pcap_build import Conversation, Packet, pcap
 
+from capture import alike
+from capture.alike import ACK, DATA, OTHER, Alike
 from capture.assembler import Assembler
 from capture.chunks import cut
+from capture.frames import PARTS
 from capture.settings import CaptureSettings
 from capture.source_pcap import PcapSource
 from wire.account import Account
@@ -135,13 +140,27 @@ def read(
     return exchanges, between, assembler.account, taken
 
 
+@contextmanager
+def looking(*, by_bytes: bool) -> Iterator[None]:
+    """Headers are looked at this way, whether compiled or not; of what is compiled it changes nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alike, "BY_BYTES", by_bytes)
+        yield
+
+
 def assert_same(file: bytes, how: CaptureSettings, most: int) -> int:
-    fast, general = (read(file, how, most, general=switch) for switch in (False, True))
-    assert fast[0] == general[0]
-    assert fast[1] == general[1], "the same portions, and the same account after each"
-    assert fast[2].as_json() == general[2].as_json()
+    general = read(file, how, most, general=True)
     assert not general[3]
-    return fast[3]
+    taken = set()
+    for by_bytes in (False, True):
+        with looking(by_bytes=by_bytes):
+            fast = read(file, how, most, general=False)
+        assert fast[0] == general[0]
+        assert fast[1] == general[1], "the same portions, and the same account after each"
+        assert fast[2].as_json() == general[2].as_json()
+        taken.add(fast[3])
+    (count,) = taken
+    return count
 
 
 @given(st.integers(0, 1 << 40), st.integers(1, 200))
@@ -375,3 +394,53 @@ def test_of_a_connection_that_was_unsettled_nothing_is_taken_together() -> None:
     exchanges += assembler.finish()
     assert asked > 10
     assert exchanges == read(file, CaptureSettings(), 3000, general=True)[0]
+
+
+#: Of a record: its time; of the frame in it: the addresses of Ethernet, the id, the checksum of IP; window, checksum and
+#: pointer of TCP.
+SAYS_NOTHING = {*range(8), *range(16, 28), *range(34, 36), *range(40, 42), *range(64, 70)}
+
+
+@pytest.mark.parametrize("by_bytes", [False, True])
+@pytest.mark.parametrize("order", "<>")
+def test_what_is_alike_differs_only_in_what_says_nothing(by_bytes: bool, order: str) -> None:
+    """Each byte of a segment's headers, and of an ACK's, is changed, one after the other."""
+    talk = Conversation().open().client(b"GET / HTTP/1.1\r\n\r\n").send(1, bytes(3 * MSS), mss=MSS).ack(0).ack(0)
+    file = pcap(talk.packets, order=order)
+    record, ack = 16 + 54 + MSS, 16 + 54
+    at = len(file) - 2 * record - 2 * ack  # the second of three segments
+    before, data, end = file[at - record : at], file[at : at + record], file[-2 * ack :]
+    first, second = end[:ack] + bytes(record), end[ack:] + bytes(record)
+    key, sequence = data[42:54], int.from_bytes(data[54:58], "big")
+    back, told = key[4:8] + key[:4] + key[10:] + key[8:10], first[54:58]
+
+    def look(*records: bytes) -> tuple[int, int]:
+        """At these, one after the other: what the last one is, and when it came."""
+        one = Alike(struct.Struct(f"{order}IIII{PARTS}"), 1000, 16, before[:70], back, told)
+        found = [one.look(raw, 0, sequence) for raw in records]
+        return found[-1], one.ts_ns
+
+    with looking(by_bytes=by_bytes):
+        assert look(data)[0] == DATA and look(first)[0] == ACK
+        assert look(data)[1] == talk.packets[-4][0]
+        assert look(first, second) == (ACK, talk.packets[-1][0])
+        for index in range(70):
+            changed = bytearray(data)
+            changed[index] ^= 0x40
+            assert look(bytes(changed))[0] == (DATA if index in SAYS_NOTHING else OTHER), index
+            other = bytearray(second)
+            other[index] ^= 0x40
+            # It may acknowledge anything, and be of any type of service.
+            fine = index in SAYS_NOTHING or index in range(58, 62)
+            assert (look(first, bytes(other))[0] == ACK) == (fine or look(bytes(other))[0] == ACK), index
+        assert look(data[:54] + b"\0\0\0\1" + data[58:])[0] == OTHER, "not the next one"
+
+
+@pytest.mark.parametrize("by_bytes", [False, True])
+def test_acks_are_read_only_where_the_other_direction_is_known(by_bytes: bool) -> None:
+    talk = Conversation().open().client(b"GET / HTTP/1.1\r\n\r\n").send(1, bytes(MSS), mss=MSS).ack(0)
+    file = pcap(talk.packets)
+    ack = file[-70:] + bytes(MSS)
+    data = file[-70 - 70 - MSS : -70 - MSS]
+    with looking(by_bytes=by_bytes):
+        assert Alike(struct.Struct(f"<IIII{PARTS}"), 1000, 16, data, b"", ack[54:58]).look(ack, 0, 0) == OTHER
