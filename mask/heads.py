@@ -141,31 +141,34 @@ class Heads:
             self._tally(found.counted)  # nobody is going to ask how often it was used
         return found
 
-    def _fields(self, block: bytes) -> tuple[bytes, tuple[tuple[str, int], ...]]:
+    def _fields(self, block: bytes, whole: bool = False) -> tuple[bytes, tuple[tuple[str, int], ...]]:
         """What is written for them, and how many of which kind were masked. Only lines that were not seen lately cost
-        more than a look."""
+        more than a look. `whole`: no line is folded."""
         lines = block.split(b"\n")
-        if b"\n " in block or b"\n\t" in block:
-            lines = self._unfolded(lines)
         known = self._lines
         written: list[bytes] = []
         codes: list[str] = []
         for line in lines:
-            new, code = known.get(line) or self._remember(known, line, self._line(line))
-            written.append(new)
-            if code:
-                codes.append(code)
+            found = known.get(line)
+            if found is None:
+                if line[:1] in _BLANKS and not whole:  # none such is ever known
+                    new, counted = self._fields(b"\n".join(self._unfolded(lines)), whole=True)
+                    return (new, counted) if counted else (block, ())
+                found = self._remember(known, line, self._line(line))
+            written.append(found[0])
+            if found[1]:
+                codes.append(found[1])
         masked = "".join(codes)
         if not masked:
             return block, ()
-        counted = self._counted.get(masked)
-        if counted is None:
+        kinds = self._counted.get(masked)
+        if kinds is None:
             if len(self._counted) >= MAX_CACHED:
                 self._counted.clear()
-            counted = self._counted[masked] = tuple(
+            kinds = self._counted[masked] = tuple(
                 (what, masked.count(code)) for code, what in _CODES.items() if code in masked
             )
-        return b"\n".join(written), counted
+        return b"\n".join(written), kinds
 
     def _unfolded(self, lines: list[bytes]) -> list[bytes]:
         """A folded line goes on with the value before it, and what it means hangs on that (RFC 9112 section 5.2)."""
