@@ -82,6 +82,8 @@ class Alike:
 
     def _by_bytes(self, buffer: bytes, at: i64, expected: i64) -> int:
         """The same of what differs from those before in its numbers alone; OTHER: it may be an ACK of another kind."""
+        # In a record from 8: lengths. In a frame from 12: EtherType, version, length; from 20: fragment, protocol; from
+        # 26: addresses, ports; from 38: sequence number; from 42: the number acknowledged; from 46: flags.
         header: i64 = self._header
         data = self._data
         frame = at + header
